@@ -1,0 +1,447 @@
+"""How `data/puppet-diffusion` was trained: a small but true latent text-to-image model of the puppet world.
+
+Four stages, each a generator that yields its state and can be killed and resumed at any moment:
+
+1. `train_autoencoder`  AutoencoderKL on rendered pictures, factor 4, latents (B, 4, 32, 32);
+2. `encode_pictures`    rendered scenes to latents and captions, kept on disk in shards;
+3. `train_diffusion`    UNet2DConditionModel and CLIPTextModel together, epsilon prediction, min-SNR weighting, EMA;
+4. `export_pipeline`    everything as a `StableDiffusionPipeline` folder that `from_pretrained` loads.
+
+Every number of a run is a field of `Recipe`. All state lives in `Recipe.run`: a second call with the same recipe goes
+on where the first one stopped. Step n draws its batch, timesteps and noise from a CPU generator seeded with (seed, n),
+so a resumed run sees exactly what an uninterrupted one would have seen.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Iterator
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from . import puppets
+
+VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, puppets.HELD_OUT       # disjoint ranges of scenes
+
+
+@dataclass
+class Recipe:
+    """All numbers of a training run. The defaults are a miniature of about a minute on two CPU cores."""
+    run: str = "runs/miniature"            # folder of checkpoints, latents and the log
+    device: str = "cpu"                    # "cpu" or "cuda"
+    seed: int = 0
+    save_every: int = 200                  # steps between checkpoints
+    # autoencoder
+    vae_channels: tuple[int, ...] = (32, 64, 64)
+    vae_pictures: int = 64                 # rendered pictures that crops are taken from
+    vae_steps: int = 30
+    vae_batch: int = 16
+    vae_crop: int = 64                     # side of the crops around the puppet, in pixels
+    vae_whole: float = 0.25                # last fraction of the steps on whole pictures (a quarter as many of them)
+    vae_lr: float = 1.5e-3
+    kl_weight: float = 2e-4
+    # pictures as latents
+    pictures: int = 256
+    shard: int = 1024                      # pictures a file
+    captions: int = 4                      # captions a picture: one names everything, the others leave facts out
+    # diffusion model
+    unet_channels: tuple[int, ...] = (64, 128, 192)
+    text_width: int = 128
+    steps: int = 40
+    batch: int = 32
+    lr: float = 8e-4
+    warmup: int = 200                      # steps of linear warm-up
+    decay: float = 0.4                     # last fraction of the steps, over which the rate falls to zero
+    ema: float = 0.999                     # decay of the average that is shipped
+    min_snr: float = 5.0                   # Hang et al. 2023
+    caption_dropout: float = 0.1           # for classifier-free guidance
+
+    def __post_init__(self):
+        for name in ("vae_pictures", "vae_steps", "vae_batch", "pictures", "shard", "steps", "batch", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda' but no CUDA device is available: use device='cpu'")
+
+
+@dataclass
+class TrainingState:
+    """What the training generators yield."""
+    stage: str            # "autoencoder", "encode" or "diffusion"
+    step: int             # steps done
+    steps: int            # steps in all
+    loss: float           # of this step (nan where the stage has none)
+    seconds: float        # since this process started the stage
+
+
+# ---------------------------------------------------------------------------------------------- the parts
+
+def build_tokenizer(length: int = 32) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over `puppets.vocabulary()`; case and punctuation do not matter."""
+    words = ["<pad>", "<unk>", "<s>", "</s>", *puppets.vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("-", " "),
+                                                 *(normalizers.Replace(mark, "") for mark in ",.!?;:'\"")])
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, pad_token="<pad>",
+                                   unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def build_text_encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    width = recipe.text_width
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length, projection_dim=width,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3))
+
+
+def build_unet(recipe: Recipe) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=32, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=recipe.unet_channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=recipe.text_width, attention_head_dim=4, norm_num_groups=16)
+
+
+def build_autoencoder(recipe: Recipe) -> AutoencoderKL:
+    n = len(recipe.vae_channels)
+    return AutoencoderKL(
+        block_out_channels=recipe.vae_channels, down_block_types=("DownEncoderBlock2D",) * n,
+        up_block_types=("UpDecoderBlock2D",) * n, layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        mid_block_add_attention=False, sample_size=puppets.SIZE, scaling_factor=1.0)
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.5's noise schedule."""
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
+                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon")
+
+
+# ---------------------------------------------------------------------------------------------- stage 1: autoencoder
+
+def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
+    """Train the autoencoder and leave it in `run/vae` with latents of mean 0 and standard deviation 1 a channel."""
+    run = Path(recipe.run)
+    if (run / "vae" / "config.json").exists():
+        return
+    torch.manual_seed(recipe.seed)
+    vae = build_autoencoder(recipe).to(recipe.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), recipe.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    images, joints = _pool(recipe)
+    first, start = _resume(run / "vae.pt", recipe, vae=vae, optimizer=optimizer), time.time()
+    for step in range(first, recipe.vae_steps):
+        rng = _rng(recipe, step)
+        pictures = _crops(images, joints, recipe, step, rng).to(recipe.device)            # (B, 3, h, h)
+        _set_rate(optimizer, recipe.vae_lr, step, recipe.vae_steps, 100, 0.7)
+        with _autocast(recipe):
+            posterior = vae.encode(pictures * 2 - 1).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=rng).to(recipe.device)
+            again = vae.decode(posterior.mean + posterior.std * noise).sample.float() / 2 + 0.5
+        loss = picture_loss(again, pictures) + recipe.kl_weight * posterior.kl().sum() / posterior.mean.numel()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _save_every(run / "vae.pt", recipe, step + 1, recipe.vae_steps, vae=vae, optimizer=optimizer)
+        yield TrainingState("autoencoder", step + 1, recipe.vae_steps, loss.item(), time.time() - start)
+    vae.eval()
+    normalise_latents(vae, images[:512].to(recipe.device))
+    _save_model(vae.to("cpu", memory_format=torch.contiguous_format), run / "vae")
+
+
+def picture_loss(again: Tensor, pictures: Tensor) -> Tensor:
+    """L1, squared and gradient error of a reconstruction, both (B, 3, H, W) in [0, 1]."""
+    error = again - pictures
+    gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + 5 * error.square().mean() + 0.5 * gradient
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
+    """Fold mean and scale of each latent channel into the 1 x 1 convolutions around the latent.
+
+    Afterwards latents of `images` (B, 3, H, W, uint8) have mean 0 and standard deviation 1 in every channel, so that
+    the noise schedule treats all channels alike and `scaling_factor` is 1.
+    """
+    latents = torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mean for part in images.split(32)])
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))                            # (4,)
+    n = len(mean)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:n] /= std[:, None, None, None]
+    quant.bias[:n] = (quant.bias[:n] - mean) / std
+    quant.bias[n:] -= 2 * std.log()                                                       # the log variance
+    post.bias += (post.weight[:, :, 0, 0] * mean).sum(1)
+    post.weight *= std[None, :, None, None]
+
+
+@torch.no_grad()
+def autoencoder_psnr(vae: AutoencoderKL, count: int = 64, seed: int = TEST_SEED) -> float:
+    """Mean PSNR in dB of the round trip of `count` held-out renderings."""
+    images = puppets.render(puppets.sample_scenes(count, seed)).image
+    again = torch.cat([vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample for part in images.split(16)])
+    mse = ((again / 2 + 0.5).clamp(0, 1) - images).square().mean((1, 2, 3))
+    return float((-10 * mse.log10()).mean())
+
+
+def _pool(recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Rendered pictures (N, 3, H, W) uint8 and the joints (N, 14, 2) that crops are centred on."""
+    images, joints = [], []
+    for start in range(0, recipe.vae_pictures, 64):
+        scenes = puppets.sample_scenes(min(64, recipe.vae_pictures - start), VAE_SEED + start)
+        frames = puppets.render(scenes)
+        images.append((frames.image * 255).round().to(torch.uint8))
+        joints.append(frames.joints)
+    return torch.cat(images), torch.cat(joints)
+
+
+def _crops(images: Tensor, joints: Tensor, recipe: Recipe, step: int, rng: torch.Generator) -> Tensor:
+    """A batch of crops near random joints, some of them mirrored; whole pictures towards the end of the training."""
+    whole = step >= (1 - recipe.vae_whole) * recipe.vae_steps
+    count = max(recipe.vae_batch // 4, 1) if whole else recipe.vae_batch
+    index = torch.randint(len(images), (count,), generator=rng)
+    if not whole:
+        side, out = recipe.vae_crop, []
+        centre = joints[index, torch.randint(joints.shape[1], (count,), generator=rng)]
+        corner = centre + (torch.rand(count, 2, generator=rng) - 0.5) * side * 0.9 - side / 2
+        corner = corner.round().long().clamp(0, images.shape[-1] - side)
+        batch = torch.stack([images[i, :, y:y + side, x:x + side] for i, (x, y) in zip(index.tolist(), corner.tolist())])
+    else:
+        batch = images[index]
+    flip = torch.rand(count, generator=rng) < 0.5
+    batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
+    return (batch.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------------------------------------- stage 2: latents
+
+@torch.no_grad()
+def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
+    """Render `recipe.pictures` scenes and keep their latents (fp16) and captions in shards under `run/latents`."""
+    run, start = Path(recipe.run), time.time()
+    folder = run / "latents"
+    folder.mkdir(parents=True, exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(run / "vae").to(recipe.device, memory_format=torch.channels_last).eval()
+    for first in range(0, recipe.pictures, recipe.shard):
+        path, count = folder / f"{first:07d}.safetensors", min(recipe.shard, recipe.pictures - first)
+        if not path.exists():
+            scenes = puppets.sample_scenes(count, DATA_SEED + first)
+            latents = []
+            for i in range(0, count, 32):
+                images = puppets.render(scenes[i:i + 32]).image.to(recipe.device)
+                with _autocast(recipe):
+                    latents.append(vae.encode(images * 2 - 1).latent_dist.mean.half().cpu())
+            rng = torch.Generator().manual_seed(DATA_SEED + first)
+            texts = [[scene.caption] + [puppets.training_caption(scene, rng) for _ in range(recipe.captions - 1)]
+                     for scene in scenes]
+            _write(path, lambda temporary: save_file({"latents": torch.cat(latents).contiguous()}, temporary,
+                                                     metadata={"captions": json.dumps(texts)}))
+        yield TrainingState("encode", first + count, recipe.pictures, math.nan, time.time() - start)
+
+
+def load_latents(recipe: Recipe) -> tuple[Tensor, list[list[str]]]:
+    """Latents (N, 4, 32, 32) float32 and N lists of captions, as `encode_pictures` left them."""
+    from safetensors import safe_open
+    latents, texts = [], []
+    for path in sorted((Path(recipe.run) / "latents").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            latents.append(file.get_tensor("latents"))
+            texts += json.loads(file.metadata()["captions"])
+    if not latents:
+        raise ValueError(f"no latents under {recipe.run}: run encode_pictures first")
+    return torch.cat(latents)[:recipe.pictures].float(), texts[:recipe.pictures]
+
+
+# ---------------------------------------------------------------------------------------------- stage 3: diffusion
+
+class TextAndUNet(nn.Module):
+    """The two networks that stage 3 trains, as one module."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.text_encoder = build_text_encoder(recipe, build_tokenizer())
+        self.unet = build_unet(recipe)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
+        """(B, 4, 32, 32), (B,), (B, 32) to the predicted noise (B, 4, 32, 32)."""
+        return self.unet(noisy, timestep, self.text_encoder(tokens).last_hidden_state).sample
+
+
+def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
+    """Train UNet and text encoder on the latents of stage 2; the averaged weights end in `run/model.safetensors`."""
+    run = Path(recipe.run)
+    latents, texts = load_latents(recipe)
+    tokenizer = build_tokenizer()
+    tokens = torch.stack([tokenize(tokenizer, choices) for choices in texts])              # (N, captions, 32)
+    nothing = tokenize(tokenizer, [""])[0]
+    torch.manual_seed(recipe.seed)
+    model = TextAndUNet(recipe).to(recipe.device, memory_format=torch.channels_last)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    first, start = _resume(run / "diffusion.pt", recipe, model=model, average=average, optimizer=optimizer), time.time()
+    scheduler = build_scheduler()
+    for step in range(first, recipe.steps):
+        _set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
+        batch = _diffusion_batch(latents, tokens, nothing, scheduler, recipe, _rng(recipe, step))
+        noisy, timestep, words, noise = (value.to(recipe.device) for value in batch)
+        with _autocast(recipe):
+            predicted = model(noisy.contiguous(memory_format=torch.channels_last), timestep, words).float()
+        loss = _min_snr_loss(predicted, noise, timestep, scheduler, recipe.min_snr)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+        _save_every(run / "diffusion.pt", recipe, step + 1, recipe.steps, model=model, average=average, optimizer=optimizer)
+        yield TrainingState("diffusion", step + 1, recipe.steps, loss.item(), time.time() - start)
+    _write(run / "model.safetensors", lambda temporary: save_file(
+        {name: value.cpu().contiguous() for name, value in average.items()}, temporary))
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+    """(B,) strings to (B, 32) token ids, padded as StableDiffusionPipeline pads them."""
+    return tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                     return_tensors="pt").input_ids
+
+
+def _diffusion_batch(latents, tokens, nothing, scheduler, recipe: Recipe, rng: torch.Generator):
+    n = recipe.batch
+    index = torch.randint(len(latents), (n,), generator=rng)
+    words = tokens[index, torch.randint(tokens.shape[1], (n,), generator=rng)]
+    dropped = torch.rand(n, generator=rng) < recipe.caption_dropout
+    words = torch.where(dropped[:, None], nothing, words)
+    spread = (torch.arange(n) + torch.rand(n, generator=rng)) / n                          # stratified timesteps
+    timestep = (spread * scheduler.config.num_train_timesteps).long()
+    noise = torch.randn(latents[index].shape, generator=rng)
+    return scheduler.add_noise(latents[index], noise, timestep), timestep, words, noise
+
+
+def _min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, cap: float) -> Tensor:
+    """Squared error of the noise, each sample weighted by min(SNR, cap) / SNR (Hang et al. 2023)."""
+    alpha = scheduler.alphas_cumprod.to(timestep.device)[timestep]
+    snr = alpha / (1 - alpha)
+    return ((predicted - noise).square().mean((1, 2, 3)) * snr.clamp_max(cap) / snr).mean()
+
+
+@torch.no_grad()
+def _update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+
+
+# ---------------------------------------------------------------------------------------------- stage 4: the folder
+
+def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> StableDiffusionPipeline:
+    """The pipeline of a run, float32 on the CPU; `weights` default to the averaged ones that the training left."""
+    run = Path(recipe.run)
+    model = TextAndUNet(recipe)
+    if weights is None:
+        done = run / "model.safetensors"
+        weights = load_file(done) if done.exists() else torch.load(run / "diffusion.pt", weights_only=True,
+                                                                   map_location="cpu")["average"]
+    model.load_state_dict(weights)
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(run / "vae"), text_encoder=model.text_encoder.eval(),
+        tokenizer=build_tokenizer(), unet=model.unet.eval(), scheduler=build_scheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def export_pipeline(recipe: Recipe, folder: str | Path) -> Path:
+    """Write the run as a diffusers folder with fp16 safetensors; complete or not at all."""
+    folder = Path(folder)
+    temporary = folder.with_name(folder.name + ".partial")
+    pipe = build_pipeline(recipe)
+    pipe.to(dtype=torch.float16)
+    pipe.save_pretrained(temporary, safe_serialization=True)
+    _portable_tokenizer(temporary)
+    (temporary / "recipe.json").write_text(json.dumps(asdict(recipe) | {"run": Path(recipe.run).name}, indent=1) + "\n")
+    for path in (folder / name for name in ("README.md", "samples.png", "samples.webp")):  # the card survives
+        if path.exists():
+            os.replace(path, temporary / path.name)
+    if folder.exists():
+        os.replace(folder, folder.with_name(folder.name + ".old"))
+        _remove(folder.with_name(folder.name + ".old"))
+    os.replace(temporary, folder)
+    return folder
+
+
+def _portable_tokenizer(folder: Path) -> None:
+    """Name the tokenizer class that transformers 4 and 5 both have."""
+    for path, change in ((folder / "model_index.json", {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}),
+                         (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change, indent=1) + "\n")
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+    shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------------------------------- small helpers
+
+def _rng(recipe: Recipe, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+
+
+def _autocast(recipe: Recipe):
+    """bfloat16 where the device computes in it; some CPUs emulate it slowly, and train in float32."""
+    fast = recipe.device != "cpu" or torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(recipe.device, torch.bfloat16) if fast else nullcontext()
+
+
+def _set_rate(optimizer, rate: float, step: int, steps: int, warmup: int, decay: float) -> None:
+    """Linear warm-up, constant, linear fall to zero over the last fraction `decay` of the steps."""
+    factor = min(1.0, (step + 1) / max(min(warmup, steps // 4), 1), (steps - step) / max(decay * steps, 1))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * factor
+
+
+def _write(path: Path, save) -> None:
+    """Call `save(temporary path)`, then rename, so that `path` is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    save(temporary)
+    os.replace(temporary, path)
+
+
+def _save_model(model, folder: Path) -> None:
+    temporary = folder.with_name(folder.name + ".partial")
+    model.save_pretrained(temporary)
+    os.replace(temporary, folder)
+
+
+def _save_every(path: Path, recipe: Recipe, step: int, steps: int, **parts) -> None:
+    if step % recipe.save_every and step != steps:
+        return
+    state = {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
+    _write(path, lambda temporary: torch.save({"step": step, **state}, temporary))
+
+
+def _resume(path: Path, recipe: Recipe, **parts) -> int:
+    """Load a checkpoint into `parts` and return the number of steps done; 0 where there is none."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=recipe.device, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {error}. Delete it to start over.") from error
+    for name, part in parts.items():
+        if isinstance(part, dict):
+            part.update(state[name])
+        else:
+            part.load_state_dict(state[name])
+    return state["step"]

@@ -1,0 +1,87 @@
+"""Loading diffusers pipelines for Readout Guidance, and what differs between them.
+
+The method itself is in `readout.py` and asks little of a pipeline: a `unet`, a `scheduler`, a `vae`, `encode_prompt`.
+This module gets one from disk (or, if asked, from the hub) ready for use.
+"""
+import warnings
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+
+from .readout import Conditioning, ddim_scheduler, encode_prompt, warn_unknown_words
+
+DEFAULT = "data/puppet-diffusion"       # the small model that the repository ships
+
+
+def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool = True):
+    """Load a pipeline with a UNet (Stable Diffusion 1, 2, XL, or the shipped model): DDIM, eval mode, frozen, silent.
+
+    Args:
+        path: a folder in diffusers' layout, or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+            The default is found from any folder inside the repository.
+        device: by default a GPU if there is one.
+        dtype: float32 by default, whatever the files hold. On a GPU float16 halves the memory of large models.
+        local_files_only: False allows a download from the hub.
+    Raises ValueError where nothing is found, a file is damaged, or the pipeline has no UNet.
+    """
+    folder = _find(path)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with _quiet_bars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)      # diffusers calls it torch_dtype in old, dtype in new versions
+            pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype or torch.float32,
+                                                     local_files_only=local_files_only)
+    except Exception as error:          # diffusers, transformers, safetensors and the hub each raise their own
+        raise ValueError(f"could not load a diffusion pipeline from {path!r}: {error}. Pass a folder that holds a "
+                         "model_index.json, or a hub id with local_files_only=False to download it.") from error
+    finally:
+        logging.set_verbosity(level)
+    return prepare_pipeline(pipe).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def prepare_pipeline(pipe):
+    """Make a pipeline that you loaded yourself ready: DDIM scheduler, eval mode, frozen weights, no progress bars."""
+    if getattr(pipe, "unet", None) is None:
+        raise ValueError(f"{type(pipe).__name__} has no `unet`; Readout Guidance reads the decoder of a UNet, so load "
+                         "a Stable Diffusion or SDXL pipeline (transformers such as SD 3 and Flux have none)")
+    pipe.scheduler = ddim_scheduler(pipe)
+    for module in pipe.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def encode_prompts(pipe, prompt, negative_prompt=None) -> Conditioning:
+    """Encode prompts once and reuse them: the result can stand wherever a `prompt` is asked for."""
+    return encode_prompt(pipe, prompt, negative_prompt)
+
+
+def check_prompt(pipe, prompt) -> list[str]:
+    """The words of a prompt that the model does not know, also said in a warning. CLIP tokenizers know every word."""
+    return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else prompt)
+
+
+def _find(path):
+    """A relative folder is also looked for beside the package, so that notebooks run from any folder."""
+    beside = Path(__file__).resolve().parent.parent / path
+    return str(beside) if not Path(path).exists() and beside.exists() else str(path)
+
+
+class _quiet_bars:
+    """Switch the loading bars of diffusers and transformers off, and back to what they were."""
+
+    def __enter__(self):
+        from transformers.utils import logging as transformers_logging
+        self.loggers = (logging, transformers_logging)
+        self.were_on = [logger.is_progress_bar_enabled() for logger in self.loggers]
+        for logger in self.loggers:
+            logger.disable_progress_bar()
+
+    def __exit__(self, *error):
+        for logger, was_on in zip(self.loggers, self.were_on):
+            if was_on:
+                logger.enable_progress_bar()

@@ -1,0 +1,348 @@
+"""The house itself: one list of dependencies, links that lead somewhere, files of decent size, notebooks as committed."""
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parent.parent
+MB = 10**6
+
+
+# ---------------------------------------------------------------------------------------------------- what is looked at
+
+def tracked_files():
+    """Every file that is, or is about to be, in git; in a folder without git, every file outside dot folders and out/."""
+    listing = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                             cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode == 0 and listing.stdout:
+        names = listing.stdout.split("\0")
+    else:
+        names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*")]
+        names = [name for name in names if not re.search(r"(^|/)(\.(?!ci/)\w|out/|__pycache__/)", name)]
+    return sorted({ROOT / name for name in names if name and (ROOT / name).is_file()})
+
+
+FILES = tracked_files()
+NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb" and path.is_relative_to(ROOT / "notebooks")]
+PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = [Requirement(line) for line in
+                PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])]
+DECLARED = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def short(path):
+    return str(path.relative_to(ROOT))
+
+
+def read_notebook(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def joined(text):
+    """Notebook files keep text as one string or as a list of lines."""
+    return text if isinstance(text, str) else "".join(text)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and joined(cell["source"]).strip()]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell["outputs"]]
+
+
+def python_sources():
+    """(where, source) of every Python file and every notebook's code, magics left out."""
+    for path in PYTHON_FILES:
+        yield path, path.read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        lines = "\n".join(joined(cell["source"]) for cell in code_cells(read_notebook(path))).splitlines()
+        yield path, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines)
+
+
+def imported_modules(source):
+    """Top-level names of all absolute imports, also those inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def visible_text(path):
+    """The text of a file, None for a binary one; of a notebook everything but pictures, whose base64 may spell anything."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    if path.suffix != ".ipynb":
+        return text
+    notebook = json.loads(text)
+    for output in outputs(notebook):
+        output["data"] = {kind: value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")}
+    return json.dumps(notebook)
+
+
+# -------------------------------------------------------------------------------------------------------- dependencies
+
+# Installed for what they do, not for an import of ours: by a command of the Makefile, or as an extra of another package.
+COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval": "--nbval "}
+EXTRAS = {"accelerate": "diffusers", "ipywidgets": "tqdm"}
+
+
+def distributions_imported():
+    """Canonical distribution name -> one file that imports it, for everything that is neither ours nor Python's."""
+    own = {"rg_minimal", "tests"} | {path.stem for path in PYTHON_FILES}
+    known = importlib.metadata.packages_distributions()
+    found = {}
+    for path, source in python_sources():
+        for module in imported_modules(source):
+            if module not in sys.stdlib_module_names and module not in own:
+                found.setdefault(canonicalize_name(known.get(module, [module])[0]), short(path))
+    return found
+
+
+def test_every_import_is_declared():
+    undeclared = {name: where for name, where in distributions_imported().items() if name not in DECLARED}
+    assert not undeclared, f"imported but not in pyproject.toml: {undeclared}"
+
+
+def test_every_dependency_is_used():
+    unused = DECLARED - set(distributions_imported())
+    unused -= {name for name, command in COMMANDS.items() if command in MAKEFILE}
+    for name, package in EXTRAS.items():
+        wanted = [Requirement(line).name for line in importlib.metadata.requires(package)]
+        unused -= {name} & {canonicalize_name(want) for want in wanted}
+    assert not unused, f"in pyproject.toml but used nowhere: {sorted(unused)}"
+
+
+def test_every_dependency_is_named_once_with_bounds_that_hold_here():
+    assert len(DECLARED) == len(REQUIREMENTS), "a dependency is named twice in pyproject.toml"
+    for requirement in REQUIREMENTS:
+        operators = {bound.operator for bound in requirement.specifier}
+        assert ">=" in operators, f"{requirement} has no lower bound"
+        assert "<" in operators or requirement.name == "packaging", f"{requirement} has no upper bound"
+        installed = importlib.metadata.version(requirement.name)
+        assert requirement.specifier.contains(installed, prereleases=True), f"{requirement}, but {installed} is installed"
+
+
+def test_makefile_installs_a_torch_within_the_bounds():
+    pinned = re.search(r"^TORCH\s*\?=\s*torch==(\S+)$", MAKEFILE, re.M).group(1)
+    bounds = next(requirement.specifier for requirement in REQUIREMENTS if requirement.name == "torch")
+    assert bounds.contains(pinned), f"the Makefile installs torch {pinned}, pyproject.toml wants {bounds}"
+
+
+def test_environment_yml_names_only_python_and_installs_from_pyproject():
+    lines = (ROOT / "environment.yml").read_text(encoding="utf-8").split("dependencies:")[1].splitlines()
+    entries = [line.strip()[2:] for line in lines if line.strip().startswith("- ")]
+    python = next(entry for entry in entries if entry.startswith("python="))
+    assert sorted(set(entries) - {python}) == sorted(["pip", "pip:", "-e .[test]"])
+    wanted = Requirement("python" + PROJECT["requires-python"]).specifier
+    assert wanted.contains(python.removeprefix("python=")), f"environment.yml has {python}, pyproject.toml {wanted}"
+
+
+# ----------------------------------------------------------------------------------------------------- links and paths
+
+def heading_anchors(markdown):
+    """Anchors as code-hosting sites make them: lower case, punctuation dropped, spaces to hyphens."""
+    markdown = re.sub(r"```.*?```", "", markdown, flags=re.S)
+    headings = re.findall(r"^#{1,6}\s+(.*?)\s*$", markdown, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(markdown):
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", markdown, flags=re.S)
+    return (re.findall(r"\]\(\s*<?([^)\s>]+)", prose) + re.findall(r"(?:src|href)=[\"']([^\"']+)", prose)
+            + re.findall(r"^\s*\[[^\]]+\]:\s*(\S+)", prose, re.M))
+
+
+def markdown_of(path):
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(joined(cell["source"]) for cell in read_notebook(path)["cells"] if cell["cell_type"] == "markdown")
+
+
+def is_dead(link, path):
+    if re.match(r"(https?|mailto|data|attachment):", link):
+        return False
+    target, _, anchor = link.partition("#")
+    there = (path.parent / target).resolve() if target else path
+    if there not in FILES and not any(file.is_relative_to(there) for file in FILES):
+        return True
+    return bool(anchor) and there.suffix in {".md", ".ipynb"} and anchor.lower() not in heading_anchors(markdown_of(there))
+
+
+def test_links_lead_to_files_of_the_repository():
+    pages = [path for path in FILES if path.suffix == ".md"] + NOTEBOOKS
+    dead = [f"{short(path)}: {link}" for path in pages for link in links(markdown_of(path)) if is_dead(link, path)]
+    assert not dead, "\n".join(dead)
+
+
+def readme_code():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.S))
+
+
+def test_readme_names_both_commands_and_only_targets_that_exist():
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
+    named = set(re.findall(r"\bmake ([a-z]+)", readme_code()))
+    assert named <= targets, f"README.md names make targets that do not exist: {sorted(named - targets)}"
+    assert "test" in named and re.search(r"(^|`)make( start)?\s*(#.*)?($|`)", readme_code(), re.M)
+    documented = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.M))
+    assert targets == documented, f"`make help` is silent on {sorted(targets - documented)}"
+
+
+def test_files_that_the_readme_names_exist():
+    named = re.findall(r"(?<![\w./-])((?:notebooks|data|tests|rg_minimal)/[\w./-]*\w/?)", readme_code())
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing, f"README.md names {missing}"
+
+
+def test_no_file_knows_the_machine_it_was_written_on():
+    places = re.compile(r"(?<![\w.])/(?:work|root|home|Users|tmp)/\w|\b[A-Z]:\\\\?Users|\.\./" + "shared")
+    texts = {short(path): visible_text(path) for path in FILES}
+    found = {name: match.group() for name, text in texts.items() if text and (match := places.search(text))}
+    assert not found, f"paths that other machines do not have: {found}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the package
+
+def test_torch_load_never_runs_code_from_a_file():
+    loads = [(path, call) for path, source in python_sources() for call in ast.walk(ast.parse(source))
+             if isinstance(call, ast.Call) and ast.unparse(call.func) == "torch.load"]
+    unsafe = [f"{short(path)}:{call.lineno}" for path, call in loads
+              if "weights_only=True" not in [f"{word.arg}={ast.unparse(word.value)}" for word in call.keywords]]
+    assert not unsafe, f"torch.load without weights_only=True: {unsafe}"
+
+
+@pytest.mark.parametrize("module, may_know", [("readout", set()), ("puppets", set()), ("judge", {"puppets"})])
+def test_modules_know_only_their_neighbours(module, may_know):
+    tree = ast.parse((ROOT / "rg_minimal" / f"{module}.py").read_text(encoding="utf-8"))
+    known = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "rg_minimal"):
+            inside = (node.module or "").removeprefix("rg_minimal").strip(".")
+            known |= {inside} if inside else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            known |= {alias.name for alias in node.names if alias.name.startswith("rg_minimal")}
+    assert known <= may_know, f"rg_minimal/{module}.py imports {sorted(known - may_know)}"
+
+
+WATCHED = """
+import importlib, json, pkgutil, sys
+calls = []
+def watch(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname") or (
+            event == "socket.connect" and isinstance(arguments[1], tuple)):
+        calls.append(f"{event} {arguments[-1]!r} {arguments[0]!r}")
+        raise OSError("no network in this test")
+sys.addaudithook(watch)
+import rg_minimal
+for module in pkgutil.walk_packages(rg_minimal.__path__, "rg_minimal."):
+    importlib.import_module(module.name)
+from diffusers import StableDiffusionPipeline
+StableDiffusionPipeline.from_pretrained("data/puppet-diffusion")
+print(json.dumps(calls))
+"""
+
+
+def test_importing_everything_and_loading_the_model_asks_no_network(tmp_path):
+    """Seen from outside: an audit hook notes every look-up and connection, even one whose failure is swallowed."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    environment["HF_HOME"] = str(tmp_path)                                     # an empty cache, as on a new machine
+    run = subprocess.run([sys.executable, "-c", WATCHED], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(run.stdout.splitlines()[-1]) == []
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in FILES if path.is_relative_to(folder))
+
+
+def test_data_is_small_safe_and_described():
+    data = ROOT / "data"
+    assert 0 < size_of(data / "puppet-diffusion") <= 40 * MB
+    heads = [path for path in (data / "heads").iterdir() if path.is_dir()]
+    assert heads, "no head is shipped in data/heads"
+    for head in heads:
+        assert 0 < size_of(head) <= 4 * MB, f"{short(head)} has {size_of(head) / MB:.1f} MB"
+    pickles = [short(path) for path in FILES
+               if path.is_relative_to(data) and path.suffix in {".pt", ".pth", ".bin", ".ckpt", ".pkl"}]
+    assert not pickles, f"weights belong into safetensors: {pickles}"
+    silent = [short(path) for path in data.iterdir() if path.is_dir() and not (path / "README.md").is_file()]
+    assert not silent, f"no card (README.md) in {silent}"
+
+
+def test_model_folder_suits_every_transformers_within_the_bounds():
+    """transformers 5 saves what 4 misreads: unknown names of weights, which are then drawn at random, and a new class."""
+    folder = ROOT / "data" / "puppet-diffusion"
+    with safe_open(folder / "text_encoder" / "model.safetensors", framework="pt") as weights:
+        misnamed = [name for name in weights.keys() if not name.startswith("text_model.")]
+    assert not misnamed, f"prefix these with `text_model.`, every version reads that: {misnamed[:3]} ..."
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+# ------------------------------------------------------------------------------------------------------------ notebooks
+
+def test_notebook_to_start_with_is_there():
+    assert ROOT / "notebooks" / "00_start_here.ipynb" in NOTEBOOKS
+
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=short)
+
+
+@every_notebook
+def test_notebook_is_valid_and_small(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert path.stat().st_size < 600_000, f"{path.stat().st_size / 1000:.0f} KB"
+    assert read_notebook(path)["metadata"]["kernelspec"]["name"] == "python3", "other machines have no such kernel"
+
+
+@every_notebook
+def test_notebook_is_executed_in_order_without_error_or_stderr(path):
+    notebook = read_notebook(path)
+    counts = [cell["execution_count"] for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), f"run it again from a fresh kernel: {counts}"
+    assert not [output["ename"] for output in outputs(notebook) if output["output_type"] == "error"]
+    assert not [joined(output["text"]) for output in outputs(notebook) if output.get("name") == "stderr"]
+
+
+@every_notebook
+def test_notebook_has_parameters_and_a_picture(path):
+    notebook = read_notebook(path)
+    tagged = [cell for cell in code_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{len(tagged)} cells are tagged `parameters`"
+    ast.parse(joined(tagged[0]["source"]))
+    assert any(kind.startswith("image/") for output in outputs(notebook) for kind in output.get("data", {})), "no picture"
+    if path.name == "00_start_here.ipynb":
+        assert re.search(r"^picture\s*=\s*(''|\"\")", joined(tagged[0]["source"]), re.M), "`make start` sets `picture`"
+
+
+@every_notebook
+def test_notebook_keeps_no_half_of_a_widget(path):
+    """Widget views need their models in the metadata, and widget metadata without `state` is an invalid notebook."""
+    notebook = read_notebook(path)
+    stored = notebook["metadata"].get("widgets", {})
+    states = stored.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    assert bool(stored) == bool(states), "metadata.widgets holds no state"
+    views = [output["data"]["application/vnd.jupyter.widget-view+json"]["model_id"] for output in outputs(notebook)
+             if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert set(views) <= set(states), "a widget is shown whose state was not saved"
