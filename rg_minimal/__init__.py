@@ -1,5 +1,5 @@
 """Readout Guidance, small enough to read: start with `readout.py`, or with notebooks/00_start_here.ipynb."""
-from .pipelines import check_prompt, encode_prompts, load_pipeline, prepare_pipeline
+from .pipelines import check_prompt, encode_prompts, load_head, load_pipeline, prepare_pipeline
 from .readout import (AppearanceObjective, Conditioning, CorrespondenceObjective, Guidance, GuidanceCallback, HeadConfig,
                       Objective, ReadoutHead, SampleState, Source, SpatialObjective, TrainState, appearance_loss,
                       collect_features, correspondence_loss, decode, encode, guided_sample, invert, load_reference_head,

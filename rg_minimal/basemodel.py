@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from typing import Iterator
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
@@ -42,6 +44,7 @@ class Recipe:
     device: str = "cpu"                    # "cpu" or "cuda"
     seed: int = 0
     save_every: int = 200                  # steps between checkpoints
+    start_from: str = ""                   # folder of a trained pipeline whose weights to go on from, if any
     # autoencoder
     vae_channels: tuple[int, ...] = (32, 64, 64)
     vae_pictures: int = 64                 # rendered pictures that crops are taken from
@@ -56,7 +59,7 @@ class Recipe:
     shard: int = 1024                      # pictures a file
     captions: int = 4                      # captions a picture: one names everything, the others leave facts out
     # diffusion model
-    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_channels: tuple[int, ...] = (64, 96, 160)
     text_width: int = 128
     steps: int = 40
     batch: int = 32
@@ -135,6 +138,9 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
     """Train the autoencoder and leave it in `run/vae` with latents of mean 0 and standard deviation 1 a channel."""
     run = Path(recipe.run)
     if (run / "vae" / "config.json").exists():
+        return
+    if recipe.start_from:                  # latents have to stay what the UNet knows: the autoencoder is kept as it is
+        _save_model(AutoencoderKL.from_pretrained(Path(recipe.start_from) / "vae"), run / "vae")
         return
     torch.manual_seed(recipe.seed)
     vae = build_autoencoder(recipe).to(recipe.device, memory_format=torch.channels_last)
@@ -232,10 +238,10 @@ def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
     run, start = Path(recipe.run), time.time()
     folder = run / "latents"
     folder.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKL.from_pretrained(run / "vae").to(recipe.device, memory_format=torch.channels_last).eval()
+    vae = _trained_autoencoder(run).to(recipe.device, memory_format=torch.channels_last).eval()
     for first in range(0, recipe.pictures, recipe.shard):
         path, count = folder / f"{first:07d}.safetensors", min(recipe.shard, recipe.pictures - first)
-        if not path.exists():
+        if not path.exists() or len(_read_shard(path)[0]) < count:
             scenes = puppets.sample_scenes(count, DATA_SEED + first)
             latents = []
             for i in range(0, count, 32):
@@ -252,15 +258,25 @@ def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
 
 def load_latents(recipe: Recipe) -> tuple[Tensor, list[list[str]]]:
     """Latents (N, 4, 32, 32) float32 and N lists of captions, as `encode_pictures` left them."""
-    from safetensors import safe_open
-    latents, texts = [], []
-    for path in sorted((Path(recipe.run) / "latents").glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            latents.append(file.get_tensor("latents"))
-            texts += json.loads(file.metadata()["captions"])
-    if not latents:
+    shards = [_read_shard(path) for path in sorted((Path(recipe.run) / "latents").glob("*.safetensors"))]
+    if not shards:
         raise ValueError(f"no latents under {recipe.run}: run encode_pictures first")
-    return torch.cat(latents)[:recipe.pictures].float(), texts[:recipe.pictures]
+    latents, texts = zip(*shards)
+    return torch.cat(latents)[:recipe.pictures].float(), sum(texts, [])[:recipe.pictures]
+
+
+def _read_shard(path: Path) -> tuple[Tensor, list[list[str]]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("latents"), json.loads(file.metadata()["captions"])
+    except Exception as error:
+        raise ValueError(f"cannot read the latents {path}: {error}. Delete the file and run encode_pictures again.") from error
+
+
+def _trained_autoencoder(run: Path) -> AutoencoderKL:
+    if not (run / "vae" / "config.json").exists():
+        raise ValueError(f"no autoencoder under {run}: run train_autoencoder first")
+    return AutoencoderKL.from_pretrained(run / "vae")
 
 
 # ---------------------------------------------------------------------------------------------- stage 3: diffusion
@@ -286,7 +302,12 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
     tokens = torch.stack([tokenize(tokenizer, choices) for choices in texts])              # (N, captions, 32)
     nothing = tokenize(tokenizer, [""])[0]
     torch.manual_seed(recipe.seed)
-    model = TextAndUNet(recipe).to(recipe.device, memory_format=torch.channels_last)
+    model = TextAndUNet(recipe)
+    if recipe.start_from:
+        trained = StableDiffusionPipeline.from_pretrained(recipe.start_from, torch_dtype=torch.float32)
+        model.unet.load_state_dict(trained.unet.state_dict())
+        model.text_encoder.load_state_dict(trained.text_encoder.state_dict())
+    model.to(recipe.device)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)
     first, start = _resume(run / "diffusion.pt", recipe, model=model, average=average, optimizer=optimizer), time.time()
@@ -296,7 +317,7 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         batch = _diffusion_batch(latents, tokens, nothing, scheduler, recipe, _rng(recipe, step))
         noisy, timestep, words, noise = (value.to(recipe.device) for value in batch)
         with _autocast(recipe):
-            predicted = model(noisy.contiguous(memory_format=torch.channels_last), timestep, words).float()
+            predicted = model(noisy, timestep, words).float()
         loss = _min_snr_loss(predicted, noise, timestep, scheduler, recipe.min_snr)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -347,13 +368,14 @@ def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> 
     """The pipeline of a run, float32 on the CPU; `weights` default to the averaged ones that the training left."""
     run = Path(recipe.run)
     model = TextAndUNet(recipe)
+    done, unfinished = run / "model.safetensors", run / "diffusion.pt"
+    if weights is None and not done.exists() and not unfinished.exists():
+        raise ValueError(f"no trained weights under {run}: run train_diffusion first")
     if weights is None:
-        done = run / "model.safetensors"
-        weights = load_file(done) if done.exists() else torch.load(run / "diffusion.pt", weights_only=True,
-                                                                   map_location="cpu")["average"]
+        weights = load_file(done) if done.exists() else torch.load(unfinished, weights_only=True, map_location="cpu")["average"]
     model.load_state_dict(weights)
     pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(run / "vae"), text_encoder=model.text_encoder.eval(),
+        vae=_trained_autoencoder(run), text_encoder=model.text_encoder.eval(),
         tokenizer=build_tokenizer(), unet=model.unet.eval(), scheduler=build_scheduler(), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
@@ -363,32 +385,35 @@ def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> 
 def export_pipeline(recipe: Recipe, folder: str | Path) -> Path:
     """Write the run as a diffusers folder with fp16 safetensors; complete or not at all."""
     folder = Path(folder)
-    temporary = folder.with_name(folder.name + ".partial")
+    temporary, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     pipe = build_pipeline(recipe)
+    if old.exists() and not folder.exists():                                               # an export was killed here
+        os.replace(old, folder)
+    for left_behind in (temporary, old):
+        shutil.rmtree(left_behind, ignore_errors=True)
     pipe.to(dtype=torch.float16)
     pipe.save_pretrained(temporary, safe_serialization=True)
-    _portable_tokenizer(temporary)
-    (temporary / "recipe.json").write_text(json.dumps(asdict(recipe) | {"run": Path(recipe.run).name}, indent=1) + "\n")
+    _portable(temporary)
+    (temporary / "recipe.json").write_text(json.dumps(asdict(recipe) | {
+        "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name}, indent=1) + "\n")
     for path in (folder / name for name in ("README.md", "samples.png", "samples.webp")):  # the card survives
         if path.exists():
-            os.replace(path, temporary / path.name)
+            shutil.copy2(path, temporary / path.name)
     if folder.exists():
-        os.replace(folder, folder.with_name(folder.name + ".old"))
-        _remove(folder.with_name(folder.name + ".old"))
+        os.replace(folder, old)
     os.replace(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
-def _portable_tokenizer(folder: Path) -> None:
-    """Name the tokenizer class that transformers 4 and 5 both have."""
+def _portable(folder: Path) -> None:
+    """Name the tokenizer class that transformers 4 and 5 both have, and the text encoder's weights as both read them."""
+    path = folder / "text_encoder" / "model.safetensors"
+    weights = {"text_model." + name.removeprefix("text_model."): value for name, value in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
     for path, change in ((folder / "model_index.json", {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}),
                          (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})):
         path.write_text(json.dumps(json.loads(path.read_text()) | change, indent=1) + "\n")
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-    shutil.rmtree(folder)
 
 
 # ---------------------------------------------------------------------------------------------- small helpers
@@ -437,11 +462,11 @@ def _resume(path: Path, recipe: Recipe, **parts) -> int:
         return 0
     try:
         state = torch.load(path, map_location=recipe.device, weights_only=True)
-    except Exception as error:
-        raise ValueError(f"cannot read the checkpoint {path}: {error}. Delete it to start over.") from error
-    for name, part in parts.items():
-        if isinstance(part, dict):
-            part.update(state[name])
-        else:
-            part.load_state_dict(state[name])
-    return state["step"]
+        for name, part in parts.items():
+            if isinstance(part, dict):
+                part.update(state[name])
+            else:
+                part.load_state_dict(state[name])
+        return state["step"]
+    except Exception as error:                  # damaged, or of networks of another size
+        raise ValueError(f"cannot go on from the checkpoint {path}: {error}. Delete it to start over.") from error

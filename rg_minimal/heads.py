@@ -46,17 +46,21 @@ def heatmaps(joints: Tensor, cells: int = 32, image_size: int = puppets.SIZE, si
 
 
 def read_joints(maps: Tensor, image_size: int = puppets.SIZE) -> tuple[Tensor, Tensor]:
-    """Heatmaps (B, N, h, w) to joints (B, N, 2) in pixels, finer than a cell, and their peaks (B, N)."""
+    """Heatmaps (B, N, h, w) to joints (B, N, 2) in pixels, finer than a cell, and their peaks (B, N).
+
+    A joint is the centre of mass of the 5 x 5 cells around it: the window starts on the highest cell and is moved to the
+    centre it found, twice, because a window that is off centre pulls the centre towards its own.
+    """
     height, width = maps.shape[-2:]
     peak, index = maps.flatten(2).max(-1)                                           # (B, N)
-    y, x = index // width, index % width
-    near = ((torch.arange(width, device=maps.device) - x[..., None]).abs() <= 2)[..., None, :] & (
-        (torch.arange(height, device=maps.device) - y[..., None]).abs() <= 2)[..., :, None]        # (B, N, h, w)
-    mass = (maps.clamp_min(0) * near).clamp_min(1e-9 * near)
-    total = mass.sum((-2, -1))
-    centre_x = (mass.sum(-2) * (torch.arange(width, device=maps.device) + 0.5)).sum(-1) / total
-    centre_y = (mass.sum(-1) * (torch.arange(height, device=maps.device) + 0.5)).sum(-1) / total
-    return torch.stack((centre_x * image_size / width, centre_y * image_size / height), -1), peak
+    across, down = (torch.arange(side, device=maps.device) + 0.5 for side in (width, height))     # centres of the cells
+    x, y = index % width + 0.5, index // width + 0.5
+    for _ in range(3):
+        near_x, near_y = (3 - (across - x[..., None]).abs()).clamp(0, 1), (3 - (down - y[..., None]).abs()).clamp(0, 1)
+        mass = maps.clamp_min(1e-9) * near_y[..., :, None] * near_x[..., None, :]   # (B, N, h, w)
+        total = mass.sum((-2, -1))
+        x, y = (mass.sum(-2) * across).sum(-1) / total, (mass.sum(-1) * down).sum(-1) / total
+    return torch.stack((x * image_size / width, y * image_size / height), -1), peak
 
 
 def pose_loss(readout: Tensor, target: Tensor) -> Tensor:

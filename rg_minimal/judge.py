@@ -87,8 +87,8 @@ class Judge:
         """(B,) bool: True where all 14 joints are found with the confidence of real renderings.
 
         The thresholds, one a joint, were set on held-out renderings with all joints visible, so that 99 % of *those
-        pictures* (not of joints) pass. Of all renderings a few percent less do, because something hides a joint;
-        `figures` says how many, of renderings and of renderings that went through the autoencoder.
+        pictures* (not of joints) pass. About one rendering of ten hides a joint (a hip behind a hand), so of all of them
+        fewer may pass: `figures` has the share, of renderings and of renderings that went through the autoencoder.
         """
         return (reading.confidence >= reading.confidence.new_tensor(self.thresholds)).all(-1)
 
@@ -274,7 +274,7 @@ def depth_rmse(predicted: Tensor, target: Tensor, mask: Tensor | None = None) ->
 
 def edge_f_score(predicted: Tensor, target: Tensor, tolerance: int = 1) -> Tensor:
     """F-score of edges: the harmonic mean of precision (share of predicted edge pixels with a target edge within
-    `tolerance` pixels, diagonals included) and recall (the same with the parts exchanged).
+    `tolerance` pixels, diagonals included) and recall (the same with the roles exchanged).
 
     Args:
         predicted, target: (B, 1, H, W) in [0, 1]; from 0.5 on a pixel is an edge.
@@ -497,21 +497,26 @@ def _spots(joints: Tensor, present: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- held-out figures
 
-def calibrate(judge: Judge, count: int = 1000, seed: int = CALIBRATION_SEED, share: float = 0.99) -> tuple[float, ...]:
-    """The 14 thresholds with which `share` of the renderings whose joints are all visible pass `found`.
-
-    All joints get the same quantile of their own confidence, the largest one with which that many *whole puppets* pass.
-    """
+def calibrate(judge: Judge, count: int = 3000, seed: int = CALIBRATION_SEED, share: float = 0.99) -> tuple[float, ...]:
+    """The 14 thresholds with which at least `share` of the renderings whose joints are all visible pass `found`."""
     confidence, visible = [], []
     for first in range(0, count, 100):
         frames = puppets.render(puppets.sample_scenes(min(100, count - first), seed + first))
         confidence.append(judge(frames.image).confidence.cpu())
         visible.append(frames.visible)
-    kept = torch.cat(confidence)[torch.cat(visible).all(-1)]                               # (n, J)
-    if not len(kept):
-        raise ValueError(f"none of {count} renderings shows all joints: calibrate on more")
-    rank = kept.argsort(0).argsort(0).amin(1).sort().values                                # (n,) rank of the weakest joint
-    return tuple(kept.sort(0).values[rank[int((1 - share) * len(kept))]].tolist())
+    return thresholds_of(torch.cat(confidence)[torch.cat(visible).all(-1)], share)
+
+
+def thresholds_of(confidence: Tensor, share: float) -> tuple[float, ...]:
+    """Confidences (n, J) of n whole puppets to J thresholds that at least `share` of the *puppets* reach everywhere.
+
+    Every joint gets the same quantile of its own confidence, the highest one that lets that many pass.
+    """
+    if not len(confidence):
+        raise ValueError("none of the renderings shows all joints: calibrate on more")
+    rank = confidence.argsort(0).argsort(0).amin(1)                                       # (n,) of each one's weakest joint
+    lowest = rank.sort().values[int((1 - share) * len(confidence) + 1e-6)]
+    return tuple(confidence.sort(0).values[lowest].tolist())
 
 
 def evaluate(judge: Judge, vae=None, count: int = 500, seed: int = TEST_SEED) -> dict[str, dict]:
@@ -551,7 +556,7 @@ def measure(judge: Judge, reading: Reading, frames: puppets.Frames) -> dict:
 
 
 def export_judge(recipe: JudgeRecipe, folder: str | Path = DEFAULT, vae=None, count: int = 500,
-                 calibration: int = 1000) -> Judge:
+                 calibration: int = 3000) -> Judge:
     """Calibrate and measure the trained network of a run, with the fp16 weights that are shipped, and write `folder`."""
     judge = Judge.from_pretrained(Path(recipe.run) / "judge")
     judge = Judge(judge.network, calibrate(judge, calibration), recipe=judge.recipe)

@@ -20,7 +20,8 @@ from . import puppets
 from .basemodel import autoencoder_psnr
 from .heads import pose_objective
 from .judge import Judge, attribute_accuracy, load_judge, pck
-from .pipelines import load_pipeline
+from .pipelines import load_head, load_pipeline
+from .plots import save_grid
 from .readout import ReadoutHead, decode, guided_sample, sample
 
 BASE_SEED, POSE_SEED = puppets.HELD_OUT + 10_000, puppets.HELD_OUT + 20_000
@@ -46,14 +47,21 @@ def facts(scenes) -> list[dict[str, str]]:
 
 
 def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: int = 20, seed: int = BASE_SEED,
-                 guidance_scale: float = 7.5) -> Progress:
-    """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions."""
-    scenes, readings, rng = puppets.sample_scenes(count, seed), [], torch.Generator().manual_seed(seed)
-    hits, found = [], []
+                 guidance_scale: float = 7.5, sheet: str | Path | None = None) -> Progress:
+    """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions.
+
+    `sheet` is a file for the first 32 pictures, whatever they look like.
+    """
+    scenes, rng = puppets.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
+    hits, found, first = [], [], []
     for start in range(0, count, batch):
         part = scenes[start:start + batch]
         pictures, _ = sample(pipe, [scene.caption for scene in part], num_inference_steps=steps, generator=rng,
                              guidance_scale=guidance_scale)
+        first = [*first, *pictures][:32]
+        if sheet and (len(first) == 32 or start + len(part) == count):
+            save_grid(torch.stack(first), sheet)
+            sheet = None
         reading = judge(pictures)
         hits.append((attribute_accuracy(reading, facts(part)), len(part)))
         found.append(judge.found(reading))
@@ -136,16 +144,17 @@ def main() -> None:
     parser.add_argument("--head", default="data/heads/pose")
     parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, 100 for pose)")
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--sheet", default=None, help="with base: a file for the first 32 pictures")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args()
     pipe = load_pipeline(options.model)
     if options.what == "base":
-        measurement = measure_base(pipe, load_judge(), options.count or 500, options.steps)
+        measurement = measure_base(pipe, load_judge(), options.count or 500, options.steps, sheet=options.sheet)
     elif options.what == "pose":
-        measurement = measure_pose(pipe, load_judge(), ReadoutHead.from_pretrained(options.head), options.count or 100,
+        measurement = measure_pose(pipe, load_judge(), load_head(options.head, pipe), options.count or 100,
                                    options.steps)
     else:
-        measurement = measure_cost(pipe, ReadoutHead.from_pretrained(options.head), options.steps)
+        measurement = measure_cost(pipe, load_head(options.head, pipe), options.steps)
     result = finish(measurement, lambda done, of: print(f"{done} of {of}", flush=True))
     print(json.dumps(result, indent=1))
     print("written to", write_result(options.what, result, options.out))

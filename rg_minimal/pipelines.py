@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
-from .readout import Conditioning, ddim_scheduler, encode_prompt, warn_unknown_words
+from .readout import Conditioning, ReadoutHead, ddim_scheduler, encode_prompt, warn_unknown_words
 
 DEFAULT = "data/puppet-diffusion"       # the small model that the repository ships
 
@@ -53,6 +53,19 @@ def prepare_pipeline(pipe):
             module.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def load_head(folder, pipe=None) -> ReadoutHead:
+    """Load a head, on the pipeline's device if one is given, which it then has to fit.
+
+    A relative folder such as "data/heads/pose" is found from any folder inside the repository. Raises ValueError where
+    it is missing, damaged, or made for another UNet.
+    """
+    head = ReadoutHead.from_pretrained(_find(folder))
+    if pipe is not None:
+        head.check(pipe.unet)
+        head.to(pipe.unet.device)
+    return head
 
 
 def encode_prompts(pipe, prompt, negative_prompt=None) -> Conditioning:

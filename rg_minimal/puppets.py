@@ -51,6 +51,11 @@ PART = {name: index for index, name in enumerate(PARTS)}
 
 # ---------------------------------------------------------------------------------------------- scenes as data
 
+def _known(field_name: str, value, names: Sequence[str]) -> None:
+    if value not in names:
+        raise ValueError(f"unknown {field_name} {value!r}: choose one of {', '.join(names)}")
+
+
 @dataclass(frozen=True)
 class Limb:
     """One arm or leg. Angles in degrees: `swing` from hanging straight down (0) outwards (90 horizontal, 180 up),
@@ -88,6 +93,12 @@ class Puppet:
     head: float = 0.098
     girth: float = 1.0
 
+    def __post_init__(self):
+        _known("skin", self.skin, SKINS)
+        _known("shirt", self.shirt, COLOURS), _known("trousers", self.trousers, COLOURS)
+        if self.hat is not None:
+            _known("hat", self.hat, COLOURS)
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -100,13 +111,17 @@ class Scene:
     horizon: float = 80.0                # row of the horizon, in pixels
     sun_x: float = 100.0                 # column of the sun or moon, in pixels
     prop: str = "none"
-    prop_colour: str = "red"             # of a ball, or of a house's roof
+    prop_colour: str = "red"             # of a ball
     prop_x: float = 20.0
     prop_y: float = 105.0
     prop_size: float = 1.0
     size: float = 88.0
     x: float = 64.0
     y: float = 116.0
+
+    def __post_init__(self):
+        _known("action", self.action, ACTIONS), _known("background", self.background, BACKGROUNDS)
+        _known("prop", self.prop, PROPS), _known("prop_colour", self.prop_colour, COLOURS)
 
     @property
     def caption(self) -> str:
@@ -175,8 +190,7 @@ def sample_pose(rng: torch.Generator, action: str) -> tuple[Pose, str | None]:
 
     Raises ValueError for an action that is not in `ACTIONS`.
     """
-    if action not in ACTIONS:
-        raise ValueError(f"unknown action {action!r}: choose one of {', '.join(ACTIONS)}")
+    _known("action", action, ACTIONS)
     u = lambda low, high: _uniform(rng, low, high)
     rest = lambda: Limb(u(8, 24), u(-22, 4), u(0, 25))
     stand = lambda: Limb(u(3, 10), u(-6, 3))
@@ -495,18 +509,17 @@ def _edges(parts: Tensor, z: Tensor, jump: float = 5.0) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- pairs and triplets
 
-def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64, generator: torch.Generator | None = None,
-                    tolerance: float = 0.75) -> tuple[Tensor, Tensor]:
+def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64,
+                    generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Pairs of points that show the same spot of the same puppet and are visible in both pictures.
 
     Every puppet pixel of the first picture is written as (capsule, place along it, place across it), the same place is
-    found on the capsule in the second picture, and kept where the second picture shows that very place.
+    found on the capsule in the second picture, and kept where the second picture shows that capsule there.
 
     Args:
         frames_a, frames_b: B frames each, frame i of both showing the same puppet.
         count: pairs a frame; sampled with repetition where fewer pixels match.
         generator: for the choice of pairs (a CPU generator; seed 0 by default).
-        tolerance: how far, in pixels, the place shown at the matched pixel may lie from the place sought.
     Returns:
         Two tensors (B, count, 2), points (x, y) in pixels.
     Raises:
@@ -517,7 +530,7 @@ def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64, generat
     generator = generator or torch.Generator().manual_seed(0)
     points = []
     for i in range(len(frames_a)):
-        source, target = _all_matches(frames_a, frames_b, i, tolerance)
+        source, target = _all_matches(frames_a, frames_b, i)
         if len(source) == 0:
             raise ValueError(f"frames {i} show no spot of the puppet that is visible in both")
         pick = torch.randint(len(source), (count,), generator=generator)
@@ -526,7 +539,7 @@ def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64, generat
     return both[:, 0], both[:, 1]
 
 
-def _all_matches(a: Frames, b: Frames, i: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def _all_matches(a: Frames, b: Frames, i: int) -> tuple[Tensor, Tensor]:
     """All matching pairs of frame i: centres of the puppet's pixels in `a`, and their places in `b`."""
     yx = (a.mask[i, 0]).nonzero()
     source = yx.flip(-1) + 0.5                                                  # (N, 2) as (x, y)
@@ -536,9 +549,7 @@ def _all_matches(a: Frames, b: Frames, i: int, tolerance: float) -> tuple[Tensor
     inside = ((target >= 0) & (target < SIZE)).all(-1)
     spot = target.long().clamp(0, SIZE - 1)
     same = b.capsule[i, spot[:, 1], spot[:, 0]] == index
-    again = _global(a.geometry[i, index], _local(b.geometry[i, index], target))   # there and back
-    keep = inside & same & ((again - source).norm(dim=-1) < tolerance)
-    return source[keep], target[keep]
+    return source[inside & same], target[inside & same]
 
 
 def _frame(capsules: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

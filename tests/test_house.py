@@ -105,7 +105,7 @@ EXTRAS = {"accelerate": "diffusers", "ipywidgets": "tqdm"}
 
 def distributions_imported():
     """Canonical distribution name -> one file that imports it, for everything that is neither ours nor Python's."""
-    own = {"rg_minimal", "tests"} | {path.stem for path in PYTHON_FILES}
+    own = {path.stem for path in PYTHON_FILES} | {path.parent.name for path in PYTHON_FILES}
     known = importlib.metadata.packages_distributions()
     found = {}
     for path, source in python_sources():
