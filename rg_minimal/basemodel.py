@@ -407,12 +407,17 @@ def export_pipeline(recipe: Recipe, folder: str | Path) -> Path:
 
 
 def _portable(folder: Path) -> None:
-    """Name the tokenizer class that transformers 4 and 5 both have, and the text encoder's weights as both read them."""
+    """Say what transformers 4 and 5 both read: the tokenizer's class, the text encoder's names of weights, and float32.
+
+    transformers 5 loads in the `dtype` of the config, so with float16 there a text encoder would not fit the UNet, which
+    diffusers loads as float32 unless it is told otherwise.
+    """
     path = folder / "text_encoder" / "model.safetensors"
     weights = {"text_model." + name.removeprefix("text_model."): value for name, value in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     for path, change in ((folder / "model_index.json", {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}),
-                         (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})):
+                         (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+                         (folder / "text_encoder" / "config.json", {"dtype": "float32"})):
         path.write_text(json.dumps(json.loads(path.read_text()) | change, indent=1) + "\n")
 
 
@@ -469,4 +474,5 @@ def _resume(path: Path, recipe: Recipe, **parts) -> int:
                 part.load_state_dict(state[name])
         return state["step"]
     except Exception as error:                  # damaged, or of networks of another size
-        raise ValueError(f"cannot go on from the checkpoint {path}: {error}. Delete it to start over.") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"cannot go on from the checkpoint {path}: {reason}. Delete it to start over.") from error

@@ -179,7 +179,7 @@ def test_a_bad_checkpoint_is_named(miniature, tmp_path, name, train, harm):
     whole = (run / name).read_bytes()
     (tmp_path / name).write_bytes({"garbage": b"not a checkpoint", "truncated": whole[:len(whole) // 2]}.get(harm, whole))
     sizes = {"vae_channels": (16, 8, 8), "unet_channels": (16, 32, 32)} if harm == "other sizes" else {}
-    with pytest.raises(ValueError, match=rf"{name}.*Delete it to start over"):
+    with pytest.raises(ValueError, match=rf"(?s){name}.*Delete it to start over"):
         list(train(replace(TINY, run=str(tmp_path), **sizes)))
 
 
@@ -187,7 +187,7 @@ def test_a_bad_shard_is_named(miniature, tmp_path):
     shutil.copytree(Path(miniature[0].run) / "latents", tmp_path / "latents")
     shard = sorted((tmp_path / "latents").iterdir())[1]
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(ValueError, match=rf"{shard.name}.*Delete"):
+    with pytest.raises(ValueError, match=rf"(?s){shard.name}.*Delete"):
         list(B.train_diffusion(replace(TINY, run=str(tmp_path))))
 
 
