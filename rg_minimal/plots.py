@@ -26,6 +26,8 @@ def picture_grid(pictures: Sequence[Tensor] | Tensor, titles: Sequence[str] = ()
                  skeletons: Sequence[Tensor | None] = (), size: float = 1.7) -> Figure:
     """A grid of pictures, each (3, H, W) or (1, H, W), with titles and, where given, a skeleton (14, 2) on top."""
     pictures = list(pictures)
+    if not pictures:
+        raise ValueError("there are no pictures to show: pass at least one, each (3, H, W) or (1, H, W) in [0, 1]")
     columns = columns or min(len(pictures), 8)
     rows = -(-len(pictures) // columns)
     extra = 0.24 if any(titles) else 0.02

@@ -122,6 +122,8 @@ class Scene:
     def __post_init__(self):
         _known("action", self.action, ACTIONS), _known("background", self.background, BACKGROUNDS)
         _known("prop", self.prop, PROPS), _known("prop_colour", self.prop_colour, COLOURS)
+        if self.action in ("waving", "pointing"):
+            _known("side", self.side, ("left", "right"))
 
     @property
     def caption(self) -> str:
