@@ -304,9 +304,9 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
     torch.manual_seed(recipe.seed)
     model = TextAndUNet(recipe)
     if recipe.start_from:
-        trained = StableDiffusionPipeline.from_pretrained(recipe.start_from, torch_dtype=torch.float32)
-        model.unet.load_state_dict(trained.unet.state_dict())
-        model.text_encoder.load_state_dict(trained.text_encoder.state_dict())
+        folder = Path(recipe.start_from)
+        model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+        model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
     model.to(recipe.device)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)
