@@ -102,7 +102,7 @@ def draw_batches(pictures: Tensor, labels: Tensor, batch: int, seed: int = 0) ->
     return draw
 
 
-def train_pose_head(pipe, pictures: int = 1536, steps: int = 600, batch: int = 16, lr: float = 1e-3, seed: int = 0,
+def train_pose_head(pipe, pictures: int = 1536, steps: int = 400, batch: int = 16, lr: float = 1e-3, seed: int = 0,
                     checkpoint: str | Path | None = None) -> Iterator[TrainState]:
     """Train a pose head on `pictures` rendered pictures; yields after every step, see `train_head`."""
     torch.manual_seed(seed)                                     # the head's initial weights
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--out", default=None, help="folder to write, by default data/heads/NAME")
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--pictures", type=int, default=1536)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
     print(json.dumps(make_pose_head(options.out or f"data/heads/{options.head}", options.model, options.pictures,
                                     options.steps), indent=1))
