@@ -67,7 +67,8 @@ class Recipe:
     warmup: int = 200                      # steps of linear warm-up
     decay: float = 0.4                     # last fraction of the steps, over which the rate falls to zero
     ema: float = 0.999                     # decay of the average that is shipped
-    min_snr: float = 5.0                   # Hang et al. 2023
+    min_snr: float = 5.0                   # cap of the loss weight, Hang et al. 2023
+    snr_power: float = 1.0                 # below 1 weights high noise more, where the layout is decided
     caption_dropout: float = 0.1           # for classifier-free guidance
 
     def __post_init__(self):
@@ -318,7 +319,7 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         noisy, timestep, words, noise = (value.to(recipe.device) for value in batch)
         with _autocast(recipe):
             predicted = model(noisy, timestep, words).float()
-        loss = _min_snr_loss(predicted, noise, timestep, scheduler, recipe.min_snr)
+        loss = _min_snr_loss(predicted, noise, timestep, scheduler, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -348,11 +349,14 @@ def _diffusion_batch(latents, tokens, nothing, scheduler, recipe: Recipe, rng: t
     return scheduler.add_noise(latents[index], noise, timestep), timestep, words, noise
 
 
-def _min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, cap: float) -> Tensor:
-    """Squared error of the noise, each sample weighted by min(SNR, cap) / SNR (Hang et al. 2023)."""
+def _min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, recipe: Recipe) -> Tensor:
+    """Squared error of the noise, each sample weighted by min(SNR, cap) ^ power / SNR.
+
+    A power of 1 is min-SNR weighting (Hang et al. 2023).
+    """
     alpha = scheduler.alphas_cumprod.to(timestep.device)[timestep]
     snr = alpha / (1 - alpha)
-    return ((predicted - noise).square().mean((1, 2, 3)) * snr.clamp_max(cap) / snr).mean()
+    return ((predicted - noise).square().mean((1, 2, 3)) * snr.clamp_max(recipe.min_snr) ** recipe.snr_power / snr).mean()
 
 
 @torch.no_grad()
