@@ -1,0 +1,360 @@
+"""Widgets on a picture: points, arrows, a skeleton, a box, strokes; for the mouse, a finger or the keyboard.
+
+Each widget has one synced trait, `value`: plain lists in pixels of the image, (x, y) with y down, the same in Python and in
+the browser. What Python sets the browser shows; what is dragged in the browser is in `value` once the pointer is released.
+
+    widget = PictureArrows(picture, value=[[[40, 60], [80, 60]]])
+    widget                                      # the last line of a cell shows it
+    CorrespondenceObjective(head, source, widget.handles, widget.targets)
+
+Without a browser `value` is what was passed, and nothing waits for a click. A saved notebook shows `figure()`, the picture
+with what lies on it. A new picture takes away what was drawn on the old one (see `show`).
+
+Set `value` as a whole: Python does not notice `widget.value.append(...)`. The browser's side is widgets.js.
+"""
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Sequence
+
+import anywidget
+import torch
+from ipywidgets.widgets.trait_types import traitlets      # the one that ipywidgets is built on
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from . import plots
+from .puppets import JOINTS, LIMBS, SIZE
+
+COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
+
+# The 14 joints of a puppet that stands with its arms a little out, as fractions of the picture's width and height.
+STANDING = ((.50, .24), (.50, .34), (.57, .36), (.43, .36), (.63, .48), (.37, .48), (.67, .59), (.33, .59),
+            (.54, .58), (.46, .58), (.56, .74), (.44, .74), (.57, .90), (.43, .90))
+
+
+class Checked(traitlets.TraitType):
+    """A trait that the widget's own `check` makes plain, or refuses with a ValueError, before anybody sees it."""
+
+    def validate(self, widget, value):
+        return widget.check(value)
+
+
+class OnPicture(anywidget.AnyWidget):
+    """What the widgets share: the picture, one value on it, and a static form. Subclasses say what a value is.
+
+    Args:
+        picture: (3, H, W) or (1, 3, H, W) in [0, 1], a PIL image, or None for an empty ground of `size` pixels.
+        value: see the subclass; None for its `start`.
+        label: the widget's name for screen readers, and the title of its static form.
+        size: side of the empty ground, in pixels.
+    """
+    _esm = Path(__file__).with_name("widgets.js")
+    _kind = traitlets.Unicode().tag(sync=True)
+    _look = traitlets.Dict().tag(sync=True)                 # names, limbs, colours and tools, for the browser
+    _png = traitlets.Bytes().tag(sync=True)
+    _size = traitlets.List([SIZE, SIZE]).tag(sync=True)     # width and height in pixels
+    _picture_id = traitlets.Int(0).tag(sync=True)           # a new one for each picture
+    _edited = traitlets.List([0, 0]).tag(sync=True)         # picture id and serial number of the browser's last change
+    label = traitlets.Unicode().tag(sync=True)
+    value = Checked().tag(sync=True)
+
+    def __init__(self, picture: Tensor | Image.Image | None = None, value=None, label: str = "", size: int = SIZE):
+        super().__init__(_look={"colours": COLOURS, **self.look()}, label=label or f"{self._kind} on the picture")
+        if picture is None:
+            picture = torch.full((3, size, size), 0.957)
+        self.show(picture, value)
+
+    @traitlets.default("value")
+    def _value_at_first(self):
+        return self.start()
+
+    # -- what subclasses say
+
+    def start(self) -> list:
+        """The value on a new picture."""
+        return []
+
+    def look(self) -> dict:
+        """What else the browser needs to know."""
+        return {}
+
+    def check(self, value) -> list:
+        """The value as plain lists; ValueError, naming the value and the remedy, where it does not suit the picture."""
+        raise NotImplementedError
+
+    def draw(self, axes) -> None:
+        """Draw the value on the axes of the static form."""
+        raise NotImplementedError
+
+    # -- the picture
+
+    @property
+    def picture(self) -> Tensor:
+        """The picture (3, H, W) in [0, 1]; setting it is `show(picture)`."""
+        return self._picture
+
+    @picture.setter
+    def picture(self, picture):
+        self.show(picture)
+
+    def show(self, picture: Tensor | Image.Image, value=None) -> None:
+        """Show another picture with `value` on it, by default `start()`: nothing that was drawn on the old one is kept.
+
+        Both reach the browser together; what it sends later for the old picture is dropped.
+        """
+        array = as_array(picture)                                                              # (H, W, 3) bytes
+        old_size = self._size
+        with self.hold_sync():
+            self._size = [array.shape[1], array.shape[0]]
+            try:
+                made = self.check(self.start() if value is None else value)
+            except ValueError:
+                self._size = old_size                                           # the old picture stays, with its value
+                raise
+            self._picture = torch.from_numpy(array).permute(2, 0, 1).float() / 255             # (3, H, W)
+            self._png, self._picture_id, self.value = png_bytes(array), self._picture_id + 1, made
+
+    def set_state(self, sync_data):
+        """A change that comes from the browser: dropped, and put right there, where it is for an old picture."""
+        drawn_on = sync_data.get("_edited", [None])[0]
+        if "value" in sync_data:
+            try:
+                stale = drawn_on != self._picture_id or self.check(sync_data["value"]) is None
+            except ValueError:
+                stale = True
+            if stale:
+                return self.send_state("value")
+        super().set_state(sync_data)
+
+    # -- checks that subclasses share
+
+    def point(self, value, name: str) -> list[float]:
+        """One point inside the picture as [x, y]."""
+        try:
+            x, y = (float(v) for v in value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image") from None
+        width, height = self._size
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"{name} is ({x:g}, {y:g}), outside the picture of {width} x {height} pixels: "
+                             f"give x from 0 to below {width} and y from 0 to below {height}")
+        return [x, y]
+
+    def each(self, value, what: str) -> list:
+        """A list or tensor as a list, to be checked item by item."""
+        if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
+            raise ValueError(f"value is {value!r}: give a list of {what}")
+        return value.tolist() if hasattr(value, "tolist") else list(value)
+
+    # -- the static form
+
+    def figure(self, inches: float = 2.6) -> Figure:
+        """The picture with what lies on it, as a matplotlib figure."""
+        width, height = self._size
+        figure = Figure(figsize=(inches, inches * height / width + 0.25), layout="constrained")
+        axes = figure.subplots()
+        plots.show_picture(axes, self._picture, self.label)
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        self.draw(axes)
+        return figure
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The widget, and beside it a PNG for where no widget can be shown: saved notebooks, print, no browser."""
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        file = io.BytesIO()
+        self.figure().savefig(file, format="png", dpi=110, metadata={"Software": None})
+        return {**data, "text/plain": repr(self), "image/png": file.getvalue()}, metadata
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self._size[0]} x {self._size[1]} pixels, value={self.value})"
+
+
+def as_array(picture):
+    """A picture as an array (H, W, 3) of bytes."""
+    if isinstance(picture, Image.Image):
+        picture = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8).view(
+            picture.height, picture.width, 3)                                                  # (H, W, 3)
+        return picture.numpy()
+    if not isinstance(picture, Tensor):
+        raise ValueError(f"picture is a {type(picture).__name__}: give a tensor (3, H, W) in [0, 1] or a PIL image")
+    single = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
+    if single.ndim != 3 or len(single) != 3 or not single.numel():
+        raise ValueError(f"picture has shape {tuple(picture.shape)}: give one picture, (3, H, W), such as pictures[0]")
+    if not single.isfinite().all():
+        raise ValueError("picture holds values that are not finite: give numbers in [0, 1]")
+    return (single.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def png_bytes(array) -> bytes:
+    """An array (H, W, 3) of bytes as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format="PNG")
+    return file.getvalue()
+
+
+def mark(axes, at: Sequence[float], text, square: bool = False) -> None:
+    """A numbered mark: a blue circle, or an orange square."""
+    axes.plot(*at, "s" if square else "o", color=plots.RIGHT if square else plots.LEFT, markersize=9, markeredgecolor="white",
+              zorder=4)
+    axes.text(*at, str(text), color="black" if square else "white", fontsize=6, weight="bold", ha="center",
+              va="center_baseline", zorder=5)
+
+
+# ------------------------------------------------------------------------------------------------------- the widgets
+
+class PicturePoints(OnPicture):
+    """Points: click to add, drag to move. `value` is [[x, y], ...]."""
+    _kind = traitlets.Unicode("points").tag(sync=True)
+
+    def check(self, value):
+        return [self.point(at, f"point {i}") for i, at in enumerate(self.each(value, "points (x, y), [] for none"))]
+
+    def draw(self, axes):
+        for i, at in enumerate(self.value):
+            mark(axes, at, i + 1)
+
+
+class PictureArrows(OnPicture):
+    """Arrows from a handle to its target: `value` is [[[x, y], [target x, target y]], ...]."""
+    _kind = traitlets.Unicode("arrows").tag(sync=True)
+
+    @property
+    def handles(self) -> list:
+        """Where the arrows start, [[x, y], ...]."""
+        return [handle for handle, _ in self.value]
+
+    @property
+    def targets(self) -> list:
+        """Where the arrows end, [[x, y], ...]."""
+        return [target for _, target in self.value]
+
+    def check(self, value):
+        made = []
+        for i, pair in enumerate(self.each(value, "arrows ((x, y), (target x, target y)), [] for none")):
+            pair = self.each(pair, "arrows ((x, y), (target x, target y)), [] for none")
+            if len(pair) != 2:
+                raise ValueError(f"arrow {i} is {pair!r}: give a handle and a target, ((x, y), (target x, target y))")
+            made.append([self.point(pair[0], f"handle {i}"), self.point(pair[1], f"target {i}")])
+        return made
+
+    def draw(self, axes):
+        for i, (handle, target) in enumerate(self.value):
+            for colour, width in (("white", 3.6), (plots.RIGHT, 2)):
+                axes.annotate("", target, handle, arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=width, shrinkB=4))
+            mark(axes, target, i + 1, square=True), mark(axes, handle, i + 1)
+
+
+class PictureSkeleton(OnPicture):
+    """A puppet's skeleton: `value` is the 14 joints [[x, y], ...] in the order of `JOINTS`, at first a standing puppet.
+
+    Blue circles are the puppet's left, orange squares its right."""
+    _kind = traitlets.Unicode("skeleton").tag(sync=True)
+
+    def start(self):
+        return [[round(x * self._size[0], 1), round(y * self._size[1], 1)] for x, y in STANDING]
+
+    def look(self):
+        return {"joints": JOINTS, "limbs": LIMBS}
+
+    def check(self, value):
+        joints = self.each(value, f"{len(JOINTS)} joints (x, y)")
+        if len(joints) != len(JOINTS):
+            raise ValueError(f"value holds {len(joints)} joints: give {len(JOINTS)}, in the order {', '.join(JOINTS)}")
+        return [self.point(at, name) for name, at in zip(JOINTS, joints)]
+
+    def draw(self, axes):
+        plots.draw_skeleton(axes, torch.tensor(self.value))
+
+
+class PictureBox(OnPicture):
+    """One box: `value` is [left, top, right, bottom], or [] for none."""
+    _kind = traitlets.Unicode("box").tag(sync=True)
+
+    def check(self, value):
+        box = self.each(value, "four numbers (left, top, right, bottom), [] for no box")
+        try:
+            box = [float(v) for v in box]
+            x0, y0, x1, y1 = box or (0, 0, 1, 1)
+        except (TypeError, ValueError):
+            raise ValueError(f"box is {value!r}: give four numbers (left, top, right, bottom), or [] for no box") from None
+        width, height = self._size
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ValueError(f"box is {tuple(box)}: give left < right from 0 to {width} and top < bottom from 0 to {height}")
+        return box
+
+    def mask(self) -> Tensor:
+        """(1, 1, H, W): 1 for pixels whose centre is in the box, else 0; 1 everywhere where there is no box."""
+        width, height = self._size
+        x0, y0, x1, y1 = self.value or (0, 0, width, height)
+        x, y = torch.arange(width) + 0.5, torch.arange(height)[:, None] + 0.5
+        return ((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).float()[None, None]               # (1, 1, H, W)
+
+    def draw(self, axes):
+        if self.value:
+            x0, y0, x1, y1 = self.value
+            for colour, width in (("white", 3.6), (plots.RIGHT, 2)):
+                axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=colour, linewidth=width)
+
+
+class PictureStrokes(OnPicture):
+    """Strokes of a pen: `value` is [{"points": [[x, y], ...], "width": pixels, "shade": 0 to 1}, ...], later ones on top.
+
+    For edges draw with shade 1; for depth shade is nearness, 1 near and 0 far. `width` and `shade` are the pen's at first.
+    """
+    _kind = traitlets.Unicode("strokes").tag(sync=True)
+
+    def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, width: float = 3, shade: float = 1.0):
+        self._pen = {"width": width, "shade": shade}
+        self._check_pen(self._pen, "the pen")
+        super().__init__(picture, value, label, size)
+
+    def look(self):
+        return {"tool": self._pen}
+
+    def _check_pen(self, pen, name: str) -> dict:
+        try:
+            width, shade = float(pen["width"]), float(pen["shade"])
+        except (TypeError, ValueError, KeyError):
+            raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade") from None
+        if not (0 < width < math.inf and 0 <= shade <= 1):
+            raise ValueError(f"{name} has width {width:g} and shade {shade:g}: give a width above 0 and a shade from 0 to 1")
+        return {"width": width, "shade": shade}
+
+    def check(self, value):
+        made = []
+        for i, stroke in enumerate(self.each(value, "strokes, each a dict with points, width and shade; [] for none")):
+            if not isinstance(stroke, dict) or not stroke.get("points"):
+                raise ValueError(f"stroke {i} is {stroke!r}: give a dict with points (at least one), width and shade")
+            points = [self.point(at, f"point {k} of stroke {i}") for k, at in enumerate(stroke["points"])]
+            made.append({"points": points, **self._check_pen(stroke, f"stroke {i}")})
+        return made
+
+    def map(self, background: float = 0.0) -> Tensor:
+        """(1, 1, H, W): the shade of the strokes where there are any, `background` elsewhere; a `SpatialObjective`'s target."""
+        return self._paint(background, [stroke["shade"] for stroke in self.value])
+
+    def mask(self) -> Tensor:
+        """(1, 1, H, W): how much of each pixel the strokes cover, in [0, 1]; a `SpatialObjective`'s mask."""
+        return self._paint(0.0, [1.0] * len(self.value))
+
+    def _paint(self, background: float, shades: Sequence[float], fine: int = 4) -> Tensor:
+        """Paint on a ground that is `fine` times finer, with round ends and joints, and average."""
+        width, height = self._size
+        ground = Image.new("F", (width * fine, height * fine), background)
+        pen = ImageDraw.Draw(ground)
+        for stroke, shade in zip(self.value, shades):
+            points, r = [(x * fine, y * fine) for x, y in stroke["points"]], stroke["width"] * fine / 2
+            pen.line(points, fill=shade, width=max(round(2 * r), 1))
+            for x, y in points:
+                pen.ellipse((x - r, y - r, x + r, y + r), fill=shade)
+        small = ground.reduce(fine)                                                            # a mean over the squares
+        return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.float32).view(1, 1, height, width)
+
+    def draw(self, axes):
+        where = self.mask()[0]                                                                 # (1, H, W)
+        painted = self.map()[0].clamp(0, 1)          # on a ground of 0 the shades are already weighted by the mask
+        plots.show_picture(axes, self._picture * (1 - where) + painted, self.label)
