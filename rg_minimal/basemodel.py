@@ -18,7 +18,6 @@ import math
 import os
 import shutil
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Iterator
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import puppets
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_whole
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, puppets.HELD_OUT       # disjoint ranges of scenes
 
@@ -77,16 +77,6 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is 'cuda' but no CUDA device is available: use device='cpu'")
-
-
-@dataclass
-class TrainingState:
-    """What the training generators yield."""
-    stage: str            # "autoencoder", "encode" or "diffusion"
-    step: int             # steps done
-    steps: int            # steps in all
-    loss: float           # of this step (nan where the stage has none)
-    seconds: float        # since this process started the stage
 
 
 # ---------------------------------------------------------------------------------------------- the parts
@@ -147,12 +137,12 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
     vae = build_autoencoder(recipe).to(recipe.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), recipe.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
     images, joints = _pool(recipe)
-    first, start = _resume(run / "vae.pt", recipe, vae=vae, optimizer=optimizer), time.time()
+    first, start = resume(run / "vae.pt", recipe, vae=vae, optimizer=optimizer), time.time()
     for step in range(first, recipe.vae_steps):
-        rng = _rng(recipe, step)
+        rng = step_rng(recipe, step)
         pictures = _crops(images, joints, recipe, step, rng).to(recipe.device)            # (B, 3, h, h)
-        _set_rate(optimizer, recipe.vae_lr, step, recipe.vae_steps, 100, 0.7)
-        with _autocast(recipe):
+        set_rate(optimizer, recipe.vae_lr, step, recipe.vae_steps, 100, 0.7)
+        with autocast(recipe):
             posterior = vae.encode(pictures * 2 - 1).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=rng).to(recipe.device)
             again = vae.decode(posterior.mean + posterior.std * noise).sample.float() / 2 + 0.5
@@ -161,7 +151,7 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _save_every(run / "vae.pt", recipe, step + 1, recipe.vae_steps, vae=vae, optimizer=optimizer)
+        save_every(run / "vae.pt", recipe, step + 1, recipe.vae_steps, vae=vae, optimizer=optimizer)
         yield TrainingState("autoencoder", step + 1, recipe.vae_steps, loss.item(), time.time() - start)
     vae.eval()
     normalise_latents(vae, images[:512].to(recipe.device))
@@ -247,12 +237,12 @@ def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
             latents = []
             for i in range(0, count, 32):
                 images = puppets.render(scenes[i:i + 32]).image.to(recipe.device)
-                with _autocast(recipe):
+                with autocast(recipe):
                     latents.append(vae.encode(images * 2 - 1).latent_dist.mean.half().cpu())
             rng = torch.Generator().manual_seed(DATA_SEED + first)
             texts = [[scene.caption] + [puppets.training_caption(scene, rng) for _ in range(recipe.captions - 1)]
                      for scene in scenes]
-            _write(path, lambda temporary: save_file({"latents": torch.cat(latents).contiguous()}, temporary,
+            write_whole(path, lambda temporary: save_file({"latents": torch.cat(latents).contiguous()}, temporary,
                                                      metadata={"captions": json.dumps(texts)}))
         yield TrainingState("encode", first + count, recipe.pictures, math.nan, time.time() - start)
 
@@ -311,13 +301,13 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
     model.to(recipe.device)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    first, start = _resume(run / "diffusion.pt", recipe, model=model, average=average, optimizer=optimizer), time.time()
+    first, start = resume(run / "diffusion.pt", recipe, model=model, average=average, optimizer=optimizer), time.time()
     scheduler = build_scheduler()
     for step in range(first, recipe.steps):
-        _set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
-        batch = _diffusion_batch(latents, tokens, nothing, scheduler, recipe, _rng(recipe, step))
+        set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
+        batch = _diffusion_batch(latents, tokens, nothing, scheduler, recipe, step_rng(recipe, step))
         noisy, timestep, words, noise = (value.to(recipe.device) for value in batch)
-        with _autocast(recipe):
+        with autocast(recipe):
             predicted = model(noisy, timestep, words).float()
         loss = _min_snr_loss(predicted, noise, timestep, scheduler, recipe)
         loss.backward()
@@ -325,9 +315,9 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))
-        _save_every(run / "diffusion.pt", recipe, step + 1, recipe.steps, model=model, average=average, optimizer=optimizer)
+        save_every(run / "diffusion.pt", recipe, step + 1, recipe.steps, model=model, average=average, optimizer=optimizer)
         yield TrainingState("diffusion", step + 1, recipe.steps, loss.item(), time.time() - start)
-    _write(run / "model.safetensors", lambda temporary: save_file(
+    write_whole(run / "model.safetensors", lambda temporary: save_file(
         {name: value.cpu().contiguous() for name, value in average.items()}, temporary))
 
 
@@ -427,56 +417,7 @@ def _portable(folder: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------- small helpers
 
-def _rng(recipe: Recipe, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-
-
-def _autocast(recipe: Recipe):
-    """bfloat16 where the device computes in it; some CPUs emulate it slowly, and train in float32."""
-    fast = recipe.device != "cpu" or torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(recipe.device, torch.bfloat16) if fast else nullcontext()
-
-
-def _set_rate(optimizer, rate: float, step: int, steps: int, warmup: int, decay: float) -> None:
-    """Linear warm-up, constant, linear fall to zero over the last fraction `decay` of the steps."""
-    factor = min(1.0, (step + 1) / max(min(warmup, steps // 4), 1), (steps - step) / max(decay * steps, 1))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * factor
-
-
-def _write(path: Path, save) -> None:
-    """Call `save(temporary path)`, then rename, so that `path` is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    save(temporary)
-    os.replace(temporary, path)
-
-
 def _save_model(model, folder: Path) -> None:
     temporary = folder.with_name(folder.name + ".partial")
     model.save_pretrained(temporary)
     os.replace(temporary, folder)
-
-
-def _save_every(path: Path, recipe: Recipe, step: int, steps: int, **parts) -> None:
-    if step % recipe.save_every and step != steps:
-        return
-    state = {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
-    _write(path, lambda temporary: torch.save({"step": step, **state}, temporary))
-
-
-def _resume(path: Path, recipe: Recipe, **parts) -> int:
-    """Load a checkpoint into `parts` and return the number of steps done; 0 where there is none."""
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location=recipe.device, weights_only=True)
-        for name, part in parts.items():
-            if isinstance(part, dict):
-                part.update(state[name])
-            else:
-                part.load_state_dict(state[name])
-        return state["step"]
-    except Exception as error:                  # damaged, or of networks of another size
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"cannot go on from the checkpoint {path}: {reason}. Delete it to start over.") from error

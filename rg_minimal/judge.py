@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from . import puppets
-from .basemodel import TrainingState, _autocast, _resume, _rng, _save_every, _set_rate, _write
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_whole
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
@@ -99,8 +99,8 @@ class Judge:
                    for name, value in self.network.state_dict().items()}
         config = {"channels": list(self.network.channels), "thresholds": list(self.thresholds), "figures": self.figures,
                   "recipe": self.recipe}
-        _write(folder / "model.safetensors", lambda path: save_file(weights, path))
-        _write(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+        write_whole(folder / "model.safetensors", lambda path: save_file(weights, path))
+        write_whole(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Judge":
@@ -396,20 +396,20 @@ def train_judge(recipe: JudgeRecipe) -> Iterator[TrainingState]:
     torch.manual_seed(recipe.seed)
     network = JudgeNetwork(recipe.channels).to(recipe.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    first, start = _resume(run / "judge.pt", recipe, network=network, optimizer=optimizer), time.time()
+    first, start = resume(run / "judge.pt", recipe, network=network, optimizer=optimizer), time.time()
     for step in range(first, recipe.steps):
-        rng = _rng(recipe, step)
+        rng = step_rng(recipe, step)
         batch = augment(pool, torch.randint(recipe.pictures, (recipe.batch,), generator=rng), recipe, rng)
         images = degrade(batch.packed[:, :3].float() / 255, rng).to(recipe.device, memory_format=torch.channels_last)
-        _set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
-        with _autocast(recipe):
+        set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
+        with autocast(recipe):
             raw = network(images)
         loss = judge_loss(raw, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _save_every(run / "judge.pt", recipe, step + 1, recipe.steps, network=network, optimizer=optimizer)
+        save_every(run / "judge.pt", recipe, step + 1, recipe.steps, network=network, optimizer=optimizer)
         yield TrainingState("judge", step + 1, recipe.steps, loss.item(), time.time() - start)
     Judge(network, recipe=asdict(recipe) | {"run": run.name}).save_pretrained(run / "judge")
 
@@ -562,7 +562,7 @@ def export_judge(recipe: JudgeRecipe, folder: str | Path = DEFAULT, vae=None, co
     judge = Judge(judge.network, calibrate(judge, calibration), recipe=judge.recipe)
     judge.figures = evaluate(judge, vae, count)
     judge.save_pretrained(folder)
-    _write(Path(folder) / "README.md", lambda path: path.write_text(card(judge)))
+    write_whole(Path(folder) / "README.md", lambda path: path.write_text(card(judge)))
     return judge
 
 

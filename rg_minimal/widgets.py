@@ -21,7 +21,7 @@ from typing import Sequence
 
 import anywidget
 import torch
-from ipywidgets.widgets.trait_types import traitlets      # the one that ipywidgets is built on
+import traitlets
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor

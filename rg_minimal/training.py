@@ -1,0 +1,72 @@
+"""What the training runs of the base model and of the judge share: their state, their rates, their checkpoints.
+
+A recipe is any object with `seed`, `device` and `save_every`. Step n of a run draws everything from `step_rng(recipe, n)`,
+and a checkpoint is whole or absent, so a run that was killed goes on as if nothing had happened.
+"""
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass
+class TrainingState:
+    """What the training generators yield."""
+    stage: str            # "autoencoder", "encode" or "diffusion"
+    step: int             # steps done
+    steps: int            # steps in all
+    loss: float           # of this step (nan where the stage has none)
+    seconds: float        # since this process started the stage
+
+
+def step_rng(recipe, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+
+
+def autocast(recipe):
+    """bfloat16 where the device computes in it; some CPUs emulate it slowly, and train in float32."""
+    fast = recipe.device != "cpu" or torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(recipe.device, torch.bfloat16) if fast else nullcontext()
+
+
+def set_rate(optimizer, rate: float, step: int, steps: int, warmup: int, decay: float) -> None:
+    """Linear warm-up, constant, linear fall to zero over the last fraction `decay` of the steps."""
+    factor = min(1.0, (step + 1) / max(min(warmup, steps // 4), 1), (steps - step) / max(decay * steps, 1))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * factor
+
+
+def write_whole(path: Path, save) -> None:
+    """Call `save(temporary path)`, then rename, so that `path` is either whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    save(temporary)
+    os.replace(temporary, path)
+
+
+def save_every(path: Path, recipe, step: int, steps: int, **parts) -> None:
+    if step % recipe.save_every and step != steps:
+        return
+    state = {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
+    write_whole(path, lambda temporary: torch.save({"step": step, **state}, temporary))
+
+
+def resume(path: Path, recipe, **parts) -> int:
+    """Load a checkpoint into `parts` and return the number of steps done; 0 where there is none."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location=recipe.device, weights_only=True)
+        for name, part in parts.items():
+            if isinstance(part, dict):
+                part.update(state[name])
+            else:
+                part.load_state_dict(state[name])
+        return state["step"]
+    except Exception as error:                  # damaged, or of networks of another size
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"cannot go on from the checkpoint {path}: {reason}. Delete it to start over.") from error
