@@ -373,7 +373,9 @@ def test_maps_are_scored_by_the_judges_measures(frames):
     assert H.TASKS["depth"].score(depth, depth).max() < 1e-3 and H.TASKS["edges"].score(edges, edges).eq(1).all()
     flat = H.TASKS["depth"].score(torch.zeros_like(depth), depth)                          # the spread of the truth
     assert torch.allclose(flat, (depth / 2).flatten(1).std(1, correction=0), rtol=1e-4)
+    thick = H.edge_target(torch.nn.functional.max_pool2d(H.read_edges(edges), 3, 1, 1))
     assert H.TASKS["edges"].score(torch.full_like(edges, -0.5), edges).eq(0).all()
+    assert H.TASKS["edges"].score(thick, edges).max() < 0.7, "lines of three cells for one"
 
 
 def test_raw_layers_are_scored_each_by_itself(tiny_pipe, monkeypatch):
