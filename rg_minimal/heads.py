@@ -1,7 +1,15 @@
-"""The heads that the repository ships: what each one reads, how it is trained, how it is scored.
+"""The heads that the repository ships: what each one reads, how it is trained, how it is scored, how it guides.
 
-The core (`readout.py`) trains any head on any labels; here are the labels of the puppet world. A training run is one
-line, `python -m rg_minimal.heads pose`, and writes the head with a card of its figures to `data/heads/pose`.
+The core (`readout.py`) trains any head on any labels; here are the labels of the puppet world. Read in this order:
+
+    pose, depth, edges      maps of one picture: labels, how to read them, an objective each
+    points, looks           features to be compared between pictures: correspondence and appearance
+    tasks                   one row for each head: `TASKS`
+    training, scores        `train_task`, `score_head`, the same for all rows
+    cards                   `python -m rg_minimal.heads pose` (or any other name, or `all`) trains, scores and writes
+
+A property of your own is one more `Task`; `train_task` and `score_head` take it as they take a name.
+Points are (x, y) in pixels; B pictures; maps have 32 x 32 cells, one for each cell of the latents.
 """
 from __future__ import annotations
 
@@ -9,25 +17,32 @@ import argparse
 import json
 import math
 import time
+import zlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import puppets
-from .judge import pck
+from .judge import depth_rmse, edge_f_score, pck
 from .pipelines import load_pipeline
-from .readout import HeadConfig, ReadoutHead, SpatialObjective, TrainState, encode, read_picture, train_head
+from .readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, ReadoutHead, Source, SpatialObjective,
+                      TrainState, _map, _resize, appearance_loss, correspondence_loss, encode, point_similarity,
+                      point_weights, read_picture, spatial_loss, train_head)
 
 TRAIN_SEED = 400_000_000                 # scenes that heads are trained on; the held-out ones start at puppets.HELD_OUT
 SCORE_SEED = puppets.HELD_OUT + 50_000
 TIMESTEPS = (20, 100, 300, 500, 750)     # at which a head is scored
+SCORED, FEW = 128, 100                   # held-out samples of a score; labelled samples of the second figure in a card
+CELLS, EDGE_CELLS = 32, 64               # a side of a readout; of the map of edges that is folded into one
 
 
 # ---------------------------------------------------------------------------------------------- pose
 
-def heatmaps(joints: Tensor, cells: int = 32, image_size: int = puppets.SIZE, sigma: float = 1.5) -> Tensor:
+def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = puppets.SIZE, sigma: float = 1.5) -> Tensor:
     """Joints (B, N, 2) in pixels to heatmaps (B, N, cells, cells): Gaussians of height 1, `sigma` in cells.
 
     Raises ValueError for joints that are not finite or lie outside the picture.
@@ -38,7 +53,7 @@ def heatmaps(joints: Tensor, cells: int = 32, image_size: int = puppets.SIZE, si
         x, y = joints[((joints < 0) | (joints > image_size)).any(-1)][0].tolist()
         raise ValueError(f"the joint ({x:g}, {y:g}) lies outside the picture of {image_size} x {image_size} pixels: "
                          f"move it inside")
-    grid = (torch.arange(cells) + 0.5) * image_size / cells                         # centres of the cells, in pixels
+    grid = (torch.arange(cells, device=joints.device) + 0.5) * image_size / cells   # centres of the cells, in pixels
     spread = 2 * (sigma * image_size / cells) ** 2
     across = torch.exp(-(grid - joints[..., :1]) ** 2 / spread)                     # (B, N, cells)
     down = torch.exp(-(grid - joints[..., 1:]) ** 2 / spread)
@@ -65,11 +80,12 @@ def read_joints(maps: Tensor, image_size: int = puppets.SIZE) -> tuple[Tensor, T
 
 def pose_loss(readout: Tensor, target: Tensor) -> Tensor:
     """Squared error of heatmaps (B, 14, h, w), counting more where a joint is."""
-    return ((readout - target).square() * (1 + 20 * target)).mean()
+    return _weighted_square(readout, target).mean()
 
 
 def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObjective:
     """Guide all 14 joints to `joints` (B or 1, 14, 2) or (14, 2) in pixels; `settings` as of `SpatialObjective`."""
+    _check_reads(head, "pose")
     joints = joints[None] if joints.ndim == 2 else joints
     return SpatialObjective(head=head, target=heatmaps(joints), distance=_weighted_square, **settings)
 
@@ -78,111 +94,470 @@ def _weighted_square(readout: Tensor, target: Tensor) -> Tensor:
     return (readout - target).square() * (1 + 20 * target)
 
 
+def _pose_samples(count: int, seed: int):
+    frames = puppets.render(puppets.sample_scenes(count, seed))
+    return (frames.image,), (frames.joints, frames.visible)
+
+
+# ---------------------------------------------------------------------------------------------- depth
+
+def depth_target(depth: Tensor) -> Tensor:
+    """Depth (B, 1, H, W) in [0, 1], larger is nearer, to what the head is to read: cell means in [-1, 1], (B, 1, 32, 32)."""
+    return F.adaptive_avg_pool2d(_one_channel("depth", depth), CELLS) * 2 - 1
+
+
+def read_depth(readout: Tensor) -> Tensor:
+    """The readout of a depth head (B, 1, h, w) as depth in [0, 1], larger is nearer."""
+    return (readout / 2 + 0.5).clamp(0, 1)
+
+
+def depth_objective(head: ReadoutHead, depth: Tensor, **settings) -> SpatialObjective:
+    """Guide to a depth map (B or 1, 1, H, W) or (1, H, W) in [0, 1] of any size, larger is nearer.
+
+    The map may be rendered (`Frames.depth`) or painted: flat grey shapes do. `mask` says where it counts.
+    """
+    _check_reads(head, "depth")
+    return SpatialObjective(head=head, target=depth_target(depth), **settings)
+
+
+def _depth_samples(count: int, seed: int):
+    frames = puppets.render(puppets.sample_scenes(count, seed))
+    return (frames.image,), (depth_target(frames.depth),)
+
+
+# ---------------------------------------------------------------------------------------------- edges
+
+def edge_target(edges: Tensor) -> Tensor:
+    """Edges (B, 1, H, W), at least 0.5 on an edge or stroke, to what the head is to read: -0.5 and +0.5, (B, 4, 32, 32).
+
+    A cell of the readout is 4 pixels wide, too coarse for lines: brought back to pixels, the truth itself would reach an
+    F-score of 0.82 (within 1 pixel). On 64 x 64 cells it reaches 1.00, so the channels of the readout are the upper
+    left, upper right, lower left and lower right quarter of each of its cells.
+    """
+    lines = F.adaptive_max_pool2d(_one_channel("edges", edges), EDGE_CELLS) >= 0.5         # (B, 1, 64, 64)
+    return F.pixel_unshuffle(lines.float() - 0.5, EDGE_CELLS // CELLS)                     # (B, 4, 32, 32)
+
+
+def read_edges(readout: Tensor) -> Tensor:
+    """The readout of an edge head (B, 4, h, w) as edges (B, 1, 2h, 2w) in [0, 1]; from 0.5 on a cell is an edge."""
+    return (F.pixel_shuffle(readout, EDGE_CELLS // CELLS) + 0.5).clamp(0, 1)
+
+
+def edge_loss(readout: Tensor, target: Tensor) -> Tensor:
+    """The mean of the background's and the edges' squared error, so that thin lines count."""
+    return spatial_loss(readout, target, background=-0.5)
+
+
+def edge_objective(head: ReadoutHead, edges: Tensor, background: float = 1.0, **settings) -> SpatialObjective:
+    """Guide to edges (B or 1, 1, H, W) or (1, H, W), at least 0.5 on an edge: rendered (`Frames.edges`) or drawn.
+
+    Args:
+        background: how much the places without a line count, all together, against the lines. A rough sketch leaves
+            edges out, so ask less of them there; 0 asks for the strokes alone.
+    """
+    _check_reads(head, "edges")
+    target = edge_target(edges)
+    if not (math.isfinite(background) and background >= 0):
+        raise ValueError(f"background is {background}; pass a finite number of at least 0")
+    if background == 0 and (target < 0).flatten(1).all(1).any():
+        raise ValueError("there is a map without any edge, and background=0 asks nothing of the rest: draw a line")
+
+    def distance(readout, target):
+        drawn = (target > 0).to(readout)                                                # (B or 1, 4, h, w)
+        share = drawn.mean((1, 2, 3), keepdim=True)
+        weight = drawn / share.clamp_min(1e-4) + background * (1 - drawn) / (1 - share).clamp_min(1e-4)
+        return (readout - target).square() * weight / (1 + background)
+    return SpatialObjective(head=head, target=target, distance=distance, **settings)
+
+
+def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = puppets.SIZE) -> Tensor:
+    """Strokes, each N >= 2 points (x, y) in pixels joined by straight lines, to a map (1, 1, H, W) of 0 and 1."""
+    grid = torch.arange(image_size) + 0.5
+    pixels = torch.stack((grid.expand(image_size, -1), grid[:, None].expand(-1, image_size)), -1)[..., None, :]
+    drawn = torch.zeros(image_size, image_size, dtype=torch.bool)
+    for stroke in strokes:
+        points = torch.as_tensor(stroke, dtype=torch.float32)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not points.isfinite().all():
+            raise ValueError(f"a stroke has shape {tuple(points.shape)}; pass finite (N, 2) points (x, y), N at least 2")
+        start, step = points[:-1], points[1:] - points[:-1]                             # (N - 1, 2)
+        along = ((pixels - start) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-9)       # (H, W, N - 1)
+        nearest = start + along.clamp(0, 1)[..., None] * step
+        drawn |= ((pixels - nearest).norm(dim=-1) <= thickness / 2).any(-1)
+    return drawn.float()[None, None]
+
+
+def _edge_samples(count: int, seed: int):
+    frames = puppets.render(puppets.sample_scenes(count, seed))
+    return (frames.image,), (edge_target(frames.edges),)
+
+
+def _edge_score(readout: Tensor, target: Tensor) -> Tensor:
+    return edge_f_score(read_edges(readout), read_edges(target), tolerance=0)      # 1 would forgive lines of 3 cells
+
+
+# ---------------------------------------------------------------------------------------------- points
+
+POINTS = 64                              # matches of a training pair
+
+
+def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: int = puppets.SIZE) -> Tensor:
+    """Where points (B, N, 2) of picture a are in picture b, by nearest neighbour: centres of cells, (B, N, 2) in pixels.
+
+    The features are (B, C, h, w), compared by cosine similarity.
+    """
+    height, width = features_a.shape[-2:]
+    weights = point_weights(points.to(features_a), (height, width), (image_size, image_size))
+    cell = point_similarity(features_a, features_b, weights).argmax(-1)                 # (B, N)
+    return torch.stack(((cell % width + 0.5) * image_size / width, (cell // width + 0.5) * image_size / height), -1)
+
+
+def drag_objective(head: ReadoutHead, source: Source, handles, targets, **settings) -> CorrespondenceObjective:
+    """What the source shows at `handles` is to appear at `targets`, both (N, 2) in pixels."""
+    _check_reads(head, "correspondence")
+    return CorrespondenceObjective(head=head, source=source, source_points=handles, target_points=targets, **settings)
+
+
+def _pair_samples(count: int, seed: int):
+    first, second = (puppets.render(scenes) for scenes in zip(*(puppets.sample_pair(seed + i) for i in range(count))))
+    points = puppets.correspondences(first, second, POINTS, torch.Generator().manual_seed(seed))
+    side = (second.joints.amax(1) - second.joints.amin(1)).amax(-1)                     # (B,) of the box of joints
+    return (first.image, second.image), (*points, side)
+
+
+def _pair_loss(features_a, features_b, points_a, points_b, side) -> Tensor:
+    return correspondence_loss(features_a, features_b, points_a, points_b, (puppets.SIZE, puppets.SIZE))
+
+
+def match_score(features_a, features_b, points_a, points_b, side, a: float = 0.1) -> Tensor:
+    """PCK@a: the share of points whose match is nearer to its partner than `a` times `side` (B,) pixels. (B,)"""
+    error = (match_points(features_a, features_b, points_a) - points_b).norm(dim=-1)    # (B, N)
+    return (error <= a * side[:, None]).float().mean(-1)
+
+
+# ---------------------------------------------------------------------------------------------- looks
+
+def identity_objective(head: ReadoutHead, source: Source, **settings) -> AppearanceObjective:
+    """The puppet is to look like the source's, in whatever pose and place: means over positions, or boxes, are compared.
+
+    `boxes` and `mask` say where; `pool=False` compares position by position, which keeps the pose too.
+    """
+    _check_reads(head, "appearance")
+    return AppearanceObjective(head=head, source=source, **{"pool": True, **settings})
+
+
+def _triplet_samples(count: int, seed: int):
+    scenes = zip(*(puppets.sample_triplet(seed + i) for i in range(count)))
+    return tuple(puppets.render(each).image for each in scenes), ()
+
+
+def triplet_score(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """1 where the positive is nearer to the anchor than the negative, else 0: features (B, C, h, w), (B,).
+
+    Nearness is that of `appearance_loss`: the mean over positions of the cosine similarity.
+    """
+    near, far = (F.cosine_similarity(anchor, other, dim=1).mean((-2, -1)) for other in (positive, negative))
+    return (near > far).float()
+
+
+# ---------------------------------------------------------------------------------------------- tasks
+
+@dataclass(frozen=True)
+class Task:
+    """One head: what it reads, from what it learns, by what it is measured. `TASKS` has the five that are shipped.
+
+    A sample is one picture, or two or three that a relative head compares. `samples(count, seed)` returns a tuple of
+    pictures (count, 3, H, W) in [0, 1], one for each member of a sample, and a tuple of what is known about them, each
+    (count, ...); the same count and seed give the same. `loss(*readouts, *truth)` is one number and
+    `score(*readouts, *truth)` is (B,), with one readout for each member.
+    """
+    name: str
+    reads: str                          # what comes out, for the card
+    samples: Callable
+    loss: Callable
+    score: Callable
+    out_channels: int = 0               # 0 is a relative head: features of `width`
+    activation: str = "none"
+    unit: str = "pictures"              # what a sample is: 'pictures', 'pairs', 'triplets'
+    learns: str = ""                    # the loss in words
+    measure: str = "score"              # short name of the score
+    measured: str = ""                  # the score in words
+    limits: str = "rendered puppets only, 128 x 128."
+    extra: dict = field(default_factory=dict)           # goes into the head's config
+    count: int = 1536                   # labelled samples
+    steps: int = 400
+    batch: int = 16                     # samples a step
+    lr: float = 1e-3                    # of AdamW, falling to 2 % along a cosine
+
+    def __post_init__(self):
+        for name in ("count", "steps", "batch"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; pass a whole number of at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr is {self.lr}; pass a positive number such as 1e-3")
+
+
+TASKS = {task.name: task for task in (
+    Task("pose", f"14 joints as heatmaps (B, 14, 32, 32). Order of the joints: {', '.join(puppets.JOINTS)}. Left and right "
+         "are the puppet's own. `read_joints` turns them into points",
+         _pose_samples, lambda readout, joints, visible: pose_loss(readout, heatmaps(joints)),
+         lambda readout, joints, visible: pck(read_joints(readout)[0], joints, 0.05, visible),
+         out_channels=len(puppets.JOINTS), learns="squared error weighted by 1 + 20 x target", measure="pck@0.05",
+         measured="PCK@0.05 (within 5 % of the larger side of the puppet's joint box), visible joints",
+         limits="rendered puppets only, 128 x 128; above t = 700 little of the picture is left to read.",
+         extra={"joints": list(puppets.JOINTS), "heatmap_sigma_cells": 1.5}),
+    Task("depth", "depth as a map (B, 1, 32, 32) in [-1, 1], larger is nearer, -1 the sky. `read_depth` brings it to [0, 1]",
+         _depth_samples, spatial_loss, lambda readout, target: depth_rmse(read_depth(readout), read_depth(target)),
+         out_channels=1, activation="tanh", learns="squared error", measure="depth rmse",
+         measured="RMSE of depth in [0, 1] over the 32 x 32 cells, after the best scale and shift (smaller is better)",
+         extra={"value_range": [-1, 1]}),
+    Task("edges", "edges as a map (B, 4, 32, 32) of -0.5 (none) to 0.5; the channels are the quarters of each cell. "
+         "`read_edges` turns it into one map (B, 1, 64, 64) in [0, 1]",
+         _edge_samples, edge_loss, _edge_score, out_channels=(EDGE_CELLS // CELLS) ** 2, activation="tanh",
+         learns="mean of the squared errors of background and edges", measure="edge f-score",
+         measured="F-score of edges on 64 x 64 cells of 2 pixels, cell by cell (all cells an edge: 0.18)",
+         extra={"value_range": [-0.5, 0.5], "cells": EDGE_CELLS}),
+    Task("correspondence", "features (B, 128, 32, 32): the same spot of a puppet has similar ones (cosine) in two pictures. "
+         "`match_points` finds it", _pair_samples, _pair_loss, match_score, unit="pairs", batch=8, count=512, steps=300,
+         learns=f"symmetric cross-entropy over cosine similarities of {POINTS} exact matches a pair, temperature 0.07, both "
+         "pictures at one timestep", measure="pck@0.1",
+         measured=f"PCK@0.1 (within 10 % of the larger side of the joint box) of nearest neighbours, {POINTS} points a pair",
+         limits="trained and scored on the puppet alone, not on background or prop; 128 x 128."),
+    Task("appearance", "features (B, 128, 32, 32): alike (mean cosine similarity over positions) where the puppets look "
+         "alike, whatever their pose and place", _triplet_samples, appearance_loss, triplet_score, unit="triplets", batch=6,
+         count=512, steps=300, lr=3e-4, learns="hinge loss of the difference of mean cosine distances, margin 0.5, all "
+         "three pictures at one timestep", measure="triplet accuracy",
+         measured="share of triplets in which the same puppet in another pose, place and scene is nearer than another "
+         "puppet in the same pose, place and scene"),
+)}
+
+
+def get_task(task: str | Task, **changes) -> Task:
+    """A task by its name, or as it is, with `count`, `steps`, `batch` or `lr` changed; None changes nothing."""
+    if not isinstance(task, Task):
+        if task not in TASKS:
+            raise ValueError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}, or pass a Task of your own")
+        task = TASKS[task]
+    return replace(task, **{name: value for name, value in changes.items() if value is not None})
+
+
 # ---------------------------------------------------------------------------------------------- training
 
-def labelled_pictures(count: int, seed: int = TRAIN_SEED) -> tuple[Tensor, Tensor]:
-    """Rendered pictures (N, 3, 128, 128) in [0, 1] and their joints (N, 14, 2) in pixels."""
-    frames = puppets.render(puppets.sample_scenes(count, seed))
-    return frames.image, frames.joints
+@dataclass
+class Samples:
+    """N samples of a task, their pictures encoded."""
+    latents: tuple[Tensor, ...]         # (N, C, h, w) for each member of a sample
+    truth: tuple[Tensor, ...]           # (N, ...) each
+
+    def __len__(self) -> int:
+        return len(self.latents[0])
+
+    def __getitem__(self, index) -> "Samples":
+        """Those of a slice or a tensor of indices."""
+        return Samples(*(tuple(each[index] for each in part) for part in (self.latents, self.truth)))
 
 
-def new_pose_head(pipe, width: int = 128) -> ReadoutHead:
-    """An untrained pose head for any pipeline with a UNet: 14 heatmaps, no activation."""
-    return ReadoutHead(HeadConfig.for_unet(
-        pipe.unet, width=width, out_channels=len(puppets.JOINTS), hidden_channels=(64, 32), activation="none",
-        resize_late=True, property="pose", base_model="puppet-diffusion",
-        extra={"joints": list(puppets.JOINTS), "heatmap_sigma_cells": 1.5}))
+def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_SEED, chunk: int = 32) -> Samples:
+    """Render `count` samples of a task (by default as many as it is trained on) and encode their pictures, once."""
+    task, parts = get_task(task, count=count), []
+    for first in range(0, task.count, chunk):
+        pictures, truth = task.samples(min(chunk, task.count - first), seed + first)
+        parts.append(([encode(pipe, each).cpu() for each in pictures], truth))
+    return Samples(*(tuple(torch.cat(each) for each in zip(*part)) for part in zip(*parts)))
 
 
-def draw_batches(pictures: Tensor, labels: Tensor, batch: int, seed: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
+def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> ReadoutHead:
+    """An untrained head for any pipeline with a UNet; the seed decides its weights."""
+    task = get_task(task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = ReadoutHead(HeadConfig.for_unet(
+            pipe.unet, width=width, out_channels=task.out_channels, hidden_channels=(64, 32), activation=task.activation,
+            resize_late=True, property=task.name, base_model="puppet-diffusion", extra=dict(task.extra)))
+    return head.to(pipe.unet.device)
+
+
+def draw_batches(samples: Samples, batch: int, seed: int = 0) -> Callable[[int], tuple]:
     """A function from the step to a random batch; batch n depends on (seed, n) alone, so a training can resume."""
-    def draw(step: int) -> tuple[Tensor, Tensor]:
-        pick = torch.randint(len(pictures), (batch,), generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
-        return pictures[pick], labels[pick]
+    def draw(step: int) -> tuple:
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        part = samples[torch.randint(len(samples), (batch,), generator=rng)]
+        return part.latents, *part.truth
     return draw
 
 
-def train_pose_head(pipe, pictures: int = 1536, steps: int = 400, batch: int = 16, lr: float = 1e-3, seed: int = 0,
-                    checkpoint: str | Path | None = None) -> Iterator[TrainState]:
-    """Train a pose head on `pictures` rendered pictures; yields after every step, see `train_head`."""
-    torch.manual_seed(seed)                                     # the head's initial weights
-    head = new_pose_head(pipe)
-    images, joints = labelled_pictures(pictures)
-    latents = torch.cat([encode(pipe, part) for part in images.split(32)]).cpu()
-    maps = torch.cat([heatmaps(part) for part in joints.split(256)])
-    cosine = lambda done: lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-    return train_head(head, pipe, draw_batches(latents, maps, batch, seed), steps, loss=pose_loss, lr=cosine,
-                      generator=torch.Generator().manual_seed(seed), checkpoint=checkpoint)
+def train_task(pipe, task: str | Task, samples: Samples | None = None, head: ReadoutHead | None = None, seed: int = 0,
+               checkpoint: str | Path | None = None, checkpoint_every: int = 50, **changes) -> Iterator[TrainState]:
+    """Train a head for a task, as the task says or with `count`, `steps`, `batch` or `lr` changed.
+
+    A generator that yields after every step and resumes from `checkpoint`, see `train_head`. Samples and head are made
+    anew where none are given.
+    """
+    task = get_task(task, **changes)
+    samples = collect(pipe, task) if samples is None else samples
+    cosine = lambda done: task.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    return train_head(new_head(pipe, task, seed) if head is None else head, pipe, draw_batches(samples, task.batch, seed),
+                      task.steps, loss=task.loss, lr=cosine, generator=torch.Generator().manual_seed(seed),
+                      checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+
+
+# ---------------------------------------------------------------------------------------------- scores
+
+def score_head(pipe, task: str | Task, head: ReadoutHead, timesteps=TIMESTEPS, samples: Samples | None = None,
+               count: int = SCORED) -> dict[int, float]:
+    """The task's score on samples noised to each timestep, by default `count` held-out ones."""
+    samples = collect(pipe, task, count, SCORE_SEED) if samples is None else samples
+    scores = _score(pipe, get_task(task), samples, timesteps, [lambda reading: reading(head)])
+    return {timestep: values[0] for timestep, values in scores.items()}
+
+
+def score_raw_layers(pipe, task: str | Task, timesteps=TIMESTEPS, samples: Samples | None = None,
+                     count: int = SCORED) -> dict[int, list[float]]:
+    """The same for a relative task without any head: for each timestep the score of each decoder layer's own features,
+    resized to the latents as a head's are."""
+    task = get_task(task)
+    if task.out_channels:
+        raise ValueError(f"{task.name} is read by an output head, raw features have no such score; choose a relative task")
+    samples = collect(pipe, task, count, SCORE_SEED) if samples is None else samples
+    layer = lambda index: lambda reading: _resize(reading.features[index], reading.latents.shape[-2:])
+    layers = len(new_head(pipe, task).config.layer_channels)
+    return _score(pipe, task, samples, timesteps, [layer(index) for index in range(layers)])
 
 
 @torch.no_grad()
-def score_pose_head(pipe, head: ReadoutHead, timesteps=TIMESTEPS, count: int = 128, a: float = 0.05,
-                    seed: int = SCORE_SEED) -> dict[int, float]:
-    """PCK@a of the head's joints on held-out renderings noised to each timestep, visible joints only, in [0, 1]."""
-    frames = puppets.render(puppets.sample_scenes(count, seed))
-    latents = torch.cat([encode(pipe, part) for part in frames.image.split(32)])
+def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, list[float]]:
+    """For each timestep the mean score of each view, a function Reading -> (B, k, H, W)."""
     scores = {}
     for timestep in timesteps:
-        rng = torch.Generator().manual_seed(seed + timestep)
-        found = [read_joints(read_picture(pipe, part, timestep, generator=rng)(head))[0] for part in latents.split(32)]
-        scores[timestep] = float(pck(torch.cat(found).cpu(), frames.joints, a, frames.visible).mean())
+        rng, values = torch.Generator().manual_seed(SCORE_SEED + timestep), []
+        for first in range(0, len(samples), chunk):
+            part = samples[first:first + chunk]
+            readings = [read_picture(pipe, latents, timestep, generator=rng) for latents in part.latents]
+            values.append(torch.stack([task.score(*(view(reading).float().cpu() for reading in readings), *part.truth)
+                                       for view in views]))                             # (views, B)
+        scores[timestep] = torch.cat(values, 1).mean(1).tolist()
     return scores
 
 
-CARD = """# Pose head
+# ---------------------------------------------------------------------------------------------- cards
 
-Reads 14 joints as heatmaps (B, 14, 32, 32) off the decoder features of `data/puppet-diffusion`, at any timestep.
-Order of the joints: {joints}. Left and right are the puppet's own.
+CARD = """# {title} head
 
-- Trained by `python -m rg_minimal.heads pose`: {pictures} rendered pictures (scene seeds from {seed}), {steps} steps of
-  batch {batch}, AdamW, learning rate {lr} with a cosine fall, {seconds:.0f} s on {threads} CPU threads; every picture at a random
-  timestep, empty prompt; squared error weighted by 1 + 20 x target. {parameters:,} parameters, licence Apache-2.0.
-- PCK@0.05 (within 5 % of the larger side of the puppet's joint box) on {count} held-out renderings, visible joints:
+Reads, off the decoder features of `data/puppet-diffusion` at any timestep: {reads}.
+
+- Trained by `python -m rg_minimal.heads {name}`: {count} rendered {unit} (scene seeds from {seed}), {steps} steps of
+  batch {batch}, AdamW, learning rate {lr:g} with a cosine fall, {seconds:.0f} s on {threads} CPU threads; every sample at a random
+  timestep, empty prompt; loss: {learns}. {parameters:,} parameters, licence Apache-2.0.
+- {measured}; {scored} held-out {unit}:
 
 | timestep | {header} |
 |---|{rule}|
-| {pictures} pictures | {scores} |
-| 100 pictures | {small} |
+{rows}
 
-Limits: rendered puppets only, 128 x 128; above t = 700 little of the picture is left to read.
+Limits: {limits}
 """
 
 
-def make_pose_head(folder: str | Path, model: str | Path, pictures: int, steps: int, batch: int = 16, lr: float = 1e-3) -> dict:
-    """Train, score and write the pose head and its card, once from `pictures` pictures and once, for the card, from 100."""
-    pipe, start = load_pipeline(model), time.time()
-    for state in train_pose_head(pipe, pictures, steps, batch, lr):
-        if state.step % 50 == 0:
-            print(f"step {state.step} of {steps}, loss {state.loss:.5f}, {time.time() - start:.0f} s", flush=True)
-    head, seconds = state.head, time.time() - start
-    scores = score_pose_head(pipe, head)
-    print("PCK@0.05 by timestep:", {t: round(v, 3) for t, v in scores.items()}, flush=True)
-    for state in train_pose_head(pipe, 100, steps, batch, lr):
-        pass
-    small = score_pose_head(pipe, state.head)
-    print("... from 100 pictures:", {t: round(v, 3) for t, v in small.items()}, flush=True)
-    head.config.extra |= {"training": {"pictures": pictures, "steps": steps, "batch": batch, "lr": lr,
-                                       "seconds": round(seconds)}, "pck@0.05": scores, "pck@0.05 from 100 pictures": small}
+def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "runs/heads", report: Callable = print,
+              **changes) -> dict:
+    """Train, score and write a head and its card, once from all samples and once, for the card, from 100 of them.
+
+    A killed run goes on from its checkpoints in `work`, which are deleted in the end. Relative heads are compared with
+    the raw features: at each timestep the best of the decoder's layers.
+    """
+    task, start = get_task(task, **changes), time.time()
+    samples, held_out = collect(pipe, task, max(task.count, FEW)), collect(pipe, task, SCORED, SCORE_SEED)
+    prepared = time.time() - start
+    report(f"{task.name}: {len(samples)} {task.unit} and {SCORED} held-out ones rendered and encoded, {prepared:.0f} s")
+    results, files = {}, []
+    for count in (task.count, FEW):
+        files.append(Path(work) / f"{task.name}-{_fingerprint(pipe, task)}-{count}.safetensors")
+        trained, seconds = _train_to_the_end(pipe, task, samples[:count], held_out, files[-1], report)
+        results[f"{count} {task.unit}"] = score_head(pipe, task, trained, samples=held_out)
+        if count == task.count and len(results) == 1:
+            head, taken = trained, prepared + seconds
+    if not task.out_channels:
+        raw = score_raw_layers(pipe, task, samples=held_out)
+        results["raw features, best layer"] = {timestep: max(values) for timestep, values in raw.items()}
+    for name, scores in results.items():
+        report(f"{task.measure}, {name}: " + ", ".join(f"{value:.3f} at t = {t}" for t, value in scores.items()))
+    head.config.extra |= {"training": {"pictures": task.count, "steps": task.steps, "batch": task.batch, "lr": task.lr,
+                                       "seconds": round(taken)}, task.measure: results[f"{task.count} {task.unit}"]}
+    head.config.extra |= {f"{task.measure} from {name}": scores for name, scores in list(results.items())[1:]}
     head.half().save_pretrained(folder)
-    row = lambda values: " | ".join(f"{value:.3f}" for value in values)
-    (Path(folder) / "README.md").write_text(CARD.format(
-        joints=", ".join(puppets.JOINTS), pictures=pictures, seed=TRAIN_SEED, steps=steps, batch=batch, lr=lr,
-        seconds=seconds, threads=torch.get_num_threads(), parameters=sum(p.numel() for p in head.parameters()), count=128,
-        header=" | ".join(f"t = {t}" for t in scores), rule="---|" * (len(scores) - 1) + "---", scores=row(scores.values()),
-        small=row(small.values())))
-    return {"scores": scores, "from_100": small, "seconds": seconds}
+    (Path(folder) / "README.md").write_text(card(task, head, results, taken))
+    for file in files:
+        file.unlink(missing_ok=True), _clock(file).unlink(missing_ok=True)
+    return {"scores": results, "seconds": taken}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train one of the shipped heads and write it with its card.")
-    parser.add_argument("head", choices=["pose"])
-    parser.add_argument("--out", default=None, help="folder to write, by default data/heads/NAME")
+def card(task: Task, head: ReadoutHead, results: dict[str, dict[int, float]], seconds: float) -> str:
+    """The text that is shipped beside a head; `results` are rows of scores by timestep."""
+    timesteps = next(iter(results.values()))
+    rows = "\n".join(f"| {name} | " + " | ".join(f"{value:.3f}" for value in scores.values()) + " |"
+                     for name, scores in results.items())
+    words = {name: getattr(task, name) for name in "name reads count unit steps batch lr learns measured limits".split()}
+    return CARD.format(title=task.name.capitalize(), **words, seed=TRAIN_SEED, seconds=seconds, rows=rows, scored=SCORED,
+                       threads=torch.get_num_threads(), parameters=sum(p.numel() for p in head.parameters()),
+                       header=" | ".join(f"t = {t}" for t in timesteps), rule="|".join(["---"] * len(timesteps)))
+
+
+def _train_to_the_end(pipe, task, samples, held_out, checkpoint, report) -> tuple[ReadoutHead, float]:
+    """Train or go on training; every 50 steps, when a checkpoint was written, report loss, score and seconds so far."""
+    head, clock = new_head(pipe, task), _clock(checkpoint)
+    seconds = before = float(clock.read_text() or 0) if checkpoint.exists() and clock.exists() else 0.0
+    start = time.time()
+    for state in train_task(pipe, task, samples, head, checkpoint=checkpoint):
+        if state.step % 50 == 0 or state.step == state.steps:
+            scores = score_head(pipe, task, head, (100, 500), held_out[:32])
+            seconds = before + time.time() - start
+            clock.write_text(f"{seconds:.1f}")
+            report(f"{len(samples)} {task.unit}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {task.measure} "
+                   f"{scores[100]:.3f} at t = 100, {scores[500]:.3f} at t = 500, {seconds:.0f} s")
+    return head.eval(), seconds
+
+
+def _clock(checkpoint: Path) -> Path:
+    """The file beside a checkpoint that remembers the seconds of training before it."""
+    return Path(f"{checkpoint}.seconds")
+
+
+def _fingerprint(pipe, task) -> str:
+    """Names the model and the recipe that a checkpoint belongs to, so that no other one goes on from it."""
+    weights = pipe.unet.conv_out.weight.detach().float().cpu().numpy().tobytes()
+    return f"{zlib.crc32(weights + repr((task.steps, task.batch, task.lr, task.learns)).encode()):08x}"
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description="Train shipped heads and write each with its card.")
+    parser.add_argument("heads", nargs="+", choices=[*TASKS, "all"])
+    parser.add_argument("--out", default="data/heads", help="folder in which each head gets its own")
     parser.add_argument("--model", default="data/puppet-diffusion")
-    parser.add_argument("--pictures", type=int, default=1536)
-    parser.add_argument("--steps", type=int, default=400)
-    options = parser.parse_args()
-    print(json.dumps(make_pose_head(options.out or f"data/heads/{options.head}", options.model, options.pictures,
-                                    options.steps), indent=1))
+    parser.add_argument("--work", default="runs/heads", help="folder of checkpoints, from which a killed run goes on")
+    parser.add_argument("--pictures", type=int, default=None, help="labelled pictures, pairs or triplets")
+    parser.add_argument("--steps", type=int, default=None)
+    options = parser.parse_args(arguments)
+    pipe, results = load_pipeline(options.model), {}
+    for name in TASKS if "all" in options.heads else dict.fromkeys(options.heads):
+        results[name] = make_head(name, Path(options.out) / name, pipe, options.work,
+                                  lambda line: print(line, flush=True), count=options.pictures, steps=options.steps)
+    print(json.dumps(results, indent=1))
+
+
+# ---------------------------------------------------------------------------------------------- small helpers
+
+def _one_channel(name: str, value: Tensor) -> Tensor:
+    """A finite map (B, 1, H, W) in [0, 1]; (1, H, W) gets its batch axis."""
+    value = _map(name, value, unit=True)
+    if value.shape[1] != 1:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; pass one channel, (B, 1, H, W) or (1, H, W)")
+    return value.float()
+
+
+def _check_reads(head, name: str) -> None:
+    """Refuse a head that says it reads something else."""
+    found = head.config.property if isinstance(head, ReadoutHead) else ""
+    if found not in ("", name):
+        raise ValueError(f"this head reads {found}, not {name}; load one such as data/heads/{name}")
 
 
 if __name__ == "__main__":

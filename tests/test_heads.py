@@ -18,7 +18,7 @@ from rg_minimal.judge import load_judge
 from rg_minimal.puppets import JOINTS
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL, HEAD = ROOT / "data" / "puppet-diffusion", ROOT / "data" / "heads" / "pose"
+MODEL, HEADS = ROOT / "data" / "puppet-diffusion", ROOT / "data" / "heads"
 TINY = basemodel.Recipe(vae_channels=(8, 8, 8), unet_channels=(16, 16, 32), text_width=16)
 
 
@@ -41,7 +41,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def pose_head():
-    return rg_minimal.ReadoutHead.from_pretrained(HEAD)
+    return rg_minimal.ReadoutHead.from_pretrained(HEADS / "pose")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_pose_loss_counts_more_where_a_joint_is():
 
 def test_a_pose_objective_measures_what_the_loss_does(tiny_pipe):
     torch.manual_seed(0)
-    head, joints = H.new_pose_head(tiny_pipe), torch.tensor(puppets.skeleton(puppets.sample_scene(1)))[:, :2]
+    head, joints = H.new_head(tiny_pipe, "pose"), torch.tensor(puppets.skeleton(puppets.sample_scene(1)))[:, :2]
     reading = rg_minimal.read_picture(tiny_pipe, torch.zeros(2, 4, 32, 32), 100, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         values, target = H.pose_objective(head, joints)(reading), H.heatmaps(joints[None])
@@ -117,72 +117,367 @@ def test_a_pose_objective_measures_what_the_loss_does(tiny_pipe):
         rg_minimal.guided_sample(tiny_pipe, "a puppet", [H.pose_objective(head, joints[None].repeat(3, 1, 1))])
 
 
-# ---------------------------------------------------------------------------------------------- training
+# ---------------------------------------------------------------------------------------------- depth and edges
 
-def test_batches_depend_on_seed_and_step_alone():
-    pictures, labels = torch.arange(100.0), torch.arange(100.0) * 2
-    draw, again, other = (H.draw_batches(pictures, labels, 8, seed) for seed in (3, 3, 4))
-    later = again(7)
-    assert all(torch.equal(a, b) for a, b in zip(draw(7), later)), "batch 7 depends on what was drawn before"
-    assert not torch.equal(draw(7)[0], draw(8)[0]) and not torch.equal(draw(7)[0], other(7)[0])
-    assert torch.equal(draw(7)[1], draw(7)[0] * 2), "a label lost its picture"
+def test_depth_is_averaged_over_cells_and_read_back():
+    depth = torch.zeros(1, 1, 128, 128)
+    depth[0, 0, 8:12, 4:8], depth[0, 0, 0:2, 0:4] = 1, 0.5                     # cell (row 2, column 1); half of cell (0, 0)
+    target = H.depth_target(depth)
+    assert target.shape == (1, 1, 32, 32) and target[0, 0, 2, 1] == 1 and target[0, 0, 0, 0] == -0.5
+    assert target.sum() == 1 - 0.5 - (32 * 32 - 2) and torch.equal(H.depth_target(depth[0]), target)
+    assert H.read_depth(target)[0, 0, 0, 0] == 0.25 and H.read_depth(torch.tensor([-1.0, 1.0])).tolist() == [0, 1]
+    assert H.depth_target(torch.ones(1, 1, 50, 70)).eq(1).all(), "a painted map may have any size"
 
 
-def test_labelled_pictures_are_new_scenes_with_their_joints():
-    pictures, joints = H.labelled_pictures(2)
-    trusted = puppets.render(puppets.sample_scenes(2, H.TRAIN_SEED))
-    assert torch.equal(pictures, trusted.image) and torch.equal(joints, trusted.joints)
+def test_edges_are_folded_into_quarters_and_read_back():
+    edges = torch.zeros(1, 1, 128, 128)
+    edges[0, 0, 9, 5] = edges[0, 0, 11, 7] = 1               # both in cell (row 2, column 1), upper left and lower right
+    target = H.edge_target(edges)
+    assert target.shape == (1, 4, 32, 32) and target[0, :, 2, 1].tolist() == [0.5, -0.5, -0.5, 0.5]
+    assert target.eq(0.5).sum() == 2 and target.eq(-0.5).sum() == 4 * 32 * 32 - 2
+    lines = H.read_edges(target)
+    assert lines.shape == (1, 1, 64, 64) and lines.nonzero()[:, 2:].tolist() == [[4, 2], [5, 3]]
+    assert H.edge_target(0.49 * edges).eq(-0.5).all()
+
+
+def test_strokes_by_hand():
+    drawn = H.draw_strokes([[(10.5, 20.5), (14.5, 20.5)], [(100.5, 50.5), (100.5, 50.5)]], thickness=1)[0, 0]
+    assert drawn.shape == (128, 128) and drawn.nonzero().tolist() == [[20, x] for x in range(10, 15)] + [[50, 100]]
+    wide = H.draw_strokes([[(64.0, 10.0), (64.0, 110.0), (20.0, 110.0)]], thickness=4)
+    assert wide[0, 0, 60, 62:66].all() and not wide[0, 0, 60, [61, 66]].any() and wide[0, 0, 110, 30] == 1
+    assert H.draw_strokes([]).sum() == 0
+
+
+@pytest.mark.parametrize("stroke", [[(1.0, 2.0)], [(1.0, 2.0, 3.0), (4.0, 5.0, 6.0)], [(1.0, math.nan), (2.0, 3.0)]])
+def test_bad_strokes_are_named(stroke):
+    with pytest.raises(ValueError, match="a stroke has shape"):
+        H.draw_strokes([stroke])
+
+
+@pytest.mark.parametrize("make, name", [(H.depth_target, "depth"), (H.edge_target, "edges")])
+@pytest.mark.parametrize("value, message", [
+    (torch.zeros(1, 3, 8, 8), "one channel"), (torch.zeros(8, 8), "must be a tensor"), (torch.full((1, 8, 8), 1.5), "in .0, 1."),
+    (torch.full((1, 8, 8), math.nan), "NaN"), ([0.5], "must be a tensor")])
+def test_bad_maps_are_named(make, name, value, message):
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        make(value)
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_pipe):
+    """An untrained head for each task."""
+    return {name: H.new_head(tiny_pipe, name) for name in H.TASKS}
+
+
+@pytest.fixture(scope="module")
+def reading(tiny_pipe):
+    return rg_minimal.read_picture(tiny_pipe, torch.zeros(2, 4, 32, 32), 100, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_depth_objective_is_the_mean_square_of_each_picture(fresh, reading, frames):
+    with torch.no_grad():
+        values, readout = H.depth_objective(fresh["depth"], frames.depth[:2])(reading), reading(fresh["depth"])
+    cells = frames.depth[:2].unflatten(3, (32, 4)).unflatten(2, (32, 4)).mean((3, 5)) * 2 - 1
+    assert torch.allclose(values, (readout - cells).square().mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_an_edge_objective_balances_lines_and_background(fresh, reading, frames):
+    head, edges = fresh["edges"], frames.edges[:2]
+    with torch.no_grad():
+        values, sketch = (H.edge_objective(head, edges, background=b)(reading) for b in (1.0, 0.0))
+        readout, target = reading(head), H.edge_target(edges)
+        for i in range(2):
+            assert values[i].item() == pytest.approx(H.edge_loss(readout[i:i + 1], target[i:i + 1]).item(), rel=1e-4)
+            on = target[i] > 0
+            assert sketch[i].item() == pytest.approx((readout[i][on] - 0.5).square().mean().item(), rel=1e-4)
+        assert H.edge_objective(head, torch.zeros(1, 8, 8))(reading).isfinite().all()
+    for background in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="background is"):
+            H.edge_objective(head, edges, background=background)
+    with pytest.raises(ValueError, match="without any edge"):
+        H.edge_objective(head, torch.zeros(1, 8, 8), background=0)
+
+
+def test_an_objective_refuses_a_head_that_reads_something_else(fresh, frames):
+    with pytest.raises(ValueError, match="reads edges, not depth"):
+        H.depth_objective(fresh["edges"], frames.depth)
+    with pytest.raises(ValueError, match="reads depth, not edges"):
+        H.edge_objective(fresh["depth"], frames.edges)
+    with pytest.raises(ValueError, match="reads depth, not pose"):
+        H.pose_objective(fresh["depth"], frames.joints)
+    with pytest.raises(ValueError, match="reads pose, not correspondence"):
+        H.drag_objective(fresh["pose"], None, [(1, 2)], [(3, 4)])
+    with pytest.raises(ValueError, match="reads pose, not appearance"):
+        H.identity_objective(fresh["pose"], None)
+
+
+# ---------------------------------------------------------------------------------------------- points and looks
+
+def test_shifted_features_are_matched_where_they_went():
+    """Features rolled by 3 cells right and 2 down: every match is 12 pixels right and 8 down."""
+    features = torch.randn(2, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    moved = features.roll((2, 3), (2, 3))
+    points = torch.tensor([[[42.0, 62.0], [10.0, 14.0]]]).repeat(2, 1, 1)                  # centres of cells
+    found = H.match_points(features, moved, points)
+    assert torch.equal(found, points + torch.tensor([12.0, 8.0]))
+    truth = points + torch.tensor([[12.0, 8.0], [22.0, 8.0]])                              # the second is 10 pixels off
+    assert H.match_score(features, moved, points, truth, torch.tensor([99.0, 100.0])).tolist() == [0.5, 1.0]
+
+
+def test_a_triplet_counts_where_the_positive_is_nearer():
+    right, up = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1), torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+    scores = [H.triplet_score(right, 3 * right, up), H.triplet_score(right, up, right), H.triplet_score(right, up, up)]
+    assert [score.tolist() for score in scores] == [[1], [0], [0]]
+    half = torch.cat((right, up), 3)                                                       # (1, 2, 1, 2), cosines 1 and 0
+    assert H.triplet_score(right.expand(1, 2, 1, 2), half, right.expand(1, 2, 1, 2)).tolist() == [0]
+
+
+def test_drag_and_identity_objectives_are_the_cores(fresh, tiny_pipe, reading):
+    source = rg_minimal.Source.from_picture(tiny_pipe, torch.zeros(1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
+    drag = H.drag_objective(fresh["correspondence"], source, [(30, 40)], torch.tensor([[50.0, 60.0]]), weight=2.0)
+    same = H.identity_objective(fresh["appearance"], source)
+    assert drag.source_points.tolist() == [[30, 40]] and drag.target_points.tolist() == [[50, 60]] and drag.weight == 2
+    assert same.pool and not H.identity_objective(fresh["appearance"], source, pool=False).pool
+    with torch.no_grad():
+        assert drag(reading).shape == same(reading).shape == (2,)
+
+
+# ---------------------------------------------------------------------------------------------- samples
+
+def test_samples_are_new_scenes_with_their_truth(tiny_pipe):
+    """Against the renderer itself; pictures of chunks of 2, so the third sample comes from another chunk."""
+    trusted = puppets.render(puppets.sample_scenes(3, H.TRAIN_SEED))
+    pose, depth, edges = (H.collect(tiny_pipe, name, 3, chunk=2) for name in ("pose", "depth", "edges"))
+    assert torch.equal(pose.truth[0], trusted.joints) and torch.equal(pose.truth[1], trusted.visible)
+    assert torch.equal(depth.truth[0], H.depth_target(trusted.depth))
+    assert torch.equal(edges.truth[0], H.edge_target(trusted.edges))
+    for samples in (pose, depth, edges):
+        assert len(samples) == 3 and len(samples.latents) == 1
+        assert torch.allclose(samples.latents[0], rg_minimal.encode(tiny_pipe, trusted.image), atol=1e-5)
+    assert torch.equal(pose[1:].truth[0], trusted.joints[1:]) and len(pose[torch.tensor([2, 2])]) == 2
     assert H.TRAIN_SEED + 10**6 < puppets.HELD_OUT <= H.SCORE_SEED
 
 
-def test_training_a_pose_head_is_repeatable_and_learns(tiny_pipe):
+def test_pairs_and_triplets_are_those_of_the_puppet_world():
+    (first, second), (points_a, points_b, side) = H.TASKS["correspondence"].samples(2, 7)
+    one, two = puppets.sample_pair(8)
+    assert torch.equal(first[1:], puppets.render(one).image) and torch.equal(second[1:], puppets.render(two).image)
+    joints = puppets.render(two).joints[0]
+    assert side[1] == max(joints[:, 0].max() - joints[:, 0].min(), joints[:, 1].max() - joints[:, 1].min())
+    assert points_a.shape == points_b.shape == (2, H.POINTS, 2)
+    frame_a, frame_b = puppets.render(one), puppets.render(two)
+    part = lambda frame, points: frame.parts[0, points[:, 1].long(), points[:, 0].long()]
+    assert torch.equal(part(frame_a, points_a[1]), part(frame_b, points_b[1])), "a match lies on another part"
+    triplet, truth = H.TASKS["appearance"].samples(2, 7)
+    assert truth == () and all(torch.equal(pictures[1:], puppets.render(scene).image)
+                               for pictures, scene in zip(triplet, puppets.sample_triplet(8)))
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    samples = H.Samples((torch.arange(100.0), -torch.arange(100.0)), (torch.arange(100.0) * 2,))
+    draw, again, other = (H.draw_batches(samples, 8, seed) for seed in (3, 3, 4))
+    later = again(7)
+    assert all(torch.equal(a, b) for a, b in zip(draw(7)[0], later[0])), "batch 7 depends on what was drawn before"
+    assert not torch.equal(draw(7)[1], draw(8)[1]) and not torch.equal(draw(7)[1], other(7)[1])
+    (first, second), label = draw(7)
+    assert torch.equal(label, first * 2) and torch.equal(second, -first), "a label lost its picture"
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+CHANNELS = {"pose": (14, "none"), "depth": (1, "tanh"), "edges": (4, "tanh"), "correspondence": (0, "none"),
+            "appearance": (0, "none")}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_every_head_trains_repeatably_and_the_denoiser_stays_frozen(tiny_pipe, name):
     weights = tiny_pipe.unet.conv_in.weight.clone()
-    first, again = (list(H.train_pose_head(tiny_pipe, pictures=4, steps=9, batch=4)) for _ in range(2))
-    losses = [state.loss for state in first]
-    assert losses == [state.loss for state in again] and sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    samples, random_state = H.collect(tiny_pipe, name, 2), torch.get_rng_state()
+    first, again = (list(H.train_task(tiny_pipe, name, samples, steps=2, batch=2)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), random_state), "training drew from torch's global generator"
+    assert [state.loss for state in first] == [state.loss for state in again] and len(first) == 2
     same, head = (states[-1].head.state_dict() for states in (again, first))
-    assert all(torch.equal(head[name], same[name]) for name in head)
+    assert all(torch.equal(head[key], same[key]) for key in head)
+    untrained = H.new_head(tiny_pipe, name).state_dict()
+    assert not torch.equal(head["mixing_weights"], untrained["mixing_weights"]), "no gradient reached the head"
     assert torch.equal(tiny_pipe.unet.conv_in.weight, weights), "the denoiser is frozen"
     config = first[-1].head.config
-    assert config.out_channels == 14 and config.extra["joints"] == list(JOINTS) and config.property == "pose"
+    assert (config.out_channels, config.activation) == CHANNELS[name] and config.property == name
+    assert config.width == 128 and config.hidden_channels == (64, 32) and config.resize_late
+    assert set(CHANNELS) == set(H.TASKS)
 
 
-def test_the_score_is_one_for_a_head_that_knows_and_zero_for_one_that_does_not(tiny_pipe, monkeypatch):
-    seen = iter(puppets.render(puppets.sample_scenes(4, H.SCORE_SEED)).joints.repeat(2, 1, 1).split(4))
-    monkeypatch.setattr(H, "read_picture", lambda *args, **settings: lambda head: H.heatmaps(head(next(seen))))
-    assert H.score_pose_head(tiny_pipe, lambda joints: joints, (20, 700), count=4) == {20: 1.0, 700: 1.0}
-    seen = iter([torch.full((4, 14, 2), 1.0)])
-    assert H.score_pose_head(tiny_pipe, lambda joints: joints, (20,), count=4) == {20: 0.0}
+def test_training_a_pose_head_learns(tiny_pipe):
+    losses = [state.loss for state in H.train_task(tiny_pipe, "pose", count=4, steps=9, batch=4)]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-def test_a_head_is_written_with_its_card(tiny_pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(H, "load_pipeline", lambda model: tiny_pipe)
-    monkeypatch.setattr(H, "score_pose_head", lambda pipe, head: {20: 0.9876, 750: 0.4321})
-    result = H.make_pose_head(tmp_path / "pose", "ignored", pictures=4, steps=2, batch=2)
-    head = rg_minimal.ReadoutHead.from_pretrained(tmp_path / "pose")
-    card = (tmp_path / "pose" / "README.md").read_text()
-    assert "| timestep | t = 20 | t = 750 |" in card and "0.988 | 0.432" in card and ", ".join(JOINTS) in card
-    assert head.config.extra["training"]["pictures"] == 4 and result["scores"] == {20: 0.9876, 750: 0.4321}
-    assert {value.dtype for value in rg_minimal.ReadoutHead.from_pretrained(tmp_path / "pose").parameters()} == {torch.float32}
+def test_a_killed_training_ends_with_the_same_bits(tiny_pipe, tmp_path):
+    samples = H.collect(tiny_pipe, "edges", 2)
+    start = lambda **files: H.train_task(tiny_pipe, "edges", samples, steps=4, batch=2, checkpoint_every=2, **files)
+    *_, whole = start()
+    for state in start(checkpoint=tmp_path / "edges.safetensors"):
+        if state.step == 3:
+            break
+    *rest, resumed = start(checkpoint=tmp_path / "edges.safetensors")
+    assert [state.step for state in rest] == [3] and resumed.loss == whole.loss
+    other = resumed.head.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in whole.head.state_dict().items())
 
 
-@pytest.mark.parametrize("settings, message", [({"steps": 0}, "steps is 0"), ({"steps": -1}, "steps is -1"),
-                                               ({"pictures": 0}, "count is 0")])
+@pytest.mark.parametrize("settings, message", [
+    ({"steps": 0}, "steps is 0"), ({"steps": -1}, "steps is -1"), ({"count": 0}, "count is 0"), ({"batch": 1.5}, "batch is 1.5"),
+    ({"lr": 0.0}, "lr is 0"), ({"lr": math.nan}, "lr is nan")])
 def test_bad_training_settings_are_named_at_once(tiny_pipe, settings, message):
     with pytest.raises(ValueError, match=message):
-        H.train_pose_head(tiny_pipe, **{"pictures": 2, "steps": 2, "batch": 2, **settings})
+        H.train_task(tiny_pipe, "pose", **{"count": 2, "steps": 2, "batch": 2, **settings})
 
 
-# ---------------------------------------------------------------------------------------------- the head that is shipped
+def test_an_unknown_task_is_named_with_those_there_are(tiny_pipe):
+    for call in (H.get_task, lambda name: H.new_head(tiny_pipe, name), lambda name: H.train_task(tiny_pipe, name)):
+        with pytest.raises(ValueError, match="no task 'poses'; choose one of pose, depth, edges, correspondence, appearance"):
+            call("poses")
 
-def test_the_shipped_head_is_small_and_described(shipped, pose_head):
-    assert sum(path.stat().st_size for path in HEAD.rglob("*") if path.is_file()) <= 4e6
-    assert (HEAD / "README.md").is_file() and pose_head.config.extra["joints"] == list(JOINTS)
-    pose_head.check(shipped.unet)
+
+def test_a_property_of_your_own_is_one_more_task(tiny_pipe):
+    """A map of parts, read as 20 logits and learned by cross-entropy, which then guides: the core knows nothing of it."""
+    def samples(count, seed):
+        frames = puppets.render(puppets.sample_scenes(count, seed))
+        return (frames.image,), (frames.parts[:, 2::4, 2::4],)                             # (B, 32, 32)
+
+    share = lambda readout, parts: (readout.argmax(1) == parts).float().mean((1, 2))
+    parts = H.Task("parts", "logits of parts", samples, torch.nn.functional.cross_entropy, share,
+                   out_channels=len(puppets.PARTS), count=2, batch=2, steps=12)
+    data = H.collect(tiny_pipe, parts)
+    states = list(H.train_task(tiny_pipe, parts, data))
+    assert states[-1].loss < states[0].loss
+    trained, = H.score_head(tiny_pipe, parts, states[-1].head, (100,), data).values()
+    assert trained > 0.3, "sky and ground alone are more"
+    distance = lambda readout, target: torch.nn.functional.cross_entropy(readout, target[:, 0].long(), reduction="none")[:, None]
+    goal = rg_minimal.SpatialObjective(head=states[-1].head, target=data.truth[0][:1, None].float(), distance=distance)
+    state = next(iter(rg_minimal.guided_sample(tiny_pipe, "a puppet", [goal], num_inference_steps=2)))
+    assert state.latents.isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------------- scores
+
+def test_the_score_is_one_for_a_head_that_knows_and_zero_for_one_that_does_not(tiny_pipe, monkeypatch):
+    joints = puppets.render(puppets.sample_scenes(4, H.SCORE_SEED)).joints
+    monkeypatch.setattr(H, "read_picture", lambda *args, **settings: lambda head: H.heatmaps(head(joints)))
+    assert H.score_head(tiny_pipe, "pose", lambda joints: joints, (20, 700), count=4) == {20: 1.0, 700: 1.0}
+    assert H.score_head(tiny_pipe, "pose", lambda joints: torch.ones_like(joints), (20,), count=4) == {20: 0.0}
+
+
+def test_maps_are_scored_by_the_judges_measures(frames):
+    depth, edges = H.depth_target(frames.depth), H.edge_target(frames.edges)
+    assert H.TASKS["depth"].score(depth, depth).max() < 1e-3 and H.TASKS["edges"].score(edges, edges).eq(1).all()
+    flat = H.TASKS["depth"].score(torch.zeros_like(depth), depth)                          # the spread of the truth
+    assert torch.allclose(flat, (depth / 2).flatten(1).std(1, correction=0), rtol=1e-4)
+    thick = H.edge_target(torch.nn.functional.max_pool2d(H.read_edges(edges), 3, 1, 1))
+    assert H.TASKS["edges"].score(torch.full_like(edges, -0.5), edges).eq(0).all()
+    assert H.TASKS["edges"].score(thick, edges).max() < 0.7, "lines of three cells for one"
+
+
+def test_raw_layers_are_scored_each_by_itself(tiny_pipe, monkeypatch):
+    """Layers that know nothing but one, whose features are the same number for the same puppet."""
+    layers = len(H.new_head(tiny_pipe, "appearance").config.layer_channels)
+    calls = iter(range(100))
+
+    def read(pipe, latents, timestep, generator):
+        index = next(calls) % 3                                                            # anchor, positive, negative
+        features = [torch.ones(len(latents), 2, 4, 4) for _ in range(layers)]
+        features[1] = torch.tensor([1.0, -1.0 if index == 2 else 1.0]).reshape(1, 2, 1, 1).expand(len(latents), 2, 8, 8)
+        return rg_minimal.readout.Reading(None, features, latents, timestep, (128, 128))
+    monkeypatch.setattr(H, "read_picture", read)
+    samples = H.Samples((torch.zeros(3, 4, 32, 32),) * 3, ())
+    assert H.score_raw_layers(tiny_pipe, "appearance", (20, 100), samples) == {
+        t: [0.0, 1.0] + [0.0] * (layers - 2) for t in (20, 100)}
+    with pytest.raises(ValueError, match="depth is read by an output head"):
+        H.score_raw_layers(tiny_pipe, "depth", (20,), samples)
+
+
+# ---------------------------------------------------------------------------------------------- cards
+
+@pytest.fixture
+def small(monkeypatch):
+    """Scores on 2 held-out samples, the second figure from 2 samples instead of 100."""
+    monkeypatch.setattr(H, "SCORED", 2), monkeypatch.setattr(H, "FEW", 2)
+
+
+def test_a_head_is_written_with_its_card(tiny_pipe, tmp_path, monkeypatch, small):
+    monkeypatch.setattr(H, "score_head", lambda *args, **settings: {20: 0.9876, 100: 0.5, 500: 0.5, 750: 0.4321})
+    lines = []
+    result = H.make_head("pose", tmp_path / "pose", tiny_pipe, tmp_path / "work", lines.append, count=4, steps=2, batch=2)
+    head = rg_minimal.ReadoutHead.from_pretrained(tmp_path / "pose")
+    text = (tmp_path / "pose" / "README.md").read_text()
+    assert "| timestep | t = 20 | t = 100 | t = 500 | t = 750 |" in text and ", ".join(JOINTS) in text
+    assert "| 4 pictures | 0.988 | 0.500 | 0.500 | 0.432 |\n| 2 pictures | 0.988 |" in text and "heads pose`: 4 rendered" in text
+    assert head.config.extra["training"]["pictures"] == 4 and head.config.extra["pck@0.05"]["20"] == 0.9876
+    assert result["scores"]["4 pictures"][750] == 0.4321 and "pck@0.05 from 2 pictures" in head.config.extra
+    stored = rg_minimal.readout._load_tensors(tmp_path / "pose" / "head.safetensors")[0]
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert {value.dtype for value in head.parameters()} == {torch.float32}
+    assert any("step 2 of 2, loss" in line for line in lines) and not list((tmp_path / "work").iterdir())
+
+
+def test_a_relative_head_is_compared_with_the_best_raw_layer(tiny_pipe, tmp_path, monkeypatch, small):
+    monkeypatch.setattr(H, "score_head", lambda *args, **settings: {100: 0.75, 500: 0.5})
+    monkeypatch.setattr(H, "score_raw_layers", lambda *args, **settings: {100: [0.1, 0.3, 0.2], 500: [0.25, 0.0, 0.0]})
+    H.make_head("correspondence", tmp_path / "head", tiny_pipe, tmp_path / "work", lambda line: None, count=2, steps=1, batch=2)
+    text = (tmp_path / "head" / "README.md").read_text()
+    assert "| 2 pairs | 0.750 | 0.500 |\n| raw features, best layer | 0.300 | 0.250 |" in text
+
+
+def test_a_killed_run_goes_on_from_what_it_trained(tiny_pipe, tmp_path, monkeypatch, small):
+    def make(lines):
+        return H.make_head("depth", tmp_path / "depth", tiny_pipe, tmp_path / "work", lines.append, count=3, steps=1, batch=2)
+    real, calls = H.score_head, []
+
+    def killed_at_the_card(*args, samples=None, **settings):
+        if samples is not None:
+            raise KeyboardInterrupt
+        return real(*args, **settings)
+    monkeypatch.setattr(H, "TIMESTEPS", (100,))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(H, "score_head", killed_at_the_card)
+        make(calls)
+    assert any("3 pictures, step 1 of 1" in line for line in calls) and not (tmp_path / "depth").exists()
+    lines = []
+    result = make(lines)
+    assert not any("3 pictures, step" in line for line in lines), "it trained again"
+    assert any("2 pictures, step 1 of 1" in line for line in lines) and set(result["scores"]) == {"3 pictures", "2 pictures"}
+    *_, whole = H.train_task(tiny_pipe, "depth", count=3, steps=1, batch=2)
+    shipped = rg_minimal.ReadoutHead.from_pretrained(tmp_path / "depth").state_dict()
+    assert all(torch.equal(shipped[name], value.half().float()) for name, value in whole.head.state_dict().items())
+
+
+def test_the_command_makes_the_heads_that_it_is_told(monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(H, "load_pipeline", lambda model: f"pipe of {model}")
+    monkeypatch.setattr(H, "make_head", lambda name, folder, pipe, work, report, **changes: made.append(
+        (name, str(folder), pipe, changes)) or {"seconds": 1})
+    H.main(["depth", "edges", "depth", "--out", "somewhere", "--model", "m", "--steps", "3"])
+    changes = {"count": None, "steps": 3}
+    assert made == [(name, f"somewhere{os.sep}{name}", "pipe of m", changes) for name in ("depth", "edges")]
+    made.clear()
+    H.main(["all"])
+    assert [name for name, *_ in made] == list(H.TASKS) and json.loads(capsys.readouterr().out.split("\n}\n")[-2] + "\n}")
+    with pytest.raises(SystemExit):
+        H.main(["poses"])
+
+
+# ---------------------------------------------------------------------------------------------- the heads that are shipped
+
+@pytest.mark.parametrize("name", [name for name in H.TASKS if (HEADS / name).is_dir()] or ["pose"])
+def test_the_shipped_heads_are_small_and_described(shipped, name):
+    head = rg_minimal.load_head(HEADS / name, shipped)
+    assert sum(path.stat().st_size for path in (HEADS / name).rglob("*") if path.is_file()) <= 4e6
+    assert f"{H.FEW} {H.TASKS[name].unit} |" in (HEADS / name / "README.md").read_text()
+    assert head.config.property == name and H.TASKS[name].extra.items() <= head.config.extra.items()
 
 
 def test_the_shipped_head_reads_held_out_poses(shipped, pose_head):
-    scores = H.score_pose_head(shipped, pose_head, (100, 750), count=32)
+    scores = H.score_head(shipped, "pose", pose_head, (100, 750), count=32)
     assert scores[100] >= 0.95 and scores[100] > scores[750] > 0.2
 
 
@@ -266,7 +561,7 @@ def test_the_pose_measurement_tells_the_right_pose_from_another(tiny_pipe, monke
     """Guided: a rendering in the target pose. Unguided: the same puppet far off, so no joint is in place."""
     moved = lambda scene: replace(scene, x=64.0 + (34 if scene.x < 64 else -34), size=0.8 * scene.size)
     drawn_instead(monkeypatch, lambda scene, guided: scene if guided else moved(scene))
-    head = H.new_pose_head(tiny_pipe)
+    head = H.new_head(tiny_pipe, "pose")
     result = M.finish(M.measure_pose(tiny_pipe, load_judge(), head, count=6, steps=1, batch=4, objective={"weight": 2.0}))
     assert result["guided"]["pck@0.05"] > 0.95 and result["guided"]["pck@0.1"] >= result["guided"]["pck@0.05"]
     assert result["unguided"]["pck@0.05"] < 0.3 and result["settings"] == {"weight": 2.0}
@@ -275,7 +570,7 @@ def test_the_pose_measurement_tells_the_right_pose_from_another(tiny_pipe, monke
 
 
 def test_the_cost_of_guidance_is_measured(tiny_pipe):
-    head = H.new_pose_head(tiny_pipe)
+    head = H.new_head(tiny_pipe, "pose")
     result = M.finish(M.measure_cost(tiny_pipe, head, steps=2, repeats=1))
     assert result["process_time_ratio"] == pytest.approx(
         result["process_seconds"]["guided"] / result["process_seconds"]["unguided"])
