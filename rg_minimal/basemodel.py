@@ -385,7 +385,8 @@ def export_pipeline(recipe: Recipe, folder: str | Path) -> Path:
         os.replace(old, folder)
     for left_behind in (temporary, old):
         shutil.rmtree(left_behind, ignore_errors=True)
-    pipe.to(dtype=torch.float16)
+    for part in (pipe.vae, pipe.text_encoder, pipe.unet):
+        nn.Module.half(part)                       # the libraries' own `to` warns about parts that are not there
     pipe.save_pretrained(temporary, safe_serialization=True)
     _portable(temporary)
     (temporary / "recipe.json").write_text(json.dumps(asdict(recipe) | {
