@@ -5,16 +5,28 @@ right (told apart by nearly everybody), and every colour is doubled by a shape o
 """
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Sequence
 
+import matplotlib.figure
 import torch
-from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from .puppets import JOINTS, LIMBS
 
 LEFT, RIGHT, MIDDLE = "#0072B2", "#E69F00", "#333333"           # Okabe and Ito's blue and orange, and a neutral grey
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that notebooks show as it is, whether or not pyplot was ever imported; in 256 colours, to stay small."""
+
+    def _repr_png_(self) -> bytes:
+        drawn, small = io.BytesIO(), io.BytesIO()
+        self.savefig(drawn, format="png", dpi=90)
+        Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+        return small.getvalue()
 
 
 def side_colour(joint: int) -> str:
@@ -138,7 +150,6 @@ def curve(values: Sequence[float], label: str, x: str = "step", smooth: int = 0,
 
 def save_grid(pictures: Tensor, path: str | Path, columns: int = 8) -> Path:
     """Write pictures (B, 3, H, W) edge to edge as an image file, pixel for pixel; the folder is made where missing."""
-    from PIL import Image
     rows = -(-len(pictures) // columns)
     blank = torch.ones(rows * columns - len(pictures), *pictures.shape[1:])
     tiles = torch.cat([pictures.detach().float().cpu().clamp(0, 1), blank])                 # (rows * columns, 3, H, W)

@@ -22,11 +22,11 @@ from typing import Sequence
 import anywidget
 import torch
 import traitlets
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from . import plots
+from .plots import Figure
 from .puppets import JOINTS, LIMBS, SIZE
 
 COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
