@@ -414,6 +414,9 @@ def _portable(folder: Path) -> None:
                          (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
                          (folder / "text_encoder" / "config.json", {"dtype": "float32"})):
         path.write_text(json.dumps(json.loads(path.read_text()) | change, indent=1) + "\n")
+    for path in folder.glob("*/config.json"):                                              # where a part was loaded from
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in config.items() if k != "_name_or_path"}, indent=1) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------- small helpers
