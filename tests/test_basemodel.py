@@ -261,6 +261,7 @@ def check_layout(folder):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline" and index["tokenizer"] == ["transformers", "PreTrainedTokenizerFast"]
     assert index["safety_checker"] == [None, None] and index["requires_safety_checker"] is False
+    assert not [path for path in folder.glob("*/config.json") if "_name_or_path" in path.read_text()]
     tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     for path in folder.rglob("*.safetensors"):
