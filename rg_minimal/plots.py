@@ -167,3 +167,154 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
     return path
+
+
+# ---------------------------------------------------------------------------------------------- rows, matches, drags
+
+def picture_rows(rows: dict[str, Sequence[Tensor | None]], titles: Sequence[Sequence[str]] = (), inches: float = 1.6) -> Figure:
+    """Named rows of pictures (3, H, W) or maps (1, h, w); None leaves a place empty. `titles` are one list a row."""
+    if not rows or not any(len(row) for row in rows.values()):
+        raise ValueError("there are no rows to show: pass {'name': [picture, ...], ...}, each (3, H, W) or (1, H, W)")
+    columns = max(map(len, rows.values()))
+    heights = [inches + (0.22 if i < len(titles) and any(titles[i]) else 0.03) for i in range(len(rows))]
+    figure = Figure(figsize=(columns * inches + 0.35, sum(heights)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for i, (name, row) in enumerate(rows.items()):
+        for k, axes in enumerate(grid[i]):
+            axes.set(xticks=[], yticks=[], facecolor="none")
+            axes.spines[:].set_visible(False)
+            if k < len(row) and row[k] is not None:
+                show_picture(axes, row[k], titles[i][k] if i < len(titles) and k < len(titles[i]) else "")
+        grid[i, 0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def match_rows(first: Tensor, second: Tensor, points: Tensor, rows: dict[str, tuple[Tensor, Tensor]], inches: float = 2.6) -> Figure:
+    """One row for each way of matching: numbered points on the first picture, and where they were found on the second.
+
+    Args:
+        points: (N, 2) in pixels of the first picture.
+        rows: name -> (found (N, 2), right (N,) bool); right ones are blue circles, wrong ones orange crosses.
+    """
+    figure = Figure(figsize=(2 * inches * len(rows), inches + 0.25), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01)
+    grid = figure.subplots(1, 2 * len(rows), squeeze=False)[0]
+    for i, (name, (found, right)) in enumerate(rows.items()):
+        show_picture(grid[2 * i], first, "points")
+        show_picture(grid[2 * i + 1], second, f"found by {name}: {int(right.sum())} of {len(right)} right")
+        for n, (start, end, good) in enumerate(zip(points.tolist(), found.tolist(), right.tolist())):
+            _number(grid[2 * i], start, n + 1, True), _number(grid[2 * i + 1], end, n + 1, good)
+    for axes in grid:
+        axes.set_axis_off()
+    return figure
+
+
+def _number(axes, at, number: int, good: bool) -> None:
+    axes.plot(*at, "o" if good else "X", color=LEFT if good else RIGHT, markersize=8, markeredgecolor="white", markeredgewidth=0.6)
+    axes.text(*at, str(number), color="white" if good else "black", fontsize=5, ha="center", va="center_baseline")
+
+
+def drag_row(pictures: Sequence[Tensor], titles: Sequence[str], handles: Tensor, targets: Tensor, box: Sequence[float] = (),
+             inches: float = 2.0) -> Figure:
+    """Pictures with the same handles (N, 2) and targets (N, 2): arrows on the first, both as marks on the others.
+
+    A handle is a blue circle, its target an orange square. `box` (left, top, right, bottom) is drawn where given.
+    """
+    figure = Figure(figsize=(len(pictures) * inches, inches + 0.28), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for i, axes in enumerate(figure.subplots(1, len(pictures), squeeze=False)[0]):
+        show_picture(axes, pictures[i], titles[i])
+        axes.set_axis_off()
+        axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
+        for start, end in zip(handles.tolist(), targets.tolist()):
+            if i == 0:
+                for colour, width in (("white", 2.8), (RIGHT, 1.4)):
+                    axes.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=width, shrinkB=2))
+            axes.plot(*start, "o", color=LEFT, markersize=4, markeredgecolor="white", markeredgewidth=0.7)
+            axes.plot(*end, "s", color=RIGHT, markersize=4, markeredgecolor="white", markeredgewidth=0.7)
+        if len(box):
+            left, top, right, bottom = box
+            axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="white", linewidth=2)
+            axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="black", linewidth=1, linestyle=":")
+    return figure
+
+
+def bars(values: dict[str, float], label: str, highlight: Sequence[str] = (), inches: tuple = (5.0, 2.2)) -> Figure:
+    """A bar with its value for each name; `highlight` names the ones in orange."""
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.bar(list(values), list(values.values()), color=[RIGHT if name in highlight else LEFT for name in values])
+    axes.bar_label(drawn, fmt="%.2f", fontsize=7)
+    axes.set_ylabel(label, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def curves(lines: dict[str, Sequence[float | None]], label: str, x: str = "step", inches: tuple = (5.0, 2.1)) -> Figure:
+    """Several named lines over the steps, told apart by colour and dashes; None is a gap."""
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots()
+    looks = [(LEFT, "-"), (RIGHT, "--"), ("#009E73", "-."), ("#CC79A7", ":"), (MIDDLE, "-")]
+    for (name, values), (colour, dash) in zip(lines.items(), looks):
+        axes.plot([float("nan") if value is None else float(value) for value in values], label=name, color=colour, linestyle=dash)
+    axes.set(xlabel=x, ylabel=label)
+    axes.legend(fontsize=7, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def labelled_grid(rows: Sequence[Sequence[Tensor]], row_names: Sequence[str] = (), column_names: Sequence[str] = (),
+                  inches: float = 1.3) -> Figure:
+    """Rows of pictures, each (3, H, W) or (1, H, W) in [0, 1], with names on top of the columns and beside the rows."""
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(columns * inches + 0.4, len(rows) * inches + 0.3), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            show_picture(grid[i, j], picture, column_names[j] if i == 0 and j < len(column_names) else "")
+        grid[i, 0].set_ylabel(row_names[i] if i < len(row_names) else "", fontsize=8)
+    return figure
+
+
+STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#D55E00", "D", ":"),
+          ("#CC79A7", "v", "-"), ("#56B4E9", "P", "--"), ("#333333", "X", "-."))     # Okabe and Ito, each with a mark
+
+
+def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str, y: str, inches: tuple = (4.6, 2.4),
+          log: bool = False) -> Figure:
+    """Several named lines over the same `x_values`, told apart by colour, mark and dash; up to 12 values get marks."""
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(series.items()):
+        colour, mark, dash = STYLES[i % len(STYLES)]
+        axes.plot(x_values, values, dash, marker=mark if len(x_values) <= 12 else "", color=colour, markersize=4,
+                  linewidth=1.5, label=name)
+    axes.set(xlabel=x, ylabel=y, **({"yscale": "log"} if log else {}))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def bars(values: Sequence[float], names: Sequence[str], y: str = "", mark: Sequence[float] | float | None = None,
+         mark_name: str = "", inches: tuple = (4.6, 2.2)) -> Figure:
+    """One bar a name; `mark`, one number or one a bar, is drawn as a short line across the bars and named below."""
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.subplots()
+    places = range(len(values))
+    axes.bar(places, values, width=0.7, color=[LEFT] * len(values), edgecolor="white")
+    if mark is not None:
+        marks = [mark] * len(values) if isinstance(mark, (int, float)) else list(mark)
+        axes.hlines(marks, [i - 0.45 for i in places], [i + 0.45 for i in places], color=RIGHT, linewidth=2,
+                    label=mark_name)
+        axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    long = max(len(name) for name in names) > 6
+    axes.set_xticks(list(places), names, fontsize=8, rotation=40 if long else 0, ha="right" if long else "center")
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
