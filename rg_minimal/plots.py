@@ -265,23 +265,6 @@ def curves(lines: dict[str, Sequence[float | None]], label: str, x: str = "step"
     return figure
 
 
-def labelled_grid(rows: Sequence[Sequence[Tensor]], row_names: Sequence[str] = (), column_names: Sequence[str] = (),
-                  inches: float = 1.3) -> Figure:
-    """Rows of pictures, each (3, H, W) or (1, H, W) in [0, 1], with names on top of the columns and beside the rows."""
-    columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(columns * inches + 0.4, len(rows) * inches + 0.3), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            show_picture(grid[i, j], picture, column_names[j] if i == 0 and j < len(column_names) else "")
-        grid[i, 0].set_ylabel(row_names[i] if i < len(row_names) else "", fontsize=8)
-    return figure
-
-
 STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#D55E00", "D", ":"),
           ("#CC79A7", "v", "-"), ("#56B4E9", "P", "--"), ("#333333", "X", "-."))     # Okabe and Ito, each with a mark
 
@@ -301,20 +284,16 @@ def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str,
     return figure
 
 
-def bars(values: Sequence[float], names: Sequence[str], y: str = "", mark: Sequence[float] | float | None = None,
-         mark_name: str = "", inches: tuple = (4.6, 2.2)) -> Figure:
-    """One bar a name; `mark`, one number or one a bar, is drawn as a short line across the bars and named below."""
+def marked_bars(values: dict[str, float], label: str, marks: Sequence[float] | float, mark: str, inches: tuple = (4.6, 2.2)) -> Figure:
+    """A bar for each name, and across each a short line at its mark (one for all, or one a bar); `mark` says what it is."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
-    places = range(len(values))
-    axes.bar(places, values, width=0.7, color=[LEFT] * len(values), edgecolor="white")
-    if mark is not None:
-        marks = [mark] * len(values) if isinstance(mark, (int, float)) else list(mark)
-        axes.hlines(marks, [i - 0.45 for i in places], [i + 0.45 for i in places], color=RIGHT, linewidth=2,
-                    label=mark_name)
-        axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    long = max(len(name) for name in names) > 6
-    axes.set_xticks(list(places), names, fontsize=8, rotation=40 if long else 0, ha="right" if long else "center")
-    axes.set_ylabel(y)
+    places, marks = range(len(values)), [marks] * len(values) if isinstance(marks, (int, float)) else list(marks)
+    axes.bar(places, list(values.values()), width=0.7, color=LEFT)
+    axes.hlines(marks, [i - 0.45 for i in places], [i + 0.45 for i in places], color=RIGHT, linewidth=2, label=mark)
+    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    long = max(map(len, values)) > 8
+    axes.set_xticks(list(places), list(values), fontsize=8, rotation=40 if long else 0, ha="right" if long else "center")
+    axes.set_ylabel(label, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
