@@ -8,7 +8,8 @@ the browser. What Python sets the browser shows; what is dragged in the browser 
     CorrespondenceObjective(head, source, widget.handles, widget.targets)
 
 Without a browser `value` is what was passed, and nothing waits for a click. A saved notebook shows `figure()`, the picture
-with what lies on it. A new picture takes away what was drawn on the old one (see `show`).
+with what lies on it; one that papermill or nbconvert ran holds nothing else (see `has_browser`). A new picture takes away
+what was drawn on the old one (see `show`).
 
 Set `value` as a whole: Python does not notice `widget.value.append(...)`. The browser's side is widgets.js.
 """
@@ -16,10 +17,12 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from pathlib import Path
 from typing import Sequence
 
 import anywidget
+import ipywidgets
 import torch
 import traitlets
 from PIL import Image, ImageDraw
@@ -34,6 +37,15 @@ COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
 # The 14 joints of a puppet that stands with its arms a little out, as fractions of the picture's width and height.
 STANDING = ((.50, .24), (.50, .34), (.57, .36), (.43, .36), (.63, .48), (.37, .48), (.67, .59), (.33, .59),
             (.54, .58), (.46, .58), (.56, .74), (.44, .74), (.57, .90), (.43, .90))
+
+
+def has_browser() -> bool:
+    """Whether a widget may be seen. papermill, nbconvert and nbval run cells in which nobody can be asked anything, and keep
+    the static form only; Voila runs them so too, but shows widgets."""
+    kernel = getattr(ipywidgets.get_ipython(), "kernel", None)
+    if kernel is None or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+        return True
+    return kernel.get_parent().get("content", {}).get("allow_stdin", True)
 
 
 class Checked(traitlets.TraitType):
@@ -71,6 +83,11 @@ class OnPicture(anywidget.AnyWidget):
     @traitlets.default("value")
     def _value_at_first(self):
         return self.start()
+
+    def open(self):
+        """Tell the browser about the widget, if there is one."""
+        if has_browser():
+            super().open()
 
     # -- what subclasses say
 
@@ -164,7 +181,7 @@ class OnPicture(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         """The widget, and beside it a PNG for where no widget can be shown: saved notebooks, print, no browser."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
+        data, metadata = super()._repr_mimebundle_(**kwargs) if has_browser() else ({}, {})
         file = io.BytesIO()
         self.figure().savefig(file, format="png", dpi=110, metadata={"Software": None})
         return {**data, "text/plain": repr(self), "image/png": file.getvalue()}, metadata
