@@ -10,6 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .heads import heatmaps, score_head
+from .judge import MIRROR
+from .puppets import render, sample_scenes
+
 # ---------------------------------------------------------------------------------------------- for all checks
 
 
@@ -44,13 +48,229 @@ def _number(answer) -> float | None:
     return value if value == value and abs(value) != float("inf") else None
 
 
+def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, tolerance: float = 1e-3) -> str:
+    """The sentence for a tensor that is either `expected`, one of the named mistakes, or something else."""
+    problem = _tensor_problem(answer, expected)
+    if problem:
+        return problem
+    if _near(answer, expected, tolerance):
+        return f"Right: {right}"
+    for mistake, value in mistakes.items():
+        if value.shape == answer.shape and _near(answer, value, tolerance):
+            return f"Not yet: {mistake}"
+    off = (answer.detach().double().cpu() - expected.detach().double().cpu()).abs()
+    return (f"Not yet: your numbers differ from the right ones by {off.max():.3g} at most and {off.mean():.3g} on average "
+            f"(the right ones lie between {expected.min():.3g} and {expected.max():.3g}).")
+
+
 # ---------------------------------------------------------------------------------------------- 1  diffusion
+
+
+def add_noise(answer, latents: Tensor, noise: Tensor, alpha: Tensor) -> str:
+    """Noisy latents (1, C, h, w), mixed from clean ones and noise by `alpha`, which is alphas_cumprod at one timestep."""
+    if answer is None:
+        return "Not done yet: set my_noisy to a mixture of latents and noise."
+    mistakes = {
+        "the square roots are missing; the factors are alpha.sqrt() and (1 - alpha).sqrt().": alpha * latents + (1 - alpha) * noise,
+        "the two factors are exchanged: alpha belongs to the picture, 1 - alpha to the noise.":
+            (1 - alpha).sqrt() * latents + alpha.sqrt() * noise,
+        "the noise's factor is the square root of 1 - alpha, not 1 minus the square root.":
+            alpha.sqrt() * latents + (1 - alpha.sqrt()) * noise,
+        "the noise is added, but the picture is not made weaker: its factor is alpha.sqrt().":
+            latents + (1 - alpha).sqrt() * noise,
+        "these are latents + noise; each has a factor of its own.": latents + noise}
+    return _compare(answer, alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, mistakes,
+                    f"{alpha.sqrt():.2f} parts of picture and {(1 - alpha).sqrt():.2f} parts of noise.")
+
+
+def ddim_step(answer, noisy: Tensor, predicted: Tensor, alpha: Tensor, alpha_next: Tensor) -> str:
+    """Latents after one DDIM step from the timestep of `alpha` to that of `alpha_next`."""
+    if answer is None:
+        return "Not done yet: set my_step to the latents at s = 300; first work out the guess of the clean latents."
+    guess = (noisy - (1 - alpha).sqrt() * predicted) / alpha.sqrt()
+    mistakes = {
+        "this is the guess of the clean latents; mix it with the predicted noise again, for s.": guess,
+        "these are the latents at t again: the second mixture takes alpha at s.": noisy,
+        "this removes noise, but does not mix again: x_s needs the guess times alpha_s.sqrt().":
+            noisy - (1 - alpha).sqrt() * predicted,
+        "the square roots are missing in the second mixture.": alpha_next * guess + (1 - alpha_next) * predicted,
+        "the guess is weighted for s, but the noise is missing: add (1 - alpha_s).sqrt() * predicted.": alpha_next.sqrt() * guess,
+        "the alphas of t and s are exchanged.": alpha.sqrt() * ((noisy - (1 - alpha_next).sqrt() * predicted)
+                                                                / alpha_next.sqrt()) + (1 - alpha).sqrt() * predicted}
+    return _compare(answer, alpha_next.sqrt() * guess + (1 - alpha_next).sqrt() * predicted, mistakes,
+                    "the same guess, mixed again with less of the same noise.")
+
+
+def prompt_guidance(answer, negative: Tensor, conditional: Tensor, scale: float) -> str:
+    """The network's two answers, combined by classifier-free guidance."""
+    if answer is None:
+        return "Not done yet: set my_output to a combination of negative and conditional."
+    mistakes = {
+        "you start from conditional; start from negative, else a scale of 3 works like one of 4.":
+            conditional + scale * (conditional - negative),
+        "negative and conditional are exchanged: this pushes away from the prompt.": conditional + scale * (negative - conditional),
+        "the difference points away from the prompt: it is conditional - negative.": negative + scale * (negative - conditional),
+        "this is the difference alone; add it to negative.": scale * (conditional - negative),
+        "this makes the answer three times as large; the scale belongs to the difference.": scale * conditional,
+        "this is the prompt's answer alone, a scale of 1.": conditional}
+    return _compare(answer, negative + scale * (conditional - negative), mistakes,
+                    "the difference that the prompt makes, three times.")
 
 
 # ---------------------------------------------------------------------------------------------- 2  features
 
 
 # ---------------------------------------------------------------------------------------------- 3  aggregation
+
+
+# ---------------------------------------------------------------------------------------------- 4  train a head
+
+def _kind(value) -> str:
+    """A value's type, and its shape where it has one, for messages."""
+    return f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+
+
+def cell_of_joint(answer, joint) -> str:
+    """Notebook 4: the (row, column) of the cell of a 32 x 32 map that holds a joint (x, y) of a 128 x 128 picture."""
+    if answer is None:
+        return "Not done yet: set my_cell to (row, column), two whole numbers."
+    try:
+        row, column = (float(value) for value in answer)
+    except (TypeError, ValueError):
+        return f"Not yet: my_cell is {answer!r}, and a pair (row, column) is asked for."
+    (x, y), cell = joint, 128 // 32
+    expected, said = (y // cell, x // cell), f"Not yet: ({row:g}, {column:g})"
+    if (row, column) == expected:
+        return f"Right: a cell is {cell} pixels wide, and rows go with y, columns with x."
+    if (row, column) == expected[::-1]:
+        return f"{said} has row and column the wrong way round: rows are counted along y, columns along x."
+    if (row, column) in ((y, x), (x, y)):
+        return f"{said} are pixels: 128 pixels share 32 cells, so divide by {cell} and round down."
+    if abs(row - y / cell) <= 1 and abs(column - x / cell) <= 1:
+        return f"{said} is close: cells are counted from 0, and a pixel belongs to the cell found by rounding *down*."
+    return f"{said} is not the cell: divide x = {x:g} and y = {y:g} by the pixels a cell ({cell}), round down, row first."
+
+
+def visible_loss(answer) -> str:
+    """Notebook 4: a function (readout, joints, visible) -> mean squared error to the heatmaps of visible joints."""
+    if answer is None:
+        return "Not done yet: write a function my_loss(readout, joints, visible) that returns one number."
+    if not callable(answer):
+        return f"Not yet: my_loss is a {type(answer).__name__}, and a function (readout, joints, visible) is asked for."
+    rng = torch.Generator().manual_seed(0)
+    joints, visible = 20 + 88 * torch.rand(2, 14, 2, generator=rng), torch.rand(2, 14, generator=rng) < 0.7
+    readout = torch.rand(2, 14, 32, 32, generator=rng)
+    error = (readout - heatmaps(joints)).square()                                       # (B, 14, h, w)
+    expected, everything = error[visible].mean(), error.mean()
+    try:
+        value = answer(readout.clone().requires_grad_(), joints, visible)
+    except Exception as problem:
+        return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
+    if not torch.is_tensor(value) or value.numel() != 1:
+        return f"Not yet: my_loss returns {_kind(value)}, and one number is asked for: end with .mean()."
+    if not value.requires_grad:
+        return "Not yet: no gradient flows from your loss to the readout, so nothing can be learned: leave out detach and item."
+    if _near(value, expected):
+        return "Right: hidden joints no longer count."
+    mistakes = {"counts all joints, hidden ones too: use `visible`": everything,
+                "counts the hidden joints and leaves out the visible ones": error[~visible].mean(),
+                "divides by the number of all cells; the mean is to be over the visible joints only":
+                    (error * visible[..., None, None]).mean(),
+                "is a sum and not a mean: then it depends on how many joints are visible": error[visible].sum()}
+    for mistake, wrong in mistakes.items():
+        if _near(value, wrong):
+            return f"Not yet: your loss {mistake}."
+    return f"Not yet: on a test batch your loss is {value.item():.4g}, and {expected.item():.4g} would be right."
+
+
+def learned_or_memorised(answer, pipe, task, head, trained, unseen, timestep: int = 100) -> str:
+    """Notebook 4: (score on samples that the head was trained on, score on held-out ones), both at one timestep."""
+    if answer is None:
+        return "Not done yet: set my_scores to the pair (score on training pictures, score on held-out pictures)."
+    try:
+        mine = [_number(value) for value in answer]
+    except TypeError:
+        mine = []
+    if len(mine) != 2 or None in mine:
+        return f"Not yet: my_scores is {answer!r}, and two numbers are asked for; score_head returns a dict, take [{timestep}] of it."
+    right = [score_head(pipe, task, head, (timestep,), samples)[timestep] for samples in (trained, unseen)]
+    close = lambda pair: all(abs(a - b) < 2e-3 for a, b in zip(mine, pair))
+    if close(right):
+        gap = abs(right[0] - right[1])
+        verdict = "hardly differ: it learned" if gap < 0.05 else "differ: it knows its own pictures better"
+        return f"Right: the two {verdict}."
+    if close(right[::-1]):
+        return "Not yet: the two scores are the wrong way round, training pictures come first."
+    return (f"Not yet: ({mine[0]:.3f}, {mine[1]:.3f}) are not the scores of the trained head at t = {timestep} on "
+            "samples[:held_out] and on unseen: score_head(pipe, recipe, head, (100,), samples[:held_out])[100] is the first.")
+
+
+# ---------------------------------------------------------------------------------------------- 5  guided sampling
+
+def normalised_move(answer) -> str:
+    """Notebook 5: a function (gradient (B, C, h, w), step_size) -> what is added to the latents."""
+    if answer is None:
+        return "Not done yet: write a function my_move(gradient, step_size) that returns what is added to the latents."
+    if not callable(answer):
+        return f"Not yet: my_move is a {type(answer).__name__}, and a function (gradient, step_size) is asked for."
+    gradient = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-4, 1.0, 20.0]).view(3, 1, 1, 1)
+    lengths = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()                    # root mean square, one a picture
+    norms = gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
+    expected = -0.05 * gradient / lengths
+    try:
+        move = answer(gradient.clone(), 0.05)
+    except Exception as problem:
+        return f"Not yet: my_move stopped with {type(problem).__name__}: {problem}"
+    whole = gradient.square().mean().sqrt()
+    return _compare(move, expected, {
+        "your move climbs: the gradient points to where the loss grows, so go against it.": -expected,
+        "one length for the whole batch: the second and third picture swallow the first. Take the mean over dims (1, 2, 3), "
+        "with keepdim=True.": -0.05 * gradient / whole,
+        "this has length 1 in all, whatever the number of cells; divide by the root of the *mean* square, not of the sum.":
+            -0.05 * gradient / norms,
+        "every number moves by the same amount: that is the sign rule, which forgets where the gradient is large.":
+            -0.05 * gradient.sign(),
+        "this is the plain rule: its length still depends on the gradient's.": -0.05 * gradient,
+        "the length does not follow step_size: multiply by it.": expected / 0.05},
+        "each picture moves by step_size on average per number, along its own gradient.")
+
+
+def guided_steps(answer, steps: int, start: float, stop: float) -> str:
+    """Notebook 5: which steps (numbered from 0) an objective guides."""
+    if answer is None:
+        return "Not done yet: set my_steps to a list of step numbers, counted from 0."
+    try:
+        mine = sorted({int(step) for step in answer})
+    except (TypeError, ValueError):
+        return f"Not yet: my_steps is {answer!r}, and a list of step numbers is asked for, such as [0, 1, 2]."
+    first, after = int(start * steps + 1e-9), int(stop * steps + 1e-9)
+    expected = list(range(first, after))
+    if mine == expected:
+        return f"Right: {after - first} of {steps} steps, and the first is the noisiest of them."
+    if mine == list(range(first, after + 1)):
+        return f"Not yet: step {after} is one too many: at stop = {stop} of {steps} steps the guidance has ended."
+    if mine == [step + 1 for step in expected]:
+        return "Not yet: one too late, steps are counted from 0."
+    if mine and mine[-1] >= steps:
+        return f"Not yet: there is no step {mine[-1]} among {steps} steps; are these timesteps? They run from 999 down to 0."
+    if mine == [steps - 1 - step for step in reversed(expected)]:
+        return "Not yet: counted from the wrong end. Step 0 is the noisiest."
+    return f"Not yet: {mine} holds {len(mine)} steps; the interval is from {start} to {stop} of {steps} steps, and {after - first} are in it."
+
+
+def mirrored_pose(answer, joints: Tensor, width: int = 128) -> str:
+    """Notebook 5: a pose (14, 2) seen in a mirror: x reflected, and left and right joints exchanged."""
+    if answer is None:
+        return "Not done yet: set my_pose to a tensor (14, 2)."
+    flipped = torch.stack((width - joints[:, 0], joints[:, 1]), -1)
+    return _compare(torch.as_tensor(answer) if isinstance(answer, list) else answer, flipped[MIRROR], {
+        "the points are reflected, but the left wrist is still called left: in a mirror the puppet turns around, so exchange "
+        "the rows of left and right joints too.": flipped,
+        "left and right joints are exchanged, but no point has moved: x becomes 128 - x.": joints[MIRROR],
+        "this is the pose as it was.": joints,
+        "you reflected y, which puts the puppet on its head: reflect x.": torch.stack((joints[:, 0], width - joints[:, 1]), -1)[MIRROR],
+        "x became -x, which lies outside the picture: x becomes 128 - x.": torch.stack((-joints[:, 0], joints[:, 1]), -1)[MIRROR]},
+        "a mirror image, and left is left again.")
 
 
 # ---------------------------------------------------------------------------------------------- 6  sketches
@@ -97,6 +317,75 @@ def sketch_precision(answer, found, strokes, near: int = 2) -> str:
     if abs(value - share(torch.ones_like(found), found & wide(strokes))) <= 1e-3:
         return f"Not yet: {value:.3f} divides by all pixels; divide by the number of pixels where found is True."
     return f"Not yet: you have {value:.3f}. Of the {int(found.sum())} pixels of found, count those on the widened strokes, and divide."
+
+
+# ---------------------------------------------------------------------------------------------- 10  your own head
+
+def horizon_samples(answer) -> str:
+    """Notebook 10: samples(count, seed) -> ((pictures,), (rows of the horizon (count,),))."""
+    if answer is None:
+        return "Not done yet: write a function my_samples(count, seed)."
+    if not callable(answer):
+        return f"Not yet: my_samples is a {type(answer).__name__}, and a function (count, seed) is asked for."
+    try:
+        made, again = answer(3, 5), answer(3, 5)
+    except Exception as problem:
+        return f"Not yet: my_samples stopped with {type(problem).__name__}: {problem}"
+    frames = render(sample_scenes(3, 5))
+    expected = torch.tensor([scene.horizon for scene in frames.scenes])
+    if not isinstance(made, tuple) or len(made) != 2 or not all(isinstance(part, tuple) and len(part) == 1 for part in made):
+        return ("Not yet: return two tuples, ((pictures,), (horizon,)). The commas matter: (pictures,) is a tuple of one tensor, "
+                "(pictures) is not.")
+    (pictures,), (rows,) = made
+    problem = _tensor_problem(pictures, frames.image, "the tensor of pictures") or _tensor_problem(rows, expected, "the tensor of rows")
+    if problem:
+        return problem
+    if not torch.equal(pictures, again[0][0]) or not torch.equal(rows, again[1][0]):
+        return "Not yet: two calls with the same count and seed give different samples; pass the seed to sample_scenes."
+    if not torch.equal(pictures, frames.image):
+        return "Not yet: these are not the pictures of sample_scenes(count, seed): is the seed passed on?"
+    return _compare(rows, expected, {"these are the columns of the sun; the horizon is scene.horizon.":
+                                     torch.tensor([scene.sun_x for scene in frames.scenes])},
+                    "pictures, and the row of the horizon in each.")
+
+
+def horizon_loss(answer) -> str:
+    """Notebook 10: a loss (readout (B, 1, h, w), rows (B,)) -> one number, smallest where the sky ends at these rows."""
+    if answer is None:
+        return "Not done yet: write a function my_loss(readout, rows) that returns one number."
+    if not callable(answer):
+        return f"Not yet: my_loss is a {type(answer).__name__}, and a function (readout, rows) is asked for."
+    rows, centres = torch.tensor([40.0, 90.0]), (torch.arange(32) + 0.5) * 4
+    sky = lambda at: (8 * torch.tanh((at[:, None] - centres) / 4))[:, None, :, None].repeat(1, 1, 1, 32)    # logits
+    try:
+        near, off, upside, swapped = (answer(each.clone().requires_grad_(), rows) for each in
+                                      (sky(rows), sky(rows + 16), -sky(rows), sky(rows.flip(0))))
+    except Exception as problem:
+        return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
+    if not torch.is_tensor(near) or near.numel() != 1:
+        return f"Not yet: my_loss returns {_kind(near)}, and one number is asked for: a mean over pictures and cells."
+    if not near.requires_grad:
+        return "Not yet: no gradient flows from your loss to the readout: leave out rounding, comparison and detach on the readout."
+    near, off, upside, swapped = (float(value.detach()) for value in (near, off, upside, swapped))
+    if upside < near:
+        return f"Not yet: sky below and ground above costs less ({upside:.3g}) than the right way round ({near:.3g}): y grows downwards."
+    if not near < off:
+        return f"Not yet: a horizon 16 pixels too low costs {off:.3g}, no more than the right one ({near:.3g})."
+    if not near < swapped:
+        return "Not yet: it makes no difference which picture has which horizon: compare picture by picture."
+    return f"Right: {near:.3g} for the right horizon, {off:.3g} for one 16 pixels off."
+
+
+def sky_mask(answer, rows: int = 32) -> str:
+    """Notebook 10: a mask (1, 1, 128, 128) that is 1 in the upper `rows` rows of pixels and 0 below."""
+    if answer is None:
+        return "Not done yet: set my_mask to a tensor (1, 1, 128, 128) of zeros and ones."
+    expected = torch.zeros(1, 1, 128, 128)
+    expected[:, :, :rows] = 1
+    return _compare(answer.float() if torch.is_tensor(answer) else answer, expected, {
+        "upside down: 1 is where the picture *may* change.": 1 - expected,
+        f"these are the left {rows} columns: the axes are (B, C, rows, columns).": expected.mT},
+        f"only the upper {rows} rows may change.")
 
 
 # ---------------------------------------------------------------------------------------------- 11  larger models

@@ -2,7 +2,11 @@
 import pytest
 import torch
 
-from rg_minimal import exercises
+from rg_minimal import HeadConfig, Objective, ReadoutHead, exercises
+from rg_minimal.heads import heatmaps
+from rg_minimal.judge import MIRROR
+from rg_minimal.puppets import render, sample_scene, sample_scenes
+from rg_minimal.readout import normalized_step
 
 
 def test_every_check_answers_none_with_not_done_yet():
@@ -17,11 +21,116 @@ def test_every_check_answers_none_with_not_done_yet():
 
 # ---------------------------------------------------------------------------------------------- 1  diffusion
 
+def noise_of(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_add_noise():
+    x, e, a = noise_of(0, 1, 4, 8, 8), noise_of(1, 1, 4, 8, 8), torch.tensor(0.4)
+    check = lambda answer: exercises.add_noise(answer, x, e, a)
+    assert check(a.sqrt() * x + (1 - a).sqrt() * e).startswith("Right: ")
+    assert "square roots are missing" in check(a * x + (1 - a) * e)
+    assert "exchanged" in check((1 - a).sqrt() * x + a.sqrt() * e)
+    assert "each has a factor" in check(x + e)
+    assert "differ" in check(torch.zeros_like(x)) and "shape" in check(x[0]) and "NaN" in check(x / 0 * 0)
+    assert "float" in check(0.5)
+
+
+def test_ddim_step():
+    x, e, a, b = noise_of(0, 4, 8, 8), noise_of(1, 4, 8, 8), torch.tensor(0.4), torch.tensor(0.7)
+    check = lambda answer: exercises.ddim_step(answer, x, e, a, b)
+    guess = (x - (1 - a).sqrt() * e) / a.sqrt()
+    assert check(b.sqrt() * guess + (1 - b).sqrt() * e).startswith("Right: ")
+    assert "guess of the clean" in check(guess) and "at t again" in check(x)
+    assert "noise is missing" in check(b.sqrt() * guess)
+    assert "differ" in check(e)
+
+
+def test_prompt_guidance():
+    n, c = noise_of(0, 1, 4, 8, 8), noise_of(1, 1, 4, 8, 8)
+    check = lambda answer: exercises.prompt_guidance(answer, n, c, 3.0)
+    assert check(n + 3 * (c - n)).startswith("Right: ") and check(3 * c - 2 * n).startswith("Right: ")
+    assert "start from negative" in check(c + 3 * (c - n))
+    assert "away from the prompt" in check(n + 3 * (n - c))
+    assert "scale of 1" in check(c) and "differ" in check(n)
+
 
 # ---------------------------------------------------------------------------------------------- 2  features
 
 
 # ---------------------------------------------------------------------------------------------- 3  aggregation
+
+
+# ---------------------------------------------------------------------------------------------- 4  train a head
+
+@pytest.mark.parametrize("answer, said", [
+    ((7, 22), "Right: a cell is 4 pixels wide"), (torch.tensor([7, 22]), "Right"), ((22, 7), "row and column the wrong way"),
+    ((30, 90), "are pixels"), ((90, 30), "are pixels"), ((8, 23), "counted from 0"), ((7.5, 22.5), "rounding"),
+    ((0, 0), "is not the cell"), (7, "a pair"), ("ab", "a pair"), ((1, 2, 3), "a pair")])
+def test_the_cell_of_a_joint(answer, said):
+    assert said in exercises.cell_of_joint(answer, (90.0, 30.0))
+
+
+def test_a_loss_that_leaves_hidden_joints_out():
+    error = lambda readout, joints: (readout - heatmaps(joints)).square()
+    right = {"index": lambda r, j, v: error(r, j)[v].mean(),
+             "weight": lambda r, j, v: (error(r, j).mean((2, 3)) * v).sum() / v.sum()}
+    wrong = {"all joints": lambda r, j, v: error(r, j).mean(), "leaves out the visible": lambda r, j, v: error(r, j)[~v].mean(),
+             "number of all cells": lambda r, j, v: (error(r, j) * v[..., None, None]).mean(),
+             "is a sum": lambda r, j, v: error(r, j)[v].sum(), "one number is asked for": lambda r, j, v: error(r, j)[v],
+             "returns a float": lambda r, j, v: error(r, j)[v].mean().item(), "no gradient": lambda r, j, v: error(r.detach(), j)[v].mean(),
+             "stopped with TypeError": lambda r: r, "stopped with RuntimeError": lambda r, j, v: (r - j).mean(),
+             "would be right": lambda r, j, v: 3 * error(r, j)[v].mean()}
+    assert all(exercises.visible_loss(answer).startswith("Right") for answer in right.values())
+    assert all(said in exercises.visible_loss(answer) for said, answer in wrong.items())
+    assert "is a int" in exercises.visible_loss(3)
+
+
+def test_the_scores_of_what_was_trained_on_and_of_what_was_not(monkeypatch):
+    monkeypatch.setattr(exercises, "score_head", lambda pipe, task, head, timesteps, samples: {100: samples})
+    check = lambda answer, trained=0.97: exercises.learned_or_memorised(answer, None, "pose", None, trained, 0.95)
+    assert "Right: the two hardly differ" in check((0.97, 0.95)) and "knows its own" in check((1.0, 0.95), 1.0)
+    assert "wrong way round" in check((0.95, 0.97)) and "(0.500, 0.950)" in check((0.5, 0.95))
+    assert all("two numbers" in check(answer) for answer in (0.97, (0.97,), ({100: 0.97}, {100: 0.95})))
+
+
+# ---------------------------------------------------------------------------------------------- 5  guided sampling
+
+def test_a_normalised_move():
+    rms = lambda g, dims: g.square().mean(dims, keepdim=True).sqrt()
+    check = exercises.normalised_move
+    assert check(lambda g, s: -s * g / rms(g, (1, 2, 3))).startswith("Right")
+    assert check(lambda g, s: -s * normalized_step([g])).startswith("Right"), "as the core does it"
+    for said, answer in {"climbs": lambda g, s: s * g / rms(g, (1, 2, 3)), "whole batch": lambda g, s: -s * g / rms(g, (0, 1, 2, 3)),
+                         "*mean* square": lambda g, s: -s * g / g.square().sum((1, 2, 3), keepdim=True).sqrt(),
+                         "sign rule": lambda g, s: -s * g.sign(), "plain rule": lambda g, s: -s * g,
+                         "follow step_size": lambda g, s: -g / rms(g, (1, 2, 3)), "stopped with": lambda g: g,
+                         "has shape": lambda g, s: g[0], "differ from": lambda g, s: -2 * s * g / rms(g, (1, 2, 3))}.items():
+        assert said in check(answer), said
+    assert "a function" in check(0.05)
+
+
+@pytest.mark.parametrize("answer, said", [
+    ([4, 5, 6, 7, 8, 9], "Right: 6 of 20"), (range(4, 10), "Right"), (torch.arange(4, 10), "Right"), (range(4, 11), "one too many"),
+    (range(5, 11), "one too late"), ([800, 750, 700], "are these timesteps"), (range(10, 16), "wrong end"),
+    ([1], "6 are in it"), ([], "6 are in it"), (5, "a list"), ("abc", "a list")])
+def test_the_steps_of_an_interval(answer, said):
+    assert said in exercises.guided_steps(answer, 20, 0.2, 0.5)
+    if said.startswith("Right"):
+        objective = Objective(head=ReadoutHead(HeadConfig((8,))), start=0.2, stop=0.5)
+        assert [step for step in range(20) if objective.strength(step, 20)] == [int(step) for step in answer], "as the core does it"
+
+
+def test_a_pose_in_the_mirror():
+    joints = render(sample_scene(3)).joints[0]
+    flip, negate = (torch.tensor([[sign * 1.0, 1.0]]) for sign in (-1, -1))
+    reflected = joints * flip + torch.tensor([[128.0, 0.0]])
+    check = lambda answer: exercises.mirrored_pose(answer, joints)
+    assert check(reflected[MIRROR]).startswith("Right") and check(reflected[MIRROR].tolist()).startswith("Right")
+    assert "still called left" in check(reflected) and "no point has moved" in check(joints[MIRROR])
+    assert "as it was" in check(joints) and "outside" in check((joints * negate)[MIRROR])
+    assert "on its head" in check(torch.stack((joints[:, 0], 128 - joints[:, 1]), -1)[MIRROR])
+    assert "has shape" in check(joints[:3]) and "a tensor is asked for" in check("left")
 
 
 # ---------------------------------------------------------------------------------------------- 6  sketches
@@ -54,6 +163,55 @@ def test_sketch_precision():
     assert "all pixels" in exercises.sketch_precision((wide * found).mean(), found, strokes)
     assert "single number" in exercises.sketch_precision(wide, found, strokes)
     assert exercises.sketch_precision(0.9, found, strokes).startswith("Not yet: you have 0.900")
+
+
+# ---------------------------------------------------------------------------------------------- 10  your own head
+
+def horizon_samples(count, seed):
+    frames = render(sample_scenes(count, seed))
+    return (frames.image,), (torch.tensor([scene.horizon for scene in frames.scenes]),)
+
+
+def test_samples_of_a_property_of_ones_own():
+    check = exercises.horizon_samples
+    assert check(horizon_samples).startswith("Right")
+    parts = lambda count, seed: (horizon_samples(count, seed)[0][0], horizon_samples(count, seed)[1][0])
+    calls = iter(range(100))
+    for said, answer in {"The commas matter": lambda c, s: parts(c, s), "is the seed": lambda c, s: horizon_samples(c, 0),
+                         "different samples": lambda c, s: horizon_samples(c, s + next(calls)),
+                         "columns of the sun": lambda c, s: (horizon_samples(c, s)[0], (torch.tensor(
+                             [scene.sun_x for scene in sample_scenes(c, s)]),)),
+                         "the tensor of rows has shape": lambda c, s: (horizon_samples(c, s)[0], (horizon_samples(c, s)[1][0][:, None],)),
+                         "the tensor of rows is a list": lambda c, s: (horizon_samples(c, s)[0], ([1.0] * c,)),
+                         "stopped with": lambda: 1}.items():
+        assert said in check(answer), said
+    assert "a function" in check((1, 2))
+
+
+def test_a_loss_of_ones_own():
+    def sky(rows, readout):
+        centres = (torch.arange(readout.shape[-2]) + 0.5) * 128 / readout.shape[-2]
+        return (centres < rows[:, None]).float()[:, None, :, None].expand_as(readout)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    check = exercises.horizon_loss
+    assert check(lambda r, rows: loss(r, sky(rows, r))).startswith("Right")
+    assert check(lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean()).startswith("Right"), "another way"
+    for said, answer in {"y grows downwards": lambda r, rows: loss(r, 1 - sky(rows, r)),
+                         "one number": lambda r, rows: loss(r, sky(rows, r), reduction="none"),
+                         "16 pixels": lambda r, rows: 0 * r.sum() + 1,
+                         "which picture has which": lambda r, rows: loss(r.mean(0, keepdim=True), sky(rows.mean()[None], r[:1])),
+                         "no gradient": lambda r, rows: ((r > 0).float() - sky(rows, r)).square().mean(),
+                         "stopped with": lambda r, rows: loss(r, rows)}.items():
+        assert said in check(answer), (said, check(answer))
+
+
+def test_a_mask_of_the_sky():
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[:, :, :32] = 1
+    assert exercises.sky_mask(mask).startswith("Right") and exercises.sky_mask(mask.bool()).startswith("Right")
+    assert "upside down" in exercises.sky_mask(1 - mask) and "columns" in exercises.sky_mask(mask.mT)
+    assert "has shape" in exercises.sky_mask(mask[0]) and "a tensor is asked" in exercises.sky_mask(32)
+    assert "differ" in exercises.sky_mask(mask / 2)
 
 
 # ---------------------------------------------------------------------------------------------- 11  larger models
