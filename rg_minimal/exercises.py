@@ -120,6 +120,48 @@ def prompt_guidance(answer, negative: Tensor, conditional: Tensor, scale: float)
 # ---------------------------------------------------------------------------------------------- 2  features
 
 
+def hook(answer, features: list[Tensor], layer: int, unet) -> str:
+    """The feature map of one layer, caught by a hook; `features` are those of all layers for the same input."""
+    if answer is None:
+        return "Not done yet: set my_feature to the tensor that your hook caught."
+    if isinstance(answer, (list, tuple)):
+        return f"Not yet: my_feature is a list of {len(answer)}; take the tensor out of it."
+    if torch.is_tensor(answer):
+        for other, feature in enumerate(features):
+            if other != layer and answer.shape == feature.shape and _near(answer, feature):
+                return f"Not yet: this is layer {other}, counted from 0; layer {layer} is asked for."
+    problem = _tensor_problem(answer, features[layer], "my_feature")
+    if problem:
+        return problem
+    if not _near(answer, features[layer]):
+        return ("Not yet: the shape is right, the numbers are not. Is the hook on the block's conv2 (the block itself adds the "
+                "skip connection to it), and is the input the same: noisy, timestep, empty?")
+    left = sum(len(module._forward_hooks) for module in unet.modules())
+    if left:
+        return f"Not yet: the feature is right, but {left} hook(s) are still in the model; call remove() on what was registered."
+    return f"Right: {tuple(answer.shape)}, and no hook is left behind."
+
+
+def cosine_map(answer, a: Tensor, b: Tensor, row: int, column: int) -> str:
+    """Cosine similarity (h, w) of the feature of a (C, h, w) at one cell with all features of b (C, h, w)."""
+    if answer is None:
+        return "Not done yet: set my_similarity to a map of cosine similarities."
+    unit = lambda x: x / x.norm(dim=0).clamp_min(1e-12)
+    compare = lambda x, y, at: torch.einsum("c,chw->hw", x[:, at[0], at[1]], y)
+    if torch.is_tensor(answer) and answer.numel() == b[0].numel():
+        answer = answer.reshape(b.shape[1:])                            # (1, h, w) or (h * w,) is as good
+    mistakes = {
+        "these are dot products; divide by the lengths of both features.": compare(a, b, (row, column)),
+        "row and column are exchanged: a feature map is indexed [:, row, column].":
+            compare(unit(a), unit(b), (min(column, a.shape[1] - 1), min(row, a.shape[2] - 1))),
+        "a is compared with itself; the map is to be of b.": compare(unit(a), unit(a), (row, column)),
+        "only the one feature has length 1; divide by the lengths of those of b, too.": compare(unit(a), b, (row, column)),
+        "only the features of b have length 1; divide by the length of the one feature, too.": compare(a, unit(b), (row, column))}
+    expected = compare(unit(a), unit(b), (row, column))
+    best = int(expected.argmax())
+    return _compare(answer, expected, mistakes, f"the most similar cell of b is in row {best // b.shape[2]}, column {best % b.shape[2]}.")
+
+
 # ---------------------------------------------------------------------------------------------- 3  aggregation
 
 

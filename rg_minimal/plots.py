@@ -297,3 +297,34 @@ def marked_bars(values: dict[str, float], label: str, marks: Sequence[float] | f
     axes.set_ylabel(label, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def pca_pictures(features: Tensor) -> Tensor:
+    """Features (B, C, h, w) as pictures (B, 3, h, w): their three principal components over all cells of all B."""
+    batch, _, height, width = features.shape
+    cells = features.detach().float().cpu().permute(0, 2, 3, 1).flatten(0, 2)               # (B h w, C)
+    centred = cells - cells.mean(0)
+    directions = torch.linalg.eigh(centred.T @ centred)[1][:, -3:].flip(-1)                 # (C, 3), largest first
+    directions = directions * directions.sum(0).sign()                                      # their signs are arbitrary
+    colours = centred @ directions
+    low, high = colours.quantile(torch.tensor([0.01, 0.99]), dim=0)
+    return ((colours - low) / (high - low)).clamp(0, 1).view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+
+def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequence[str] = (),
+             points: Sequence[Tensor] = (), inches: float = 1.8) -> Figure:
+    """Faint pictures with maps (h, w) over them, each stretched to its own range, and a circle at a point (x, y)."""
+    figure = Figure(figsize=(len(maps) * inches, inches + 0.22), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    for i, axes in enumerate(figure.subplots(1, len(maps), squeeze=False)[0]):
+        show_picture(axes, pictures[i] * 0.45 + 0.55, titles[i] if i < len(titles) else "")
+        heat = maps[i].detach().float().cpu()
+        heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)
+        height, width = pictures[i].shape[-2:]
+        axes.imshow(heat.numpy(), cmap="magma_r", vmin=0, vmax=1, alpha=(heat ** 2).numpy(), extent=(0, width, height, 0))
+        if i < len(points):
+            x, y = points[i].tolist()
+            for colour, edge in (("white", 3.2), (LEFT, 1.6)):
+                axes.plot(x, y, "o", color="none", markersize=9, markeredgecolor=colour, markeredgewidth=edge)
+        axes.set_axis_off()
+    return figure

@@ -57,6 +57,26 @@ def test_prompt_guidance():
 
 # ---------------------------------------------------------------------------------------------- 2  features
 
+def test_hook():
+    unet, features = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1)), [noise_of(0, 1, 3, 4, 4), noise_of(1, 1, 3, 4, 4)]
+    check = lambda answer: exercises.hook(answer, features, 1, unet)
+    assert check(features[1].clone()).startswith("Right: ")
+    assert "list of 1" in check([features[1]]) and "layer 0" in check(features[0])
+    assert "skip connection" in check(features[1] + 1) and "shape" in check(features[1][0])
+    unet[0].register_forward_hook(print)
+    assert "1 hook(s)" in check(features[1])
+
+
+def test_cosine_map():
+    a, b = noise_of(0, 8, 4, 4), noise_of(1, 8, 4, 4)
+    check = lambda answer: exercises.cosine_map(answer, a, b, 1, 2)
+    right = torch.cosine_similarity(a[:, 1, 2][:, None, None], b, dim=0)
+    assert check(right).startswith("Right: ") and check(right[None]).startswith("Right: ")
+    assert "dot products" in check((a[:, 1, 2][:, None, None] * b).sum(0))
+    assert "exchanged" in check(torch.cosine_similarity(a[:, 2, 1][:, None, None], b, dim=0))
+    assert "with itself" in check(torch.cosine_similarity(a[:, 1, 2][:, None, None], a, dim=0))
+    assert "shape" in check(right[:2]) and "differ" in check(right + 1)
+
 
 # ---------------------------------------------------------------------------------------------- 3  aggregation
 
