@@ -328,3 +328,22 @@ def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequenc
                 axes.plot(x, y, "o", color="none", markersize=9, markeredgecolor=colour, markeredgewidth=edge)
         axes.set_axis_off()
     return figure
+
+
+def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps: int, measure: str,
+             inches: tuple = (7.6, 2.3)) -> Figure:
+    """A training so far: the loss of each step, and beside it the scores {step: {timestep: score}}; the axes hold `steps`."""
+    figure = Figure(figsize=inches, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(range(1, len(losses) + 1), losses, color=LEFT, linewidth=0.8)
+    for i, timestep in enumerate(next(iter(scores.values()), {})):
+        colour, mark, dash = STYLES[i]
+        right.plot(list(scores), [each[timestep] for each in scores.values()], dash, marker=mark, color=colour, markersize=4,
+                   label=f"t = {timestep}")
+    if scores:
+        right.legend(fontsize=8, frameon=False)
+    left.set(xlabel="step", ylabel="loss", xlim=(0, steps), **({"yscale": "log"} if losses else {}))
+    right.set(xlabel="step", ylabel=f"{measure}, held out", xlim=(0, steps * 1.03))
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
