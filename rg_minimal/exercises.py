@@ -7,6 +7,8 @@ The sections follow the notebooks; worked solutions are in notebooks/solutions.
 """
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -163,6 +165,50 @@ def cosine_map(answer, a: Tensor, b: Tensor, row: int, column: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- 3  aggregation
+
+
+def mixture(answer, maps: list[Tensor], raw_weights: Tensor) -> str:
+    """The sum of maps (B, C, h, w), weighted by the softmax of `raw_weights`."""
+    if answer is None:
+        return "Not done yet: set my_mixture to the weighted sum of same_size."
+    add = lambda weights: sum(weight * each for weight, each in zip(weights, maps))
+    positive = raw_weights.clamp_min(0)
+    mistakes = {
+        "these are the raw weights; take their softmax first.": add(raw_weights),
+        "these weights are exp(w); a softmax also divides by their sum.": add(raw_weights.exp()),
+        "the raw weights are divided by their sum; a softmax takes exp(w) first, so that none is negative.":
+            add(raw_weights / raw_weights.sum()),
+        "negative weights became 0; take the softmax instead.": add(positive / positive.sum()),
+        "this is the mean: all layers count the same.": add(torch.full_like(raw_weights, 1 / len(maps))),
+        "this is the sum without any weights.": add(torch.ones_like(raw_weights)),
+        "this is the mean of the weighted maps; a softmax sums to 1 already.": add(raw_weights.softmax(0)) / len(maps)}
+    most = int(raw_weights.argmax())
+    return _compare(answer, add(raw_weights.softmax(0)), mistakes,
+                    f"layer {most} has {raw_weights.softmax(0)[most]:.0%} of the weight.")
+
+
+def bottleneck_count(answer, channels: int, width: int, embedding: int) -> str:
+    """The parameters of a head's bottleneck, a whole number."""
+    if answer is None:
+        return "Not done yet: set my_count to a whole number."
+    if isinstance(answer, bool) or not isinstance(answer, (int, float)) or answer != answer:
+        return f"Not yet: my_count is a {type(answer).__name__}, and a whole number is asked for."
+    narrow = width // 4
+    parts = {"conv1": channels * narrow, "conv2": 9 * narrow * narrow, "conv3": narrow * width, "the shortcut": channels * width,
+             "the norms": 4 * narrow + 4 * width, "the embedding's weights": embedding * narrow, "the embedding's bias": narrow}
+    total = sum(parts.values())
+    if answer == total:
+        return f"Right: {total:,}, of which the shortcut has {parts['the shortcut'] / total:.0%}."
+    for size in range(1, len(parts)):
+        for missing in itertools.combinations(parts, size):
+            if total - answer == sum(parts[part] for part in missing):
+                return f"Not yet: {total - answer:,.0f} are missing, and that is what {' and '.join(missing)} would have."
+    if answer - total == 2 * narrow + 2 * width:
+        return "Not yet: these are too many by one bias a channel; the convolutions have none, a GroupNorm follows them."
+    if total - answer == 8 * narrow * narrow:
+        return "Not yet: conv2 is 3 x 3, so it has 9 weights for each pair of channels."
+    few = "too few" if answer < total else "too many"
+    return f"Not yet: {answer:,} is {few}, by {abs(total - answer):,.0f}. Add up the five rows of the table."
 
 
 # ---------------------------------------------------------------------------------------------- 4  train a head

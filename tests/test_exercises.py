@@ -6,7 +6,7 @@ from rg_minimal import HeadConfig, Objective, ReadoutHead, exercises
 from rg_minimal.heads import heatmaps
 from rg_minimal.judge import MIRROR
 from rg_minimal.puppets import render, sample_scene, sample_scenes
-from rg_minimal.readout import normalized_step
+from rg_minimal.readout import Bottleneck, normalized_step
 
 
 def test_every_check_answers_none_with_not_done_yet():
@@ -79,6 +79,26 @@ def test_cosine_map():
 
 
 # ---------------------------------------------------------------------------------------------- 3  aggregation
+
+def test_mixture():
+    maps, raw = [noise_of(i, 1, 2, 4, 4) for i in range(3)], torch.tensor([1.0, -1.0, 0.5])
+    check = lambda answer: exercises.mixture(answer, maps, raw)
+    add = lambda weights: sum(w * x for w, x in zip(weights, maps))
+    assert check(add(raw.softmax(0))).startswith("Right: ")
+    assert "softmax first" in check(add(raw)) and "the mean" in check(add(torch.ones(3) / 3))
+    assert "divides by their sum" in check(add(raw.exp())) and "without any weights" in check(sum(maps))
+    assert "differ" in check(maps[0]) and "list" in check(maps)
+
+
+def test_bottleneck_count_is_that_of_the_class():
+    config = HeadConfig((1280,), embedding_channels=1280, width=384)
+    total = sum(parameter.numel() for parameter in Bottleneck(1280, config).parameters())
+    check = lambda answer: exercises.bottleneck_count(answer, 1280, 384, 1280)
+    assert check(total).startswith("Right: ") and check(float(total)).startswith("Right: ")
+    assert "that is what the norms would" in check(total - 4 * 96 - 4 * 384)
+    assert "what the shortcut and the embedding's weights" in check(total - 1280 * 384 - 1280 * 96)
+    assert "convolutions have none" in check(total + 2 * 96 + 2 * 384)
+    assert "9 weights" in check(total - 8 * 96 * 96) and "too many" in check(total + 1) and "str" in check("1000")
 
 
 # ---------------------------------------------------------------------------------------------- 4  train a head
