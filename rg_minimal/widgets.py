@@ -147,26 +147,6 @@ class OnPicture(anywidget.AnyWidget):
                 return self.send_state("value")
         super().set_state(sync_data)
 
-    # -- checks that subclasses share
-
-    def point(self, value, name: str) -> list[float]:
-        """One point inside the picture as [x, y]."""
-        try:
-            x, y = (float(v) for v in value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image") from None
-        width, height = self._size
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"{name} is ({x:g}, {y:g}), outside the picture of {width} x {height} pixels: "
-                             f"give x from 0 to below {width} and y from 0 to below {height}")
-        return [x, y]
-
-    def each(self, value, what: str) -> list:
-        """A list or tensor as a list, to be checked item by item."""
-        if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
-            raise ValueError(f"value is {value!r}: give a list of {what}")
-        return value.tolist() if hasattr(value, "tolist") else list(value)
-
     # -- the static form
 
     def figure(self, inches: float = 2.6) -> Figure:
@@ -188,6 +168,103 @@ class OnPicture(anywidget.AnyWidget):
 
     def __repr__(self):
         return f"{type(self).__name__}({self._size[0]} x {self._size[1]} pixels, value={self.value})"
+
+
+# -------------------------------------------------------------- values: checked, painted and drawn, with or without a widget
+# `size` is (width, height) of the picture in pixels
+
+def check_point(value, name: str, size) -> list[float]:
+    """One point inside the picture as [x, y]."""
+    try:
+        x, y = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image") from None
+    width, height = size
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"{name} is ({x:g}, {y:g}), outside the picture of {width} x {height} pixels: "
+                         f"give x from 0 to below {width} and y from 0 to below {height}")
+    return [x, y]
+
+
+def check_each(value, what: str) -> list:
+    """A list or tensor as a list, to be checked item by item."""
+    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
+        raise ValueError(f"value is {value!r}: give a list of {what}")
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def check_arrows(value, size) -> list:
+    """Arrows as [[[x, y], [target x, target y]], ...]."""
+    made = []
+    for i, pair in enumerate(check_each(value, "arrows ((x, y), (target x, target y)), [] for none")):
+        pair = check_each(pair, "arrows ((x, y), (target x, target y)), [] for none")
+        if len(pair) != 2:
+            raise ValueError(f"arrow {i} is {pair!r}: give a handle and a target, ((x, y), (target x, target y))")
+        made.append([check_point(pair[0], f"handle {i}", size), check_point(pair[1], f"target {i}", size)])
+    return made
+
+
+def check_joints(value, size) -> list:
+    """The 14 joints as [[x, y], ...]."""
+    joints = check_each(value, f"{len(JOINTS)} joints (x, y)")
+    if len(joints) != len(JOINTS):
+        raise ValueError(f"value holds {len(joints)} joints: give {len(JOINTS)}, in the order {', '.join(JOINTS)}")
+    return [check_point(at, name, size) for name, at in zip(JOINTS, joints)]
+
+
+def check_pen(pen, name: str) -> dict:
+    """A dict that has width and shade as {"width": above 0, "shade": 0 to 1}."""
+    try:
+        width, shade = float(pen["width"]), float(pen["shade"])
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade") from None
+    if not (0 < width < math.inf and 0 <= shade <= 1):
+        raise ValueError(f"{name} has width {width:g} and shade {shade:g}: give a width above 0 and a shade from 0 to 1")
+    return {"width": width, "shade": shade}
+
+
+def check_strokes(value, size) -> list:
+    """Strokes as [{"points": [[x, y], ...], "width": ..., "shade": ...}, ...]."""
+    made = []
+    for i, stroke in enumerate(check_each(value, "strokes, each a dict with points, width and shade; [] for none")):
+        if not isinstance(stroke, dict) or not stroke.get("points"):
+            raise ValueError(f"stroke {i} is {stroke!r}: give a dict with points (at least one), width and shade")
+        points = [check_point(at, f"point {k} of stroke {i}", size) for k, at in enumerate(stroke["points"])]
+        made.append({"points": points, **check_pen(stroke, f"stroke {i}")})
+    return made
+
+
+def paint(strokes, size, background: float = 0.0, shade: float | None = None, fine: int = 4) -> Tensor:
+    """Strokes on a ground of `background`, each in its own shade or all in `shade`: (1, 1, H, W).
+
+    They are painted on a ground that is `fine` times finer, with round ends and joints, and averaged.
+    """
+    width, height = size
+    ground = Image.new("F", (width * fine, height * fine), background)
+    pen = ImageDraw.Draw(ground)
+    for stroke in strokes:
+        points, r = [(x * fine, y * fine) for x, y in stroke["points"]], stroke["width"] * fine / 2
+        fill = stroke["shade"] if shade is None else shade
+        pen.line(points, fill=fill, width=max(round(2 * r), 1))
+        for x, y in points:
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+    small = ground.reduce(fine)                                                                # a mean over the squares
+    return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.float32).view(1, 1, height, width)
+
+
+def paint_over(picture: Tensor, strokes) -> Tensor:
+    """A picture (3, H, W) with strokes on it."""
+    size = (picture.shape[-1], picture.shape[-2])
+    where = paint(strokes, size, shade=1.0)[0]                                                 # (1, H, W)
+    return picture * (1 - where) + paint(strokes, size)[0].clamp(0, 1)      # on a ground of 0 shades are weighted already
+
+
+def draw_arrows(axes, arrows) -> None:
+    """Arrows from numbered circles to numbered squares."""
+    for i, (handle, target) in enumerate(arrows):
+        for colour, width in (("white", 3.6), (plots.RIGHT, 2)):
+            axes.annotate("", target, handle, arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=width, shrinkB=4))
+        mark(axes, target, i + 1, square=True), mark(axes, handle, i + 1)
 
 
 def as_array(picture):
@@ -228,7 +305,7 @@ class PicturePoints(OnPicture):
     _kind = traitlets.Unicode("points").tag(sync=True)
 
     def check(self, value):
-        return [self.point(at, f"point {i}") for i, at in enumerate(self.each(value, "points (x, y), [] for none"))]
+        return [check_point(at, f"point {i}", self._size) for i, at in enumerate(check_each(value, "points (x, y), [] for none"))]
 
     def draw(self, axes):
         for i, at in enumerate(self.value):
@@ -250,19 +327,10 @@ class PictureArrows(OnPicture):
         return [target for _, target in self.value]
 
     def check(self, value):
-        made = []
-        for i, pair in enumerate(self.each(value, "arrows ((x, y), (target x, target y)), [] for none")):
-            pair = self.each(pair, "arrows ((x, y), (target x, target y)), [] for none")
-            if len(pair) != 2:
-                raise ValueError(f"arrow {i} is {pair!r}: give a handle and a target, ((x, y), (target x, target y))")
-            made.append([self.point(pair[0], f"handle {i}"), self.point(pair[1], f"target {i}")])
-        return made
+        return check_arrows(value, self._size)
 
     def draw(self, axes):
-        for i, (handle, target) in enumerate(self.value):
-            for colour, width in (("white", 3.6), (plots.RIGHT, 2)):
-                axes.annotate("", target, handle, arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=width, shrinkB=4))
-            mark(axes, target, i + 1, square=True), mark(axes, handle, i + 1)
+        draw_arrows(axes, self.value)
 
 
 class PictureSkeleton(OnPicture):
@@ -278,10 +346,7 @@ class PictureSkeleton(OnPicture):
         return {"joints": JOINTS, "limbs": LIMBS}
 
     def check(self, value):
-        joints = self.each(value, f"{len(JOINTS)} joints (x, y)")
-        if len(joints) != len(JOINTS):
-            raise ValueError(f"value holds {len(joints)} joints: give {len(JOINTS)}, in the order {', '.join(JOINTS)}")
-        return [self.point(at, name) for name, at in zip(JOINTS, joints)]
+        return check_joints(value, self._size)
 
     def draw(self, axes):
         plots.draw_skeleton(axes, torch.tensor(self.value))
@@ -292,7 +357,7 @@ class PictureBox(OnPicture):
     _kind = traitlets.Unicode("box").tag(sync=True)
 
     def check(self, value):
-        box = self.each(value, "four numbers (left, top, right, bottom), [] for no box")
+        box = check_each(value, "four numbers (left, top, right, bottom), [] for no box")
         try:
             box = [float(v) for v in box]
             x0, y0, x1, y1 = box or (0, 0, 1, 1)
@@ -325,53 +390,22 @@ class PictureStrokes(OnPicture):
     _kind = traitlets.Unicode("strokes").tag(sync=True)
 
     def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, width: float = 3, shade: float = 1.0):
-        self._pen = {"width": width, "shade": shade}
-        self._check_pen(self._pen, "the pen")
+        self._pen = check_pen({"width": width, "shade": shade}, "the pen")
         super().__init__(picture, value, label, size)
 
     def look(self):
         return {"tool": self._pen}
 
-    def _check_pen(self, pen, name: str) -> dict:
-        try:
-            width, shade = float(pen["width"]), float(pen["shade"])
-        except (TypeError, ValueError, KeyError):
-            raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade") from None
-        if not (0 < width < math.inf and 0 <= shade <= 1):
-            raise ValueError(f"{name} has width {width:g} and shade {shade:g}: give a width above 0 and a shade from 0 to 1")
-        return {"width": width, "shade": shade}
-
     def check(self, value):
-        made = []
-        for i, stroke in enumerate(self.each(value, "strokes, each a dict with points, width and shade; [] for none")):
-            if not isinstance(stroke, dict) or not stroke.get("points"):
-                raise ValueError(f"stroke {i} is {stroke!r}: give a dict with points (at least one), width and shade")
-            points = [self.point(at, f"point {k} of stroke {i}") for k, at in enumerate(stroke["points"])]
-            made.append({"points": points, **self._check_pen(stroke, f"stroke {i}")})
-        return made
+        return check_strokes(value, self._size)
 
     def map(self, background: float = 0.0) -> Tensor:
         """(1, 1, H, W): the shade of the strokes where there are any, `background` elsewhere; a `SpatialObjective`'s target."""
-        return self._paint(background, [stroke["shade"] for stroke in self.value])
+        return paint(self.value, self._size, background)
 
     def mask(self) -> Tensor:
         """(1, 1, H, W): how much of each pixel the strokes cover, in [0, 1]; a `SpatialObjective`'s mask."""
-        return self._paint(0.0, [1.0] * len(self.value))
-
-    def _paint(self, background: float, shades: Sequence[float], fine: int = 4) -> Tensor:
-        """Paint on a ground that is `fine` times finer, with round ends and joints, and average."""
-        width, height = self._size
-        ground = Image.new("F", (width * fine, height * fine), background)
-        pen = ImageDraw.Draw(ground)
-        for stroke, shade in zip(self.value, shades):
-            points, r = [(x * fine, y * fine) for x, y in stroke["points"]], stroke["width"] * fine / 2
-            pen.line(points, fill=shade, width=max(round(2 * r), 1))
-            for x, y in points:
-                pen.ellipse((x - r, y - r, x + r, y + r), fill=shade)
-        small = ground.reduce(fine)                                                            # a mean over the squares
-        return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.float32).view(1, 1, height, width)
+        return paint(self.value, self._size, shade=1.0)
 
     def draw(self, axes):
-        where = self.mask()[0]                                                                 # (1, H, W)
-        painted = self.map()[0].clamp(0, 1)          # on a ground of 0 the shades are already weighted by the mask
-        plots.show_picture(axes, self._picture * (1 - where) + painted, self.label)
+        plots.show_picture(axes, paint_over(self._picture, self.value), self.label)
