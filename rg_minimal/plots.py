@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Sequence
 
 import matplotlib.figure
+import matplotlib.patches
 import torch
 from PIL import Image
 from torch import Tensor
@@ -346,4 +347,25 @@ def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps
     right.set(xlabel="step", ylabel=f"{measure}, held out", xlim=(0, steps * 1.03))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: float, titles: Sequence[str] = (),
+            inches: float = 2.6) -> Figure:
+    """Pictures with a circle of `a` times the puppet's size around each target joint, and a dot where it was seen.
+
+    targets, predicted: (B, J, 2) in pixels. Circles of hits are drawn solid and blue, of misses dashed and orange.
+    """
+    figure = Figure(figsize=(len(pictures) * inches, inches + 0.25), layout="constrained")
+    for i, axes in enumerate(figure.subplots(1, len(pictures), squeeze=False)[0]):
+        show_picture(axes, pictures[i] * 0.5 + 0.5, titles[i] if i < len(titles) else "")
+        goal, seen = targets[i].cpu(), predicted[i].cpu()
+        radius = float(a * (goal.amax(0) - goal.amin(0)).max())
+        for (x, y), (u, v) in zip(goal.tolist(), seen.tolist()):
+            hit = (x - u) ** 2 + (y - v) ** 2 <= radius ** 2
+            colour, dash = (LEFT, "-") if hit else ("#D55E00", "--")
+            axes.add_patch(matplotlib.patches.Circle((x, y), radius, fill=False, color=colour, linestyle=dash, linewidth=1.4))
+            axes.plot([x, u], [y, v], color=colour, linewidth=0.9)
+            axes.plot(u, v, "o", color=colour, markersize=3)
+        axes.set_axis_off()
     return figure
