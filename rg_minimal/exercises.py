@@ -160,8 +160,7 @@ def cosine_map(answer, a: Tensor, b: Tensor, row: int, column: int) -> str:
         "only the one feature has length 1; divide by the lengths of those of b, too.": compare(unit(a), b, (row, column)),
         "only the features of b have length 1; divide by the length of the one feature, too.": compare(a, unit(b), (row, column))}
     expected = compare(unit(a), unit(b), (row, column))
-    best = int(expected.argmax())
-    return _compare(answer, expected, mistakes, f"the most similar cell of b is in row {best // b.shape[2]}, column {best % b.shape[2]}.")
+    return _compare(answer, expected, mistakes, f"{b.shape[1]} x {b.shape[2]} cosines, all from -1 to 1.")
 
 
 # ---------------------------------------------------------------------------------------------- 3  aggregation
@@ -476,7 +475,116 @@ def sky_mask(answer, rows: int = 32) -> str:
         f"only the upper {rows} rows may change.")
 
 
+# ---------------------------------------------------------------------------------------------- 7  drag
+
+def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
+    """7.1: PCK@a, the share of points (N, 2) found within `a` times `side` pixels of the truth."""
+    if answer is None:
+        return "Not done yet: put the share of right matches, a number from 0 to 1, into my_pck."
+    value = _number(answer)
+    if value is None:
+        return f"Not yet: my_pck is a {type(answer).__name__}, and a single number is asked for."
+    error = (found - truth).norm(dim=-1)
+    right = float((error <= a * side).float().mean())
+    if abs(value - right) <= 1e-3:
+        return f"Right: {round(right * len(error))} of {len(error)} points are matched."
+    if abs(value - float((error <= a).float().mean())) <= 1e-3:
+        return f"Not yet: you asked for errors below {a} pixels; the limit is {a} times the puppet's side, {a * float(side):.1f} pixels."
+    if abs(value - float(error.mean())) <= 0.05:
+        return f"Not yet: {value:.2f} is the mean error in pixels; count the errors below {a} times the side instead."
+    if abs(value - float((error <= a * side).sum())) <= 1e-3:
+        return f"Not yet: {value:g} is a number of points; divide by all {len(error)}."
+    each = ((found - truth).abs() <= a * side).float().mean()
+    if abs(value - float(each)) <= 1e-3:
+        return "Not yet: you compared x and y one by one; the error is the distance, (found - truth).norm(dim=-1)."
+    return f"Not yet: you have {value:.3f}, and {int((error > a * side).sum())} of the {len(error)} points are too far off."
+
+
+def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
+    """7.2: knee, the middle of the shin and ankle as handles (3, 2), and all three turned about the hip as targets."""
+    if handles is None or targets is None:
+        return "Not done yet: put three points (3, 2) into my_handles, and where they are to be into my_targets."
+    wanted = torch.stack((knee, (knee + ankle) / 2, ankle))
+    there = (wanted - hip) @ turn.T + hip
+    problem = _tensor_problem(handles, wanted, "my_handles") or _tensor_problem(targets, wanted, "my_targets")
+    if problem:
+        return problem
+    if not _close(handles, wanted, 0.5):
+        return ("Not yet: my_handles are not the knee, the middle between knee and ankle, and the ankle, in this order; "
+                f"the largest difference is {(handles - wanted).abs().max():.1f} pixels.")
+    if _close(targets, there, 0.5):
+        return f"Right: the ankle moves most, by {(there[2] - wanted[2]).norm():.0f} pixels, and the leg keeps its length."
+    if _close(targets, (wanted - hip) @ turn + hip, 0.5):
+        return "Not yet: your leg turns inwards; multiply by turn.T, not by turn."
+    if _close(targets, wanted @ turn.T, 0.5):
+        return "Not yet: you turned about the corner of the picture; subtract the hip first, and add it again afterwards."
+    if _close(targets, wanted + (there[2] - wanted[2]), 0.5):
+        return "Not yet: all your points move alike, so the knee would leave the hip; turn each of them about the hip."
+    length = (targets - hip).norm(dim=-1) / (wanted - hip).norm(dim=-1)
+    if (length - 1).abs().max() > 0.05:
+        return f"Not yet: turning keeps the distance from the hip, but yours become {length.min():.2f} to {length.max():.2f} times as far."
+    return "Not yet: the distances from the hip are right, the directions are not; is the angle the one of turn_leg?"
+
+
 # ---------------------------------------------------------------------------------------------- 11  larger models
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
+
+
+def _number(answer) -> float | None:
+    """A number or a tensor of one number as a float, anything else as None."""
+    if torch.is_tensor(answer) and answer.numel() == 1:
+        answer = answer.item()
+    return None if isinstance(answer, (bool, str)) or not isinstance(answer, (int, float)) else float(answer)
+
+
+def pck_of_one(answer, predicted: Tensor, target: Tensor, a: float) -> str:
+    """PCK@a of one picture, as a fraction; predicted and target are (J, 2) in pixels."""
+    if answer is None:
+        return "Not done yet: set my_pck to the fraction of joints that are near enough."
+    value = _number(answer)
+    if value is None:
+        return f"Not yet: my_pck is a {type(answer).__name__}, and one number is asked for; take the mean over the joints."
+    distance, box = (predicted - target).norm(dim=-1), target.amax(0) - target.amin(0)
+    share = lambda distances, limit: (distances <= limit).float().mean().item()
+    right = share(distance, a * box.max())
+    if abs(value - right) < 1e-4:
+        return f"Right: {round(right * len(target))} of {len(target)} joints, PCK@{a:g} = {right:.3f}."
+    mistakes = {
+        f"this is a percentage; PCK is a fraction here, {right * 100:.0f} % is {right:.3f}.": 100 * right,
+        "this is a count; divide by the number of joints.": right * len(target),
+        "this is the share of joints that are too far away.": 1 - right,
+        "the size is the smaller side of the box here; it is to be the larger one.": share(distance, a * box.min()),
+        "the size is the diagonal of the box here; it is to be its larger side.": share(distance, a * box.norm()),
+        "the box is that of the joints that the judge sees; it is to be the target's.":
+            share(distance, a * (predicted.amax(0) - predicted.amin(0)).max()),
+        "x and y are counted one by one; the distance of a joint is the length of its (x, y).":
+            share((predicted - target).abs(), a * box.max()),
+        "this is the mean distance in pixels; count how many distances are small enough.": distance.mean().item()}
+    for mistake, wrong in mistakes.items():
+        if abs(value - wrong) < 1e-4:
+            return f"Not yet: {mistake}"
+    return (f"Not yet: {value:.3f} is not the share of distances of at most {a:g} x {box.max():.1f} pixels, the larger side of the "
+            f"target's box.")
+
+
+def standard_error(answer, values: Tensor) -> str:
+    """The standard error of the mean of values (N,)."""
+    if answer is None:
+        return "Not done yet: set my_error to the standard error of the mean."
+    value, count = _number(answer), values.numel()
+    if value is None:
+        return f"Not yet: my_error is a {type(answer).__name__}, and one number is asked for."
+    spread = values.float().std().item()
+    if abs(value - spread / count ** 0.5) < 0.02 * spread / count ** 0.5:          # with or without Bessel's correction
+        return f"Right: the mean is {values.float().mean():.2f}, give or take {value:.2f}."
+    mistakes = {
+        f"this is the standard deviation, how much single values spread; divide by the root of {count}.": spread,
+        "you divide by the number of values; divide by its square root.": spread / count,
+        "this is the variance divided by the number; take the square root.": spread ** 2 / count,
+        "this is the variance; the standard deviation is its root.": spread ** 2}
+    for mistake, wrong in mistakes.items():
+        if abs(value - wrong) < 0.02 * abs(wrong):
+            return f"Not yet: {mistake}"
+    return f"Not yet: {value:.4g} is not the standard deviation, {spread:.4g}, divided by the square root of {count}."

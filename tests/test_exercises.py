@@ -254,7 +254,52 @@ def test_a_mask_of_the_sky():
     assert "differ" in exercises.sky_mask(mask / 2)
 
 
+# ---------------------------------------------------------------------------------------------- 7  drag
+
+def test_share_of_matches():
+    truth = torch.tensor([[20.0, 20], [50, 50], [80, 80], [100, 40]])
+    found = truth + torch.tensor([[1.0, 1], [7, 7], [30, 0], [5, 0]])              # errors 1.4, 9.9, 30 and 5
+    check = lambda answer: exercises.share_of_matches(answer, found, truth, torch.tensor(80.0))
+    assert check(torch.tensor(0.5)).startswith("Right: 2 of 4") and check(0.5).startswith("Right: ")
+    assert "errors below 0.1 pixels" in check(0.0)
+    assert "mean error" in check((found - truth).norm(dim=-1).mean())
+    assert "divide by all 4" in check(2)
+    assert "one by one" in check(((found - truth).abs() <= 8).float().mean())
+    assert "single number" in check(found) and check(0.4).startswith("Not yet: you have 0.400")
+
+
+def test_leg_drag():
+    hip, knee, ankle = torch.tensor([70.0, 70]), torch.tensor([74.0, 90]), torch.tensor([76.0, 112])
+    turn = torch.tensor([[0.94, 0.342], [-0.342, 0.94]])
+    handles = torch.stack((knee, (knee + ankle) / 2, ankle))
+    targets = (handles - hip) @ turn.T + hip
+    check = lambda there, here=handles: exercises.leg_drag(here, there, hip, knee, ankle, turn)
+    assert check(targets).startswith("Right: ") and check(None).startswith("Not done yet: ")
+    assert "turn.T" in check((handles - hip) @ turn + hip)
+    assert "corner of the picture" in check(handles @ turn.T)
+    assert "move alike" in check(handles + targets[2] - handles[2])
+    assert "in this order" in check(targets.flip(0), handles.flip(0))
+    assert "shape (2, 2)" in check(targets[:2]) and "a list" in check(targets.tolist())
+    assert "times as far" in check((handles - hip) * 1.5 + hip)
+
+
 # ---------------------------------------------------------------------------------------------- 11  larger models
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
+
+def test_pck_of_one():
+    target = torch.tensor([[0.0, 0.0], [40.0, 0.0], [0.0, 100.0], [40.0, 100.0]])
+    seen = target + torch.tensor([[1.0, 0.0], [4.0, 4.0], [9.0, 0.0], [0.0, 30.0]])        # 5 pixels are near enough
+    check = lambda answer: exercises.pck_of_one(answer, seen, target, 0.05)
+    assert check(0.25).startswith("Right: 1 of 4") and check(torch.tensor(0.25)).startswith("Right: ")
+    assert "percentage" in check(25.0) and "count" in check(1) and "too far" in check(0.75)
+    assert "larger side" in check(0.4) and "take the mean" in check(torch.tensor([True, False, False, False]))
+
+
+def test_standard_error():
+    values = torch.rand(32, generator=torch.Generator().manual_seed(0))
+    check = lambda answer: exercises.standard_error(answer, values)
+    assert check(values.std() / 32 ** 0.5).startswith("Right: ") and check((values.std(correction=0) / 32 ** 0.5).item()).startswith("Right: ")
+    assert "divide by the root of 32" in check(values.std()) and "its square root" in check(values.std() / 32)
+    assert "take the square root" in check(values.var() / 32) and "not the standard" in check(7.0) and "one number" in check(values)
