@@ -25,6 +25,7 @@ from typing import Iterator
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -298,6 +299,8 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         folder = Path(recipe.start_from)
         model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
         model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
+    if recipe.device == "cpu":             # there the fused attention's backward pass is slower than the plain one
+        model.unet.set_attn_processor(AttnProcessor())
     model.to(recipe.device)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)

@@ -6,25 +6,30 @@ generator that yields (pictures done, pictures in all) and ends with the result 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generator
+from typing import Generator, Iterator
 
 import torch
 
 from . import puppets
 from .basemodel import autoencoder_psnr
-from .heads import pose_objective
-from .judge import Judge, attribute_accuracy, load_judge, pck
+from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_points, whole
+from .editing import drag, identity
+from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
+from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .pipelines import load_head, load_pipeline
 from .plots import save_grid
-from .readout import ReadoutHead, decode, guided_sample, sample
+from .readout import ReadoutHead, Source, decode, encode, guided_sample, invert, sample
 
 BASE_SEED, POSE_SEED = puppets.HELD_OUT + 10_000, puppets.HELD_OUT + 20_000
+MAP_SEED, DRAG_SEED, IDENTITY_SEED = puppets.HELD_OUT + 30_000, puppets.HELD_OUT + 60_000, puppets.HELD_OUT + 40_000
 MEASURED = ("shirt", "trousers", "hat", "background", "prop", "action")      # what every caption decides
 
 Progress = Generator[tuple[int, int], None, dict]
@@ -91,8 +96,7 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps:
                       "pck@0.1": pck(reading.joints, frames.joints, 0.1, frames.visible).mean(),
                       "all_joints_found": judge.found(reading).float().mean(),
                       "attribute_accuracy": attribute_accuracy(reading, facts(part))["mean"]}
-            for key, value in values.items():
-                totals[name][key] = totals[name].get(key, 0.0) + float(value) * len(part) / count
+            _add(totals[name], len(part) / count, values)
         yield start + len(part), count
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals,
             "settings": {**(objective or {}), **guidance}}
@@ -121,6 +125,181 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
             "peak_memory_mb": peak_memory_mb()}
 
 
+def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 100, steps: int = 50, batch: int = 10,
+                seed: int = MAP_SEED, guidance_scale: float = 7.5, **settings) -> Progress:
+    """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
+    guided and unguided, with the same captions and initial noise."""
+    if what not in ("depth", "edges"):
+        raise ValueError(f"what is {what!r}; choose depth or edges")
+    objective, name = {"depth": (depth_objective, "depth_rmse"), "edges": (edge_objective, "edge_f_score")}[what]
+    scenes, totals = puppets.sample_scenes(count, seed), {"unguided": {}, "guided": {}}
+    for start in range(0, count, batch):
+        part = scenes[start:start + batch]
+        target = getattr(puppets.render(part), what)
+        for how, objectives in (("unguided", []), ("guided", [objective(head, target)])):
+            pictures, _ = sample(pipe, [scene.caption for scene in part], objectives, num_inference_steps=steps,
+                                 generator=torch.Generator().manual_seed(seed + start), guidance_scale=guidance_scale, **settings)
+            reading = judge(pictures)
+            score = depth_rmse(reading.depth, target) if what == "depth" else edge_f_score(reading.edges, target)
+            _add(totals[how], len(part) / count, {
+                name: score.mean(), "all_joints_found": judge.found(reading).float().mean(),
+                "attribute_accuracy": attribute_accuracy(reading, facts(part))["mean"]})
+        yield start + len(part), count
+    return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
+
+
+def measure_drag(pipe, judge: Judge, head: ReadoutHead, real: bool = False, count: int = 100, steps: int = 30,
+                 seed: int = DRAG_SEED, guidance_scale: float | None = None, **settings) -> Progress:
+    """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
+
+    The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
+    source is a whole puppet by the judge and has room for the drag. Where the handles are joints the judge says where
+    they ended, else the nearest patch of pixels does.
+    """
+    rows, scale = [], guidance_scale or (3.5 if real else 7.5)
+    for kind in KINDS:
+        cases = drag_sources(pipe, judge, kind, real, steps, seed, scale)
+        for _, case in zip(range(count // len(KINDS)), cases):
+            start = time.perf_counter()
+            picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale,
+                                **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed, **settings))
+            seconds = time.perf_counter() - start
+            rows.append({"kind": kind, "seed": case.case.seed, **judge_drag(judge, case, picture), "seconds": seconds})
+            yield len(rows), count
+    return {"cases": len(rows), "steps": steps, "seed": seed, "guidance_scale": scale, "inverted": real,
+            **summary(rows), "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS},
+            "settings": {key: value for key, value in settings.items() if isinstance(value, (int, float, str))}}
+
+
+@dataclass
+class DragSource:
+    """A picture to drag in, (1, 3, H, W), what is to be done with it, and what the judge reads in it."""
+    scene: puppets.Scene
+    picture: torch.Tensor
+    reading: Reading
+    source: Source
+    case: DragCase
+
+
+def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: int = 30, seed: int = DRAG_SEED,
+                 guidance_scale: float = 7.5) -> Iterator[DragSource]:
+    """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind."""
+    for number in itertools.count(seed):
+        scene = puppets.sample_scene(number)
+        if kind == "prop" and (scene.prop == "none" if real else scene.prop != "ball"):
+            continue
+        frames = puppets.render(scene)
+        if real:
+            states = list(invert(pipe, frames.image, scene.caption, num_inference_steps=steps))
+            picture = decode(pipe, encode(pipe, frames.image))
+        else:
+            states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, guidance_scale=guidance_scale,
+                                        generator=torch.Generator().manual_seed(number)))
+            picture = decode(pipe, states[-1].latents)
+        reading = judge(picture)
+        prop = None if kind != "prop" else prop_points(frames) if real else ball_points(picture[0], scene)
+        if not judge.found(reading) or kind == "prop" and prop is None:
+            continue
+        case = drag_case(kind, frames.joints[0] if real else reading.joints[0], number, prop)
+        if case is not None:
+            yield DragSource(scene, picture, reading, Source.from_states(pipe, states, scene.caption, keep_all=True), case)
+
+
+def judge_drag(judge: Judge, made: DragSource, picture: torch.Tensor) -> dict:
+    """What became of one drag: distances in pixels before and after, fidelity, attributes but the action, wholeness."""
+    case, after = made.case, judge(picture)
+    if case.joints:
+        ended, count = after.joints[0, case.joints], len(case.joints)
+    else:
+        ended, count = find_patch(made.picture[0], case.handles[0], picture[0])[None], 1
+    distance = lambda points: float((points - case.targets[:count]).norm(dim=-1).mean())
+    kept = 1 - case.moved()
+    change = ((picture - made.picture).abs().mean(1, keepdim=True) * kept).sum() / kept.sum()
+    looks = {name: value for name, value in made.scene.attributes.items() if name in MEASURED and name != "action"}
+    return {"initial_distance": distance(case.handles[:count]), "distance": distance(ended), "fidelity": 1 - float(change),
+            "attribute_accuracy": attribute_accuracy(after, [looks])["mean"],
+            "attribute_accuracy_before": attribute_accuracy(made.reading, [looks])["mean"],
+            "whole": float(whole(judge, after, made.reading)), "all_joints_found": float(judge.found(after))}
+
+
+def summary(rows: list[dict]) -> dict:
+    """Means of all numbers of the rows."""
+    names = [name for name, value in rows[0].items() if name not in ("kind", "seed")] if rows else []
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
+
+
+def measure_identity(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
+                     seed: int = IDENTITY_SEED, guidance_scale: float = 7.5, **settings) -> Progress:
+    """One reference picture each, a new prompt that names action, background and prop only: how often skin, shirt,
+    trousers and hat are those of the reference, guided by the appearance head and not."""
+    references, wanted = puppets.sample_scenes(count, seed), puppets.sample_scenes(count, seed + count)
+    totals: dict[str, dict] = {"unguided": {}, "guided": {}}
+    for start in range(0, count, batch):
+        old, new = references[start:start + batch], wanted[start:start + batch]
+        source = Source.from_picture(pipe, puppets.render(old).image, generator=torch.Generator().manual_seed(seed + start))
+        prompts = [puppets.caption(scene, ("action", "background", "prop")) for scene in new]
+        for how, extra in (("unguided", {}), ("guided", identity(head, source, **settings))):
+            pictures, _ = sample(pipe, prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
+                                 generator=torch.Generator().manual_seed(seed + start), **extra)
+            reading = judge(pictures)
+            looks = [{name: scene.attributes[name] for name in ("skin", "shirt", "trousers", "hat")} for scene in old]
+            words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
+            agreement = attribute_accuracy(reading, looks)
+            _add(totals[how], len(old) / count, {
+                "agreement": agreement.pop("mean"), **agreement, "words": attribute_accuracy(reading, words)["mean"],
+                "all_joints_found": judge.found(reading).float().mean()})
+        yield start + len(old), count
+    return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
+
+
+def measure_inversion(pipe, count: int = 20, steps: int = 50, seed: int = DRAG_SEED, iterations=(0, 1, 3)) -> Progress:
+    """PSNR in dB of rendered pictures, inverted and sampled again at guidance scale 1, against the autoencoder's round trip,
+    for each number of fixed-point iterations."""
+    scenes, result = puppets.sample_scenes(count, seed), {}
+    prompts, latents = [scene.caption for scene in scenes], encode(pipe, puppets.render(scenes).image)
+    there = decode(pipe, latents)
+    for done, number in enumerate(iterations, 1):
+        for state in invert(pipe, latents, prompts, num_inference_steps=steps, fixed_point_iterations=number):
+            pass
+        back, _ = sample(pipe, prompts, latents=state.latents, num_inference_steps=steps, guidance_scale=1.0)
+        error = (back - there).square().mean((1, 2, 3))
+        result[f"{number} iterations"] = {"psnr_db": float((-10 * error.log10()).mean()), "worst_db": float((-10 * error.log10()).min())}
+        yield done, len(iterations)
+    return {"pictures": count, "steps": steps, "seed": seed, **result}
+
+
+def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, repeats: int = 3, seed: int = POSE_SEED) -> Progress:
+    """Process time of one picture guided by five objectives, one of each head, against the pose objective alone."""
+    scene = puppets.sample_scene(seed)
+    frames = puppets.render(scene)
+    states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed)))
+    times: dict[str, list] = {"one": [], "five": []}
+    for repeat in range(repeats + 1):                                  # the first one warms up and does not count
+        for name in times:
+            source = Source.from_states(pipe, states, scene.caption)
+            goals = [pose_objective(heads["pose"], frames.joints)]
+            if name == "five":
+                goals += [depth_objective(heads["depth"], frames.depth), edge_objective(heads["edges"], frames.edges),
+                          drag_objective(heads["correspondence"], source, frames.joints[0, :1], frames.joints[0, :1] + 5),
+                          identity_objective(heads["appearance"], source)]
+            process = time.process_time()
+            for state in guided_sample(pipe, scene.caption, goals, num_inference_steps=steps, latents=source.start):
+                pass
+            decode(pipe, state.latents)
+            if repeat:
+                times[name].append(time.process_time() - process)
+        yield repeat, repeats
+    ratios = sorted(five / one for five, one in zip(times["five"], times["one"]))
+    return {"steps": steps, "repeats": repeats, "process_seconds": {name: sorted(t)[repeats // 2] for name, t in times.items()},
+            "process_time_ratio": ratios[repeats // 2]}
+
+
+def _add(totals: dict, share: float, values: dict) -> None:
+    """Add `values` to running means; `share` is this batch's part of all pictures."""
+    for key, value in values.items():
+        totals[key] = totals.get(key, 0.0) + float(value) * share
+
+
 def peak_memory_mb() -> float:
     """The most memory that this process has held so far, in MB (resident set)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -137,27 +316,38 @@ def write_result(name: str, result: dict, folder: str | Path = "data/results") -
     return path
 
 
+WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure and write data/results/NAME.json.")
-    parser.add_argument("what", choices=["base", "pose", "cost"])
+    parser.add_argument("what", nargs="+", choices=WHAT)
     parser.add_argument("--model", default="data/puppet-diffusion")
-    parser.add_argument("--head", default="data/heads/pose")
-    parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, 100 for pose)")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--heads", default="data/heads", help="folder with a folder for each head")
+    parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, else 100; 20 for inversion)")
+    parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50; 30 for drags)")
     parser.add_argument("--sheet", default=None, help="with base: a file for the first 32 pictures")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args()
-    pipe = load_pipeline(options.model)
-    if options.what == "base":
-        measurement = measure_base(pipe, load_judge(), options.count or 500, options.steps, sheet=options.sheet)
-    elif options.what == "pose":
-        measurement = measure_pose(pipe, load_judge(), load_head(options.head, pipe), options.count or 100,
-                                   options.steps)
-    else:
-        measurement = measure_cost(pipe, load_head(options.head, pipe), options.steps)
-    result = finish(measurement, lambda done, of: print(f"{done} of {of}", flush=True))
-    print(json.dumps(result, indent=1))
-    print("written to", write_result(options.what, result, options.out))
+    pipe, judge = load_pipeline(options.model), load_judge()
+    head = lambda name: load_head(Path(options.heads) / name, pipe)
+    size = {name: value for name, value in (("count", options.count), ("steps", options.steps)) if value}
+    steps = {"steps": options.steps} if options.steps else {}
+    measurements = {
+        "base": lambda: measure_base(pipe, judge, sheet=options.sheet, **size),
+        "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
+        "cost": lambda: measure_cost(pipe, head("pose"), **steps),
+        "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", **size),
+        "edges": lambda: measure_map(pipe, judge, head("edges"), "edges", **size),
+        "drag": lambda: measure_drag(pipe, judge, head("correspondence"), **size),
+        "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), real=True, **size),
+        "identity": lambda: measure_identity(pipe, judge, head("appearance"), **size),
+        "inversion": lambda: measure_inversion(pipe, **size),
+        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **steps)}
+    for what in options.what:
+        result = finish(measurements[what](), lambda done, of: print(f"{what}: {done} of {of}", flush=True))
+        print(json.dumps(result, indent=1))
+        print("written to", write_result(what, result, options.out))
 
 
 if __name__ == "__main__":

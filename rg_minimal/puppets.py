@@ -511,8 +511,8 @@ def _edges(parts: Tensor, z: Tensor, jump: float = 5.0) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- pairs and triplets
 
-def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64,
-                    generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64, generator: torch.Generator | None = None,
+                    on_prop: int = 0) -> tuple[Tensor, Tensor]:
     """Pairs of points that show the same spot of the same puppet and are visible in both pictures.
 
     Every puppet pixel of the first picture is written as (capsule, place along it, place across it), the same place is
@@ -522,6 +522,7 @@ def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64,
         frames_a, frames_b: B frames each, frame i of both showing the same puppet.
         count: pairs a frame; sampled with repetition where fewer pixels match.
         generator: for the choice of pairs (a CPU generator; seed 0 by default).
+        on_prop: how many of the pairs, the last ones, lie on the prop, in frames that show the same one in both.
     Returns:
         Two tensors (B, count, 2), points (x, y) in pixels.
     Raises:
@@ -537,13 +538,19 @@ def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64,
             raise ValueError(f"frames {i} show no spot of the puppet that is visible in both")
         pick = torch.randint(len(source), (count,), generator=generator)
         points.append(torch.stack((source[pick], target[pick])))
+        source, target = _all_matches(frames_a, frames_b, i, prop=True) if on_prop else ((), ())
+        if len(source):
+            pick = torch.randint(len(source), (on_prop,), generator=generator)
+            points[-1][:, count - on_prop:] = torch.stack((source[pick], target[pick]))
     both = torch.stack(points)                                                  # (B, 2, count, 2)
     return both[:, 0], both[:, 1]
 
 
-def _all_matches(a: Frames, b: Frames, i: int) -> tuple[Tensor, Tensor]:
-    """All matching pairs of frame i: centres of the puppet's pixels in `a`, and their places in `b`."""
-    yx = (a.mask[i, 0]).nonzero()
+def _all_matches(a: Frames, b: Frames, i: int, prop: bool = False) -> tuple[Tensor, Tensor]:
+    """All matching pairs of frame i: centres of the puppet's (or the prop's) pixels in `a`, and their places in `b`."""
+    kinds = {(each.scenes[i].prop, each.scenes[i].prop_colour if each.scenes[i].prop == "ball" else "") for each in (a, b)}
+    shown = a.mask[i, 0] if not prop else (a.parts[i] == PART["prop"]) & (len(kinds) == 1)
+    yx = shown.nonzero()
     source = yx.flip(-1) + 0.5                                                  # (N, 2) as (x, y)
     index = a.capsule[i, yx[:, 0], yx[:, 1]]
     place = _local(a.geometry[i, index], source)
@@ -579,10 +586,13 @@ def _global(capsules: Tensor, place: Tensor) -> Tensor:
 
 
 def sample_pair(seed: int) -> tuple[Scene, Scene]:
-    """Two scenes of one puppet: other pose, place and background."""
+    """Two scenes of one puppet: other pose, place and background; if both have a prop, it is the same one."""
     rng = torch.Generator().manual_seed(seed)
     puppet = sample_puppet(rng)
-    return sample_scene(rng, puppet), sample_scene(rng, puppet)
+    first, second = sample_scene(rng, puppet), sample_scene(rng, puppet)
+    if "none" not in (first.prop, second.prop):
+        second = replace(second, prop=first.prop, prop_colour=first.prop_colour)
+    return first, second
 
 
 def sample_triplet(seed: int) -> tuple[Scene, Scene, Scene]:

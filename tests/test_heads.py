@@ -228,8 +228,17 @@ def test_a_triplet_counts_where_the_positive_is_nearer():
     right, up = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1), torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
     scores = [H.triplet_score(right, 3 * right, up), H.triplet_score(right, up, right), H.triplet_score(right, up, up)]
     assert [score.tolist() for score in scores] == [[1], [0], [0]]
-    half = torch.cat((right, up), 3)                                                       # (1, 2, 1, 2), cosines 1 and 0
-    assert H.triplet_score(right.expand(1, 2, 1, 2), half, right.expand(1, 2, 1, 2)).tolist() == [0]
+    half = torch.cat((right, up), 3)                                                       # (1, 2, 1, 2), their mean lies between
+    assert H.triplet_score(half, half.flip(3), right.expand(1, 2, 1, 2)).tolist() == [1], "the place does not matter"
+
+
+def test_the_loss_of_looks_is_zero_for_features_that_tell_the_puppets_apart_and_not_for_equal_ones():
+    feature = lambda *values: torch.tensor(values).reshape(1, -1, 1, 1).expand(1, -1, 4, 4)
+    first, second, common = feature(1.0, 0, 0), feature(0, 1.0, 0), feature(0, 0, 100.0)
+    apart = [each + common for each in (first, first, second, second)]
+    assert H.TASKS["appearance"].loss(*apart) == 0
+    assert H.TASKS["appearance"].loss(*[apart[i] for i in (0, 2, 1, 3)]) > 1
+    assert H.TASKS["appearance"].loss(*[common] * 4) == pytest.approx(0.5)
 
 
 def test_drag_and_identity_objectives_are_the_cores(fresh, tiny_pipe, reading):
@@ -268,9 +277,27 @@ def test_pairs_and_triplets_are_those_of_the_puppet_world():
     frame_a, frame_b = puppets.render(one), puppets.render(two)
     part = lambda frame, points: frame.parts[0, points[:, 1].long(), points[:, 0].long()]
     assert torch.equal(part(frame_a, points_a[1]), part(frame_b, points_b[1])), "a match lies on another part"
-    triplet, truth = H.TASKS["appearance"].samples(2, 7)
+    (anchor, positive, negative, again), truth = H.TASKS["appearance"].samples(2, 7)
     assert truth == () and all(torch.equal(pictures[1:], puppets.render(scene).image)
-                               for pictures, scene in zip(triplet, puppets.sample_triplet(8)))
+                               for pictures, scene in zip((anchor, positive, negative), puppets.sample_triplet(8)))
+    scenes = H.sample_looks(8)
+    assert scenes[3].puppet == replace(scenes[1].puppet, **{name: getattr(scenes[2].puppet, name)
+                                                            for name in ("skin", "shirt", "trousers", "hat")})
+    assert replace(scenes[3], puppet=scenes[1].puppet) == scenes[1], "the fourth picture is the second with other clothes"
+
+
+def test_some_matches_lie_on_the_prop_where_both_pictures_show_it():
+    first, second = (puppets.render(scenes) for scenes in zip(*(puppets.sample_pair(seed) for seed in range(12))))
+    points = puppets.correspondences(first, second, 20, on_prop=5)
+    plain = puppets.correspondences(first, second, 20)
+    prop = puppets.PART["prop"]
+    shown = [[frames.parts[i, at[:, 1].long(), at[:, 0].long()] == prop for frames, at in zip((first, second), (a, b))]
+             for i, (a, b) in enumerate(zip(*points))]
+    counts = [int(a.sum()) for a, _ in shown]
+    assert set(counts) == {0, 5} and all(torch.equal(a, b) and (not a.any() or a[-5:].all()) for a, b in shown)
+    same = [a.prop == b.prop != "none" for a, b in zip(first.scenes, second.scenes)]
+    assert all(on or not count for on, count in zip(same, counts))
+    assert [tuple(p.shape) for p in plain] == [(12, 20, 2)] * 2
 
 
 def test_batches_depend_on_seed_and_step_alone():

@@ -1,0 +1,153 @@
+"""Seeded test cases with known ground truth: what a drag is to do, and how well it was done.
+
+A `DragCase` says which points of a picture are to go where, and which part of the picture may change for it. Limbs turn
+about the shoulder or the hip and keep their length, so a perfect drag leaves a whole puppet behind. Points are (x, y) in
+pixels of the image.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import puppets
+from .editing import region
+from .judge import Judge, Reading, limb_lengths
+
+LIMB_JOINTS = {"wrist": ("shoulder", "elbow", "wrist"), "ankle": ("hip", "knee", "ankle")}
+KINDS = ("wrist", "ankle", "puppet", "prop")
+MARGIN = 5.0                            # pixels that a target keeps from the border
+
+
+@dataclass
+class DragCase:
+    """One drag. N points; those that are joints come first."""
+    kind: str                           # one of KINDS
+    seed: int
+    handles: Tensor                     # (N, 2)
+    targets: Tensor                     # (N, 2)
+    joints: list[int]                   # which joints the first handles are, indices into puppets.JOINTS
+    fixed: Tensor                       # (M, 2) points of the moving part that stay: the shoulder or the hip
+
+    def moved(self, margin: float = 10.0) -> Tensor:
+        """(1, 1, H, W): the part of the picture that has to change, in [0, 1]."""
+        return region(torch.cat((self.handles, self.targets, self.fixed)), margin)
+
+    @property
+    def distance(self) -> float:
+        """Mean distance in pixels between handles and targets before anything is done."""
+        return float((self.handles - self.targets).norm(dim=-1).mean())
+
+
+def drag_case(kind: str, joints: Tensor, seed: int, prop: Tensor | None = None) -> DragCase | None:
+    """A drag of this kind for a puppet with these joints (14, 2); None where there is no room for one.
+
+    Args:
+        prop: for kind 'prop' points (N, 2) on the prop, the first in its middle.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(60):
+        case = (_limb if kind in LIMB_JOINTS else _shift)(kind, joints, seed, prop, rng)
+        points = torch.cat((case.targets, case.targets))
+        if points.min() >= MARGIN and points.max() <= puppets.SIZE - MARGIN and _free(case, joints):
+            return case
+    return None
+
+
+def _uniform(rng, low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand((), generator=rng))
+
+
+def _limb(kind, joints, seed, prop, rng) -> DragCase:
+    """Turn an arm by 25 to 80 degrees about the shoulder, or a leg by 15 to 35 about the hip, either way."""
+    side = "left" if _uniform(rng, 0, 1) < 0.5 else "right"
+    index = [puppets.JOINTS.index(f"{side}_{name}") for name in LIMB_JOINTS[kind]]
+    root, middle, end = joints[index]
+    low, high = (25, 80) if kind == "wrist" else (15, 35)
+    angle = math.radians(_uniform(rng, low, high)) * (1 if _uniform(rng, 0, 1) < 0.5 else -1)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    handles = torch.stack((middle, end, (middle + end) / 2, (root + middle) / 2))
+    return DragCase(kind, seed, handles, (handles - root) @ turn.T + root, index[1:], root[None])
+
+
+def _shift(kind, joints, seed, prop, rng) -> DragCase:
+    """Move all of the puppet or the prop by 12 to 30 pixels to one side, and by up to 3 up or down."""
+    across = _uniform(rng, 12, 30) * (1 if _uniform(rng, 0, 1) < 0.5 else -1)
+    offset = torch.tensor([across, _uniform(rng, -3, 3)])
+    handles = joints if kind == "puppet" else prop
+    return DragCase(kind, seed, handles, handles + offset, list(range(14)) if kind == "puppet" else [], handles[:0])
+
+
+def _free(case: DragCase, joints: Tensor) -> bool:
+    """Whether the targets keep clear of the rest of the puppet, so that nothing would hide what was moved."""
+    if case.kind == "puppet":
+        return True
+    rest = [i for i in range(len(joints)) if i not in case.joints]
+    start, end = (torch.stack([joints[pair[k]] for pair in puppets.LIMBS if pair[0] in rest and pair[1] in rest])
+                  for k in (0, 1))
+    far = {"wrist": 13.0, "ankle": 11.0, "prop": 16.0}[case.kind]
+    points = case.targets[1:3] if case.kind in LIMB_JOINTS else case.targets[:1]
+    spots = torch.cat([torch.lerp(start, end, w) for w in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    return bool(torch.cdist(points, spots).min() >= far)
+
+
+def prop_points(frames: puppets.Frames, i: int = 0) -> Tensor | None:
+    """(5, 2) points on the prop of rendered frame i, the middle first; None where too little of it is seen."""
+    spots = (frames.parts[i] == puppets.PART["prop"]).nonzero().flip(-1).float() + 0.5
+    if len(spots) < 120:
+        return None
+    return _spread(spots)
+
+
+def ball_points(picture: Tensor, scene: puppets.Scene) -> Tensor | None:
+    """The same for the ball of a picture (3, H, W) that a model made for this scene's caption, by its colour.
+
+    None where the scene has no ball, something else has its colour, or what has it is no single disc.
+    """
+    looks = scene.puppet
+    if scene.prop != "ball" or scene.prop_colour in (looks.shirt, looks.trousers, looks.hat):
+        return None
+    colour = torch.tensor(puppets.COLOURS[scene.prop_colour])[:, None, None]
+    alike = torch.nn.functional.cosine_similarity(picture, colour, dim=0)               # (H, W): hue, not brightness
+    spots = ((alike > 0.985) & (picture.amax(0) > 0.25)).nonzero().flip(-1).float() + 0.5
+    if not 100 <= len(spots) <= 420:
+        return None
+    middle = spots.median(0).values
+    disc = (spots - middle).norm(dim=-1) <= (len(spots) / math.pi) ** 0.5 + 2
+    return _spread(spots[disc]) if disc.float().mean() > 0.9 else None
+
+
+def _spread(spots: Tensor) -> Tensor:
+    """The spots' middle and four places half-way to their borders."""
+    middle, half = spots.mean(0), spots.std(0)
+    return middle + torch.tensor([[0.0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]]) * half * 0.8
+
+
+# ---------------------------------------------------------------------------------------------- how well it was done
+
+def whole(judge: Judge, after: Reading, before: Reading, tolerance: float = 0.15) -> Tensor:
+    """(B,) bool: one whole puppet: all joints found with the source's confidence (or that of real renderings), and every
+    limb as long as the source's to within `tolerance`."""
+    enough = torch.minimum(before.confidence, after.confidence.new_tensor(judge.thresholds))
+    found = (after.confidence >= enough).all(-1)
+    change = (limb_lengths(after.joints) / limb_lengths(before.joints).clamp_min(1e-6) - 1).abs()
+    return found & (change <= tolerance).all(-1)
+
+
+def find_patch(source: Tensor, point: Tensor, picture: Tensor, side: int = 13) -> Tensor:
+    """Where the patch around `point` (2,) of `source` (3, H, W) is in `picture` (3, H, W): (2,) in pixels.
+
+    The nearest neighbour by the squared difference of the patch's pixels: a feature that no head has seen.
+    """
+    half = side // 2
+    padded, wanted = (torch.nn.functional.pad(p[None], (half,) * 4, mode="replicate") for p in (picture, source))
+    x, y = (int(v) for v in point)
+    patch = wanted[0, :, y:y + side, x:x + side].flatten()
+    columns = torch.nn.functional.unfold(padded, side)[0]                                # (3 * side^2, H*W)
+    best = int((columns - patch[:, None]).square().sum(0).argmin())
+    width = picture.shape[-1]
+    return torch.tensor([best % width + 0.5, best // width + 0.5])

@@ -1,0 +1,128 @@
+"""Edits and test cases: regions by hand, drags with known answers, and the shipped heads on the shipped model."""
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rg_minimal import Source, cases, editing, guided_sample, load_head, load_pipeline, measure, puppets, sample
+from rg_minimal.cases import DragCase, drag_case, find_patch, prop_points, whole
+from rg_minimal.editing import drag, identity, region
+from rg_minimal.heads import TASKS, new_head
+from rg_minimal.judge import Reading, load_judge
+from tiny import tiny_pipe as make_tiny_pipe
+
+
+@pytest.fixture(scope="module")
+def tiny_pipe():
+    return make_tiny_pipe()
+
+
+@pytest.fixture(scope="module")
+def joints():
+    return puppets.render(puppets.sample_scenes(40, puppets.HELD_OUT)).joints
+
+
+# ---------------------------------------------------------------------------------------------- regions
+
+def test_a_region_is_the_hull_and_its_margin():
+    square = region([(40, 40), (80, 40), (80, 80), (40, 80), (60, 60)], margin=10, soft=1)[0, 0]
+    assert square.shape == (128, 128) and set(square[60, 60:].int().tolist()) == {0, 1}
+    assert square[60, 31:89].min() == 1 and square[60, :29].max() == 0 and square[60, 92:].max() == 0
+    corner = square[89, 89]
+    assert corner == 0 and square[86, 86] == 1, "corners are round"
+
+
+def test_regions_of_one_and_two_points_are_a_disc_and_a_capsule():
+    disc, capsule = region([(64, 64)], 10, soft=1), region([(40, 64), (90, 64)], 10, soft=1)
+    assert disc.sum() == pytest.approx(math.pi * 10.5 ** 2, rel=0.03)
+    assert capsule.sum() == pytest.approx(math.pi * 10.5 ** 2 + 50 * 21, rel=0.03)
+
+
+# ---------------------------------------------------------------------------------------------- cases
+
+@pytest.mark.parametrize("kind", ["wrist", "ankle"])
+def test_a_limb_turns_and_keeps_its_length(joints, kind):
+    made = [case for i, each in enumerate(joints) if (case := drag_case(kind, each, i))]
+    assert len(made) > 20
+    for case in made:
+        assert case.joints and len(case.handles) == len(case.targets) == 4
+        root = case.fixed[0]
+        before, after = (case.handles - root).norm(dim=-1), (case.targets - root).norm(dim=-1)
+        assert torch.allclose(before, after, atol=1e-3)
+        assert case.targets.min() >= cases.MARGIN and case.targets.max() <= puppets.SIZE - cases.MARGIN
+        assert case.moved()[0, 0, case.targets[1, 1].long(), case.targets[1, 0].long()] == 1
+        assert case.distance > 2
+
+
+def test_a_whole_puppet_moves_by_one_offset_and_a_case_is_repeatable(joints):
+    case, again = (drag_case("puppet", joints[0], 5) for _ in range(2))
+    offset = case.targets - case.handles
+    assert torch.allclose(offset, offset[:1].expand(14, 2)) and 12 <= abs(float(offset[0, 0])) <= 30
+    assert torch.equal(case.targets, again.targets) and case.joints == list(range(14))
+
+
+def test_points_on_a_prop_lie_on_it():
+    frames = puppets.render(puppets.sample_scenes(30, 100))
+    found = [(i, prop_points(frames, i)) for i in range(30)]
+    assert all(frames.scenes[i].prop != "none" for i, points in found if points is not None)
+    on = [frames.parts[i, p[:, 1].long(), p[:, 0].long()] == puppets.PART["prop"] for i, p in found if p is not None]
+    assert len(on) > 10 and torch.stack(on).float().mean() > 0.85
+    balls = [(i, cases.ball_points(frames.image[i], frames.scenes[i])) for i in range(30)]
+    assert sum(points is not None for _, points in balls) >= 2
+    for i, points in balls:
+        if points is not None:
+            scene = frames.scenes[i]
+            assert (points[0] - torch.tensor([scene.prop_x, scene.prop_y - 8 * scene.prop_size])).norm() < 4
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match="'hat'"):
+        drag_case("hat", torch.zeros(14, 2), 0)
+
+
+def test_a_patch_is_found_where_it_went():
+    picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    moved = picture.roll((5, -9), (1, 2))
+    assert find_patch(picture, torch.tensor([30.0, 40.0]), moved).tolist() == [21.5, 45.5]
+
+
+def test_whole_asks_for_confidence_and_limb_lengths(joints):
+    judge = load_judge()
+    sure = torch.ones(1, 14)
+    reading = lambda points, confidence=sure: Reading(points, confidence, torch.zeros(1, 1, 128, 128), torch.zeros(1, 1, 128, 128), [{}])
+    before = reading(joints[:1])
+    assert whole(judge, before, before)
+    unsure = sure.clone()
+    unsure[0, 6] = 0.0
+    assert not whole(judge, reading(joints[:1], unsure), before)
+    longer = joints[:1].clone()
+    elbow, wrist = puppets.JOINTS.index("left_elbow"), puppets.JOINTS.index("left_wrist")
+    longer[0, wrist] = longer[0, elbow] + 1.3 * (longer[0, wrist] - longer[0, elbow])
+    assert not whole(judge, reading(longer), before)
+
+
+# ---------------------------------------------------------------------------------------------- edits
+
+def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
+    head, looks = new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "appearance")
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source = Source.from_states(tiny_pipe, states, "a puppet")
+    settings = drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)], appearance=looks)
+    assert [type(each).__name__ for each in settings["objectives"]] == ["CorrespondenceObjective"] * 2 + ["AppearanceObjective"]
+    assert settings["latents"] is source.start and settings["keep"] is source
+    new, _ = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
+    assert new.shape[1:] == (3, 32, 32) and new.isfinite().all()
+    assert identity(looks, source, boxes=((0, 0, 10, 10), (5, 5, 20, 20)))["objectives"][0].boxes is not None
+
+
+def test_what_may_not_change_stays_the_sources(tiny_pipe):
+    head = new_head(tiny_pipe, "correspondence")
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source = Source.from_states(tiny_pipe, states, "a puppet")
+    free = torch.zeros(1, 1, 32, 32)
+    free[..., 16:] = 1
+    settings = drag(head, source, [(20, 10)], [(26, 10)], free=free)
+    _, latents = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
+    difference = (latents - states[-1].latents).abs().amax((0, 1))                          # (h, w)
+    assert difference[:, 8:].max() > 1e-3 and difference[:, :8].max() < difference[:, 8:].max()
