@@ -343,7 +343,7 @@ def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps
                    label=f"t = {timestep}")
     if scores:
         right.legend(fontsize=8, frameon=False)
-    left.set(xlabel="step", ylabel="loss", xlim=(0, steps), **({"yscale": "log"} if losses else {}))
+    left.set(xlabel="step", ylabel="loss", xlim=(0, steps), ylim=(0, None))
     right.set(xlabel="step", ylabel=f"{measure}, held out", xlim=(0, steps * 1.03))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
