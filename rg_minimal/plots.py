@@ -253,19 +253,6 @@ def bars(values: dict[str, float], label: str, highlight: Sequence[str] = (), in
     return figure
 
 
-def curves(lines: dict[str, Sequence[float | None]], label: str, x: str = "step", inches: tuple = (5.0, 2.1)) -> Figure:
-    """Several named lines over the steps, told apart by colour and dashes; None is a gap."""
-    figure = Figure(figsize=inches, layout="constrained")
-    axes = figure.subplots()
-    looks = [(LEFT, "-"), (RIGHT, "--"), ("#009E73", "-."), ("#CC79A7", ":"), (MIDDLE, "-")]
-    for (name, values), (colour, dash) in zip(lines.items(), looks):
-        axes.plot([float("nan") if value is None else float(value) for value in values], label=name, color=colour, linestyle=dash)
-    axes.set(xlabel=x, ylabel=label)
-    axes.legend(fontsize=7, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
 STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#D55E00", "D", ":"),
           ("#CC79A7", "v", "-"), ("#56B4E9", "P", "--"), ("#333333", "X", "-."))     # Okabe and Ito, each with a mark
 
@@ -314,13 +301,13 @@ def pca_pictures(features: Tensor) -> Tensor:
 
 def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequence[str] = (),
              points: Sequence[Tensor] = (), inches: float = 1.8) -> Figure:
-    """Faint pictures with maps (h, w) over them, each stretched to its own range, and a circle at a point (x, y)."""
+    """Faint pictures with maps (h, w) over them, each drawn from its median to its highest value; a circle at a point (x, y)."""
     figure = Figure(figsize=(len(maps) * inches, inches + 0.22), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     for i, axes in enumerate(figure.subplots(1, len(maps), squeeze=False)[0]):
         show_picture(axes, pictures[i] * 0.45 + 0.55, titles[i] if i < len(titles) else "")
         heat = maps[i].detach().float().cpu()
-        heat = (heat - heat.min()) / (heat.max() - heat.min()).clamp_min(1e-9)
+        heat = ((heat - heat.median()) / (heat.max() - heat.median()).clamp_min(1e-9)).clamp(0, 1)
         height, width = pictures[i].shape[-2:]
         axes.imshow(heat.numpy(), cmap="magma_r", vmin=0, vmax=1, alpha=(heat ** 2).numpy(), extent=(0, width, height, 0))
         if i < len(points):

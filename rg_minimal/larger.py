@@ -1,0 +1,98 @@
+"""Larger models: what they look like without their weights, what they need, and a stand-in where that is missing.
+
+The method (`readout.py`) runs any diffusers pipeline with a UNet, and `load_pipeline` loads it. Notebook 11 has to run on
+machines that have neither the weights nor a GPU; this module says what is missing and how to get it.
+"""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from .pipelines import DEFAULT, _find, load_pipeline
+from .readout import HeadConfig, ReadoutHead, collect_features, denoise
+
+ON_CPU = 200_000_000                    # weights of a UNet; larger ones run on a GPU, or on a CPU if somebody insists
+
+# What `unet/config.json` of the two best known families says where it differs from the class's own defaults.
+ARCHITECTURES = {
+    "Stable Diffusion 1.5": dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+    "Stable Diffusion XL": dict(
+        sample_size=128, block_out_channels=(320, 640, 1280), cross_attention_dim=2048, attention_head_dim=(5, 10, 20),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2, 10),
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816)}
+
+
+def weightless_unet(config: dict) -> UNet2DConditionModel:
+    """A UNet on PyTorch's meta device: every shape is there, no weight is, so it takes no memory."""
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config).eval()
+
+
+def feature_shapes(unet) -> list[tuple[int, int, int]]:
+    """(C, h, w) of each decoder feature of a weightless UNet, for one picture of the model's own size."""
+    added = None
+    with torch.device("meta"), torch.no_grad(), collect_features(unet) as features:
+        latents = torch.zeros(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        if unet.config.addition_embed_type == "text_time":
+            pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+            added = {"text_embeds": torch.zeros(1, pooled), "time_ids": torch.zeros(1, 6)}
+        denoise(unet, latents, 500, torch.zeros(1, 77, unet.config.cross_attention_dim), added)
+    return [tuple(feature.shape[1:]) for feature in features]
+
+
+def weightless_head(unet, **settings) -> ReadoutHead:
+    """A head for a weightless UNet, as weightless; `settings` as of `HeadConfig`."""
+    with torch.device("meta"):
+        return ReadoutHead(HeadConfig.for_unet(unet, **settings))
+
+
+def what_is_missing(model, download: bool = False, on_cpu: bool = False) -> str:
+    """What keeps this machine from running a model, in one sentence with the remedy; "" where nothing does.
+
+    Raises ValueError where `model` can be neither a folder nor a hub id.
+    """
+    folder = _folder_or_hub_id(model)
+    try:
+        config = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=not download)
+    except Exception as error:          # the hub's, requests' and the operating system's
+        if Path(folder).is_dir():
+            return ""                   # load_pipeline will say what is wrong with it
+        if download:
+            return f"{model} could not be downloaded: {str(error).strip().splitlines()[0]}"
+        return (f"the weights of {model} are not on this machine. To get them, set download = True in the parameters, or "
+                f"call load_pipeline({model!r}, local_files_only=False) once: that takes an internet connection and some "
+                "gigabytes of disk.")
+    weights = sum(parameter.numel() for parameter in weightless_unet(config).parameters())
+    if weights > ON_CPU and not torch.cuda.is_available() and not on_cpu:
+        return (f"{model} is here, but no GPU that torch can use (torch.cuda.is_available() is False), and its UNet has "
+                f"{weights / 1e6:.0f} million weights. Run this on a machine with an NVIDIA GPU, or set on_cpu = True to wait.")
+    return ""
+
+
+def load_or_stand_in(model, download: bool = False, on_cpu: bool = False, stand_in: str = DEFAULT):
+    """(pipeline, ""), or (the stand-in, what is missing): see `what_is_missing`.
+
+    Large models are loaded in bfloat16 on a GPU (float16 overflows in the autoencoder of SDXL), all others in float32.
+    """
+    missing = what_is_missing(model, download, on_cpu)
+    if missing:
+        return load_pipeline(stand_in), missing
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return load_pipeline(model, dtype=dtype, local_files_only=not download), ""
+
+
+def _folder_or_hub_id(model) -> str:
+    """The folder, found from anywhere in the repository, or the hub id as it is."""
+    if not isinstance(model, str) or not model.strip():
+        raise ValueError(f"model is {model!r}: pass a folder in diffusers' layout, or a hub id such as "
+                         "'stable-diffusion-v1-5/stable-diffusion-v1-5'")
+    folder = _find(model)
+    beside = Path(_find(str(Path(model).parent)))
+    if not Path(folder).exists() and (not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or beside.is_dir()):
+        raise ValueError(f"model is {model!r}: there is no such folder; pass one in diffusers' layout, or a hub id OWNER/NAME")
+    return folder
