@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .heads import heatmaps, score_head
 from .judge import MIRROR
-from .puppets import render, sample_scenes
+from .puppets import JOINTS, render, sample_scenes
 
 # ---------------------------------------------------------------------------------------------- for all checks
 
@@ -406,6 +406,153 @@ def sketch_precision(answer, found, strokes, near: int = 2) -> str:
     return f"Not yet: you have {value:.3f}. Of the {int(found.sum())} pixels of found, count those on the widened strokes, and divide."
 
 
+# ---------------------------------------------------------------------------------------------- 7  drag
+
+def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
+    """7.1: PCK@a, the share of points (N, 2) found within `a` times `side` pixels of the truth."""
+    if answer is None:
+        return "Not done yet: put the share of right matches, a number from 0 to 1, into my_pck."
+    value = _number(answer)
+    if value is None:
+        return f"Not yet: my_pck is a {type(answer).__name__}, and a single number is asked for."
+    error = (found - truth).norm(dim=-1)
+    right = float((error <= a * side).float().mean())
+    if abs(value - right) <= 1e-3:
+        return f"Right: {round(right * len(error))} of {len(error)} points are matched."
+    if abs(value - float((error <= a).float().mean())) <= 1e-3:
+        return f"Not yet: you asked for errors below {a} pixels; the limit is {a} times the puppet's side, {a * float(side):.1f} pixels."
+    if abs(value - float(error.mean())) <= 0.05:
+        return f"Not yet: {value:.2f} is the mean error in pixels; count the errors below {a} times the side instead."
+    if abs(value - float((error <= a * side).sum())) <= 1e-3:
+        return f"Not yet: {value:g} is a number of points; divide by all {len(error)}."
+    each = ((found - truth).abs() <= a * side).float().mean()
+    if abs(value - float(each)) <= 1e-3:
+        return "Not yet: you compared x and y one by one; the error is the distance, (found - truth).norm(dim=-1)."
+    return f"Not yet: you have {value:.3f}, and {int((error > a * side).sum())} of the {len(error)} points are too far off."
+
+
+def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
+    """7.2: knee, the middle of the shin and ankle as handles (3, 2), and all three turned about the hip as targets."""
+    if handles is None or targets is None:
+        return "Not done yet: put three points (3, 2) into my_handles, and where they are to be into my_targets."
+    wanted = torch.stack((knee, (knee + ankle) / 2, ankle))
+    there = (wanted - hip) @ turn.T + hip
+    problem = _tensor_problem(handles, wanted, "my_handles") or _tensor_problem(targets, wanted, "my_targets")
+    if problem:
+        return problem
+    if not _close(handles, wanted, 0.5):
+        return ("Not yet: my_handles are not the knee, the middle between knee and ankle, and the ankle, in this order; "
+                f"the largest difference is {(handles - wanted).abs().max():.1f} pixels.")
+    if _close(targets, there, 0.5):
+        return f"Right: the ankle moves most, by {(there[2] - wanted[2]).norm():.0f} pixels, and the leg keeps its length."
+    if _close(targets, (wanted - hip) @ turn + hip, 0.5):
+        return "Not yet: your leg turns inwards; multiply by turn.T, not by turn."
+    if _close(targets, wanted @ turn.T, 0.5):
+        return "Not yet: you turned about the corner of the picture; subtract the hip first, and add it again afterwards."
+    if _close(targets, wanted + (there[2] - wanted[2]), 0.5):
+        return "Not yet: all your points move alike, so the knee would leave the hip; turn each of them about the hip."
+    length = (targets - hip).norm(dim=-1) / (wanted - hip).norm(dim=-1)
+    if (length - 1).abs().max() > 0.05:
+        return f"Not yet: turning keeps the distance from the hip, but yours become {length.min():.2f} to {length.max():.2f} times as far."
+    return "Not yet: the distances from the hip are right, the directions are not; is the angle the one of turn_leg?"
+
+
+# ---------------------------------------------------------------------------------------------- 8  appearance
+
+def distance_of_looks(answer, features_a, features_b) -> str:
+    """8.1: 1 minus the cosine similarity of the means over positions, for features (1, C, h, w)."""
+    if answer is None:
+        return "Not done yet: put the distance, one number, into my_distance."
+    value = _number(answer)
+    if value is None:
+        return f"Not yet: my_distance is a {type(answer).__name__}, and a single number is asked for."
+    cosine = torch.nn.functional.cosine_similarity
+    right = 1 - float(cosine(features_a.mean((2, 3)), features_b.mean((2, 3)), dim=1))
+    cells = 1 - float(cosine(features_a, features_b, dim=1).mean())
+    if abs(value - right) <= 2e-3 * max(right, 0.05):
+        return "Right: the means forget where things are, and the cosine forgets how many there are."
+    if abs(value - (1 - right)) <= 1e-4:
+        return f"Not yet: {value:.3f} is the similarity; the distance is 1 minus that."
+    if abs(value - cells) <= 1e-3:
+        return f"Not yet: {value:.3f} compares cell by cell and then takes the mean; take the means over rows and columns first."
+    if abs(value - float((features_a.mean((2, 3)) - features_b.mean((2, 3))).norm())) <= 1e-2:
+        return f"Not yet: {value:.2f} is the length of the difference; the cosine compares directions only."
+    return (f"Not yet: you have {value:.3f}. Means over the last two axes leave (1, {features_a.shape[1]}); the cosine is taken "
+            "over the channels, dim=1.")
+
+
+def agreement_of_looks(answer, seen, wanted) -> str:
+    """8.2: the share of the looks in the dict `wanted` that agree with each of the dicts `seen`, over all of them."""
+    if answer is None:
+        return "Not done yet: put the share, a number from 0 to 1, into my_agreement."
+    value = _number(answer)
+    if value is None:
+        return f"Not yet: my_agreement is a {type(answer).__name__}, and a single number is asked for."
+    hits = [[each[name] == look for name, look in wanted.items()] for each in seen]
+    count, total = sum(map(sum, hits)), len(seen) * len(wanted)
+    if abs(value - count / total) <= 1e-3:
+        return f"Right: {count} of {total} looks agree."
+    if abs(value - 100 * count / total) <= 0.1:
+        return f"Not yet: {value:g} is in percent, and a number from 0 to 1 is asked for."
+    if abs(value - sum(all(each) for each in hits) / len(seen)) <= 1e-3:
+        return "Not yet: you counted the pictures in which everything agrees; count each look by itself."
+    if abs(value - sum(hits[0]) / len(wanted)) <= 1e-3:
+        return f"Not yet: {value:g} is the share in the first picture alone; there are {len(seen)}."
+    if abs(value - count / len(seen)) <= 1e-3:
+        return f"Not yet: {value:g} is the number of looks that agree in a picture, on average; divide by {len(wanted)} as well."
+    if abs(value - count / (len(seen) * len(seen[0]))) <= 1e-3:
+        return f"Not yet: you divided by all {len(seen[0])} attributes of a picture; only the {len(wanted)} in wanted count."
+    return f"Not yet: you have {value:.3f}, and {total - count} of the {total} looks differ from wanted."
+
+
+# ---------------------------------------------------------------------------------------------- 9  combining
+
+def fading_schedule(answer) -> str:
+    """9.1: a function that falls evenly from 1 at the first step to 0 at half of the steps, and stays 0."""
+    if answer is None:
+        return "Not done yet: put a function from the fraction of the steps done to a factor into my_schedule."
+    if not callable(answer):
+        return f"Not yet: my_schedule is a {type(answer).__name__}, and a function of one number is asked for."
+    places = (0.0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.98)
+    try:
+        values = [_number(answer(place)) for place in places]
+    except Exception as error:                          # whatever a student's function raises
+        return f"Not yet: my_schedule(0.25) raises {type(error).__name__}: {error}"
+    if None in values:
+        return f"Not yet: my_schedule({places[values.index(None)]}) returns no number; does every branch return something?"
+    near = lambda wanted: all(abs(a - b) <= 1e-3 for a, b in zip(values, wanted))
+    if near([max(1 - 2 * place, 0) for place in places]):
+        return "Right: full strength at first, half of it at a quarter, nothing after half of the steps."
+    if near([1 - 2 * place for place in places]):
+        return f"Not yet: after half of the steps yours is negative ({values[-1]:.2f}) and pushes away; let it stop at 0."
+    if near([1 - place for place in places]):
+        return "Not yet: yours reaches 0 at the last step; it should be there at half of them."
+    if near([min(2 * place, 1) for place in places]):
+        return "Not yet: yours rises; it should be 1 at first."
+    return "Not yet: " + ", ".join(f"my_schedule({a}) is {b:.2f}" for a, b in zip(places[::2], values[::2])) + "; asked for are 1, 0.5, 0, 0."
+
+
+def two_objectives(answer, pose, appearance) -> str:
+    """9.2: pose, weight 1, the first 40 % of the steps; pooled appearance, weight 0.5, from 20 to 80 %; `pose` and
+    `appearance` are the heads."""
+    if answer is None:
+        return "Not done yet: put a list of two objectives into my_objectives."
+    if not isinstance(answer, (list, tuple)) or len(answer) != 2 or not all(hasattr(each, "head") for each in answer):
+        return "Not yet: my_objectives is to be a list of two objectives, [pose_objective(...), identity_objective(...)]."
+    for name, head, wanted in (("pose", pose, (1.0, 0.0, 0.4)), ("appearance", appearance, (0.5, 0.2, 0.8))):
+        own = [each for each in answer if each.head is head]
+        if len(own) != 1:
+            return f"Not yet: {len(own)} of your objectives read the {name} head, and one is asked for."
+        found = (own[0].weight, own[0].start, own[0].stop)
+        for setting, value, right in zip(("weight", "start", "stop"), found, wanted):
+            if abs(value - right) > 1e-6:
+                percent = " (start and stop are fractions of the steps, 0.4 is 40 %)" if setting != "weight" else ""
+                return f"Not yet: {setting} of the {name} objective is {value:g}, and {right:g} is asked for{percent}."
+        if name == "appearance" and not own[0].pool:
+            return "Not yet: the appearance objective compares position by position and would keep the pose; use pool=True."
+    return "Right: the pose has the first word, the looks the last, and from 20 to 40 % of the steps both speak."
+
+
 # ---------------------------------------------------------------------------------------------- 10  your own head
 
 def horizon_samples(answer) -> str:
@@ -475,58 +622,52 @@ def sky_mask(answer, rows: int = 32) -> str:
         f"only the upper {rows} rows may change.")
 
 
-# ---------------------------------------------------------------------------------------------- 7  drag
+# ---------------------------------------------------------------------------------------------- 11  larger models
 
-def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
-    """7.1: PCK@a, the share of points (N, 2) found within `a` times `side` pixels of the truth."""
+
+def feature_memory(answer, shapes: list[tuple[int, int, int]], batch: int, bytes_each: int) -> str:
+    """Megabytes (10 ** 6 bytes) of features of the given shapes (C, h, w) for a batch."""
     if answer is None:
-        return "Not done yet: put the share of right matches, a number from 0 to 1, into my_pck."
+        return "Not done yet: set my_megabytes to a number of megabytes."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_pck is a {type(answer).__name__}, and a single number is asked for."
-    error = (found - truth).norm(dim=-1)
-    right = float((error <= a * side).float().mean())
-    if abs(value - right) <= 1e-3:
-        return f"Right: {round(right * len(error))} of {len(error)} points are matched."
-    if abs(value - float((error <= a).float().mean())) <= 1e-3:
-        return f"Not yet: you asked for errors below {a} pixels; the limit is {a} times the puppet's side, {a * float(side):.1f} pixels."
-    if abs(value - float(error.mean())) <= 0.05:
-        return f"Not yet: {value:.2f} is the mean error in pixels; count the errors below {a} times the side instead."
-    if abs(value - float((error <= a * side).sum())) <= 1e-3:
-        return f"Not yet: {value:g} is a number of points; divide by all {len(error)}."
-    each = ((found - truth).abs() <= a * side).float().mean()
-    if abs(value - float(each)) <= 1e-3:
-        return "Not yet: you compared x and y one by one; the error is the distance, (found - truth).norm(dim=-1)."
-    return f"Not yet: you have {value:.3f}, and {int((error > a * side).sum())} of the {len(error)} points are too far off."
+        return f"Not yet: my_megabytes is a {type(answer).__name__}, and one number is asked for."
+    numbers = sum(channels * height * width for channels, height, width in shapes)
+    right = numbers * batch * bytes_each / 1e6
+    near = lambda wrong: abs(value - wrong) <= 0.01 * wrong
+    if near(right):
+        return f"Right: {right:,.0f} MB, kept in memory while the gradient is computed."
+    mistakes = {
+        "this is one picture; multiply by the batch.": right / batch,
+        f"this counts one byte a number; each takes {bytes_each}.": right / bytes_each,
+        "this counts two bytes a number, half precision; float32 takes four.": right / 2,
+        "these are bytes; a megabyte is 10 ** 6 of them.": right * 1e6,
+        "these are megabytes of 2 ** 20 bytes; 10 ** 6 are asked for.": right * 1e6 / 2 ** 20,
+        "this is the first layer alone; add up all of them.": right * shapes[0][0] * shapes[0][1] * shapes[0][2] / numbers,
+        "this is the last layer alone; add up all of them.": right * shapes[-1][0] * shapes[-1][1] * shapes[-1][2] / numbers,
+        "these are the channels alone; each has rows x columns cells.": sum(c for c, _, _ in shapes) * batch * bytes_each / 1e6}
+    for mistake, wrong in mistakes.items():
+        if near(wrong):
+            return f"Not yet: {mistake}"
+    return f"Not yet: {value:,.4g} is not the sum of channels x rows x columns, times {batch} pictures, times {bytes_each} bytes, in 10 ** 6."
 
 
-def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
-    """7.2: knee, the middle of the shin and ankle as handles (3, 2), and all three turned about the hip as targets."""
-    if handles is None or targets is None:
-        return "Not done yet: put three points (3, 2) into my_handles, and where they are to be into my_targets."
-    wanted = torch.stack((knee, (knee + ankle) / 2, ankle))
-    there = (wanted - hip) @ turn.T + hip
-    problem = _tensor_problem(handles, wanted, "my_handles") or _tensor_problem(targets, wanted, "my_targets")
-    if problem:
-        return problem
-    if not _close(handles, wanted, 0.5):
-        return ("Not yet: my_handles are not the knee, the middle between knee and ankle, and the ankle, in this order; "
-                f"the largest difference is {(handles - wanted).abs().max():.1f} pixels.")
-    if _close(targets, there, 0.5):
-        return f"Right: the ankle moves most, by {(there[2] - wanted[2]).norm():.0f} pixels, and the leg keeps its length."
-    if _close(targets, (wanted - hip) @ turn + hip, 0.5):
-        return "Not yet: your leg turns inwards; multiply by turn.T, not by turn."
-    if _close(targets, wanted @ turn.T, 0.5):
-        return "Not yet: you turned about the corner of the picture; subtract the hip first, and add it again afterwards."
-    if _close(targets, wanted + (there[2] - wanted[2]), 0.5):
-        return "Not yet: all your points move alike, so the knee would leave the hip; turn each of them about the hip."
-    length = (targets - hip).norm(dim=-1) / (wanted - hip).norm(dim=-1)
-    if (length - 1).abs().max() > 0.05:
-        return f"Not yet: turning keeps the distance from the hip, but yours become {length.min():.2f} to {length.max():.2f} times as far."
-    return "Not yet: the distances from the hip are right, the directions are not; is the angle the one of turn_leg?"
-
-
-# ---------------------------------------------------------------------------------------------- 11  larger models
+def head_config(answer, unet, width: int, out_channels: int) -> str:
+    """A HeadConfig for a UNet."""
+    if answer is None:
+        return "Not done yet: set my_config to a HeadConfig."
+    if not isinstance(answer, HeadConfig):
+        return f"Not yet: my_config is a {type(answer).__name__}; HeadConfig.for_unet(...) makes a HeadConfig."
+    channels, embedding = feature_channels(unet), unet.time_embedding.linear_2.out_features
+    if answer.layer_channels != channels:
+        return (f"Not yet: this head reads layers of {answer.layer_channels} channels, the UNet has {channels}. Is it for another "
+                "model? HeadConfig.for_unet(unet, ...) fills them in.")
+    if answer.embedding_channels != embedding:
+        return f"Not yet: this head expects an embedding of {answer.embedding_channels} numbers, and the UNet's has {embedding}."
+    for name, value in (("width", width), ("out_channels", out_channels)):
+        if getattr(answer, name) != value:
+            return f"Not yet: {name} is {getattr(answer, name)}, and {value} is asked for."
+    return f"Right: {len(channels)} layers, {width} channels wide, {out_channels} channel(s) out."
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
@@ -588,3 +729,57 @@ def standard_error(answer, values: Tensor) -> str:
         if abs(value - wrong) < 0.02 * abs(wrong):
             return f"Not yet: {mistake}"
     return f"Not yet: {value:.4g} is not the standard deviation, {spread:.4g}, divided by the square root of {count}."
+
+
+# ---------------------------------------------------------------------------------------------- 12  studio
+
+
+def raised_right_hand(answer, before) -> str:
+    """14 joints [x, y] like `before`, but with the right hand above the head: elbow and wrist moved, the arm as long."""
+    if answer is None:
+        return "Not done yet: set my_joints to 14 points, with the right wrist above the head."
+    before = torch.as_tensor(before, dtype=torch.float32)                                               # (14, 2)
+    try:
+        joints = torch.as_tensor(answer, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        return "Not yet: my_joints is no list of 14 points [x, y]."
+    problem = _tensor_problem(joints, before, "my_joints")
+    if problem:
+        return problem
+    if joints.min() < 0 or joints.max() >= 128:
+        return "Not yet: a joint lies outside the picture of 128 x 128 pixels."
+    head, shoulder, elbow, wrist, left_wrist = (JOINTS.index(name) for name in (
+        "head", "right_shoulder", "right_elbow", "right_wrist", "left_wrist"))
+    moved = ((joints - before).norm(dim=-1) > 1).tolist()
+    if moved[left_wrist] and not moved[wrist]:
+        return "Not yet: that is the puppet's left hand; its right one is on the left of the picture, orange squares."
+    if joints[wrist, 1] >= joints[head, 1]:
+        return (f"Not yet: the right wrist is at y = {joints[wrist, 1]:.0f}, the head at y = {joints[head, 1]:.0f}; y points down, so "
+                "above is smaller.")
+    others = [name for i, name in enumerate(JOINTS) if moved[i] and i not in (elbow, wrist)]
+    if others:
+        return f"Not yet: only the right elbow and wrist shall move, but {', '.join(others)} moved too."
+    for name, a, b in (("upper arm", shoulder, elbow), ("forearm", elbow, wrist)):
+        ratio = ((joints[a] - joints[b]).norm() / (before[a] - before[b]).norm()).item()
+        if not 0.7 <= ratio <= 1.4:
+            return f"Not yet: the {name} is {ratio:.1f} times as long as it was; move the elbow too, and keep both about as long."
+    return "Right: the right hand is above the head, and the arm has kept its length."
+
+
+def unchanged_pictures(answer, fingerprints: dict[str, str], original: str) -> str:
+    """The names of those changes whose picture has the fingerprint `original`."""
+    if answer is None:
+        return "Not done yet: set my_unchanged to a list of names from `changes`."
+    names = [answer] if isinstance(answer, str) else answer
+    if not isinstance(names, (list, tuple, set)) or not all(isinstance(name, str) for name in names):
+        return "Not yet: my_unchanged is no list of names from `changes`."
+    unknown = [name for name in names if name not in fingerprints]
+    if unknown:
+        return f"Not yet: {unknown[0]!r} is not a name in `changes`."
+    for name, fingerprint in fingerprints.items():
+        if fingerprint != original and name in names:
+            return f"Not yet: {name!r} does change the picture: its fingerprint is {fingerprint[:6]}..., not {original[:6]}...."
+    for name, fingerprint in fingerprints.items():
+        if fingerprint == original and name not in names:
+            return f"Not yet: there is one more that leaves the picture as it is. Does {name!r} reach the latents?"
+    return "Right: what is not in use does nothing, and a step has a fixed length: weights only divide it between objectives."

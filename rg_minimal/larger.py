@@ -6,6 +6,7 @@ machines that have neither the weights nor a GPU; this module says what is missi
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -58,7 +59,9 @@ def what_is_missing(model, download: bool = False, on_cpu: bool = False) -> str:
     """
     folder = _folder_or_hub_id(model)
     try:
-        config = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=not download)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                         # about options that diffusers itself passes on to the hub
+            config = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=not download)
     except Exception as error:          # the hub's, requests' and the operating system's
         if Path(folder).is_dir():
             return ""                   # load_pipeline will say what is wrong with it

@@ -7,6 +7,8 @@ from rg_minimal.heads import heatmaps
 from rg_minimal.judge import MIRROR
 from rg_minimal.puppets import render, sample_scene, sample_scenes
 from rg_minimal.readout import Bottleneck, normalized_step
+from tiny import tiny_pipe
+from rg_minimal.recipe import check_state
 
 
 def test_every_check_answers_none_with_not_done_yet():
@@ -91,12 +93,12 @@ def test_mixture():
 
 
 def test_bottleneck_count_is_that_of_the_class():
-    config = HeadConfig((1280,), embedding_channels=1280, width=384)
-    total = sum(parameter.numel() for parameter in Bottleneck(1280, config).parameters())
-    check = lambda answer: exercises.bottleneck_count(answer, 1280, 384, 1280)
+    config = HeadConfig((640,), embedding_channels=1280, width=384)
+    total = sum(parameter.numel() for parameter in Bottleneck(640, config).parameters())
+    check = lambda answer: exercises.bottleneck_count(answer, 640, 384, 1280)
     assert check(total).startswith("Right: ") and check(float(total)).startswith("Right: ")
     assert "that is what the norms would" in check(total - 4 * 96 - 4 * 384)
-    assert "what the shortcut and the embedding's weights" in check(total - 1280 * 384 - 1280 * 96)
+    assert "what the shortcut and the embedding's weights" in check(total - 640 * 384 - 1280 * 96)
     assert "convolutions have none" in check(total + 2 * 96 + 2 * 384)
     assert "9 weights" in check(total - 8 * 96 * 96) and "too many" in check(total + 1) and "str" in check("1000")
 
@@ -205,6 +207,84 @@ def test_sketch_precision():
     assert exercises.sketch_precision(0.9, found, strokes).startswith("Not yet: you have 0.900")
 
 
+# ---------------------------------------------------------------------------------------------- 7  drag
+
+def test_share_of_matches():
+    truth = torch.tensor([[20.0, 20], [50, 50], [80, 80], [100, 40]])
+    found = truth + torch.tensor([[1.0, 1], [7, 7], [30, 0], [5, 0]])              # errors 1.4, 9.9, 30 and 5
+    check = lambda answer: exercises.share_of_matches(answer, found, truth, torch.tensor(80.0))
+    assert check(torch.tensor(0.5)).startswith("Right: 2 of 4") and check(0.5).startswith("Right: ")
+    assert "errors below 0.1 pixels" in check(0.0)
+    assert "mean error" in check((found - truth).norm(dim=-1).mean())
+    assert "divide by all 4" in check(2)
+    assert "one by one" in check(((found - truth).abs() <= 8).float().mean())
+    assert "single number" in check(found) and check(0.4).startswith("Not yet: you have 0.400")
+
+
+def test_leg_drag():
+    hip, knee, ankle = torch.tensor([70.0, 70]), torch.tensor([74.0, 90]), torch.tensor([76.0, 112])
+    turn = torch.tensor([[0.94, 0.342], [-0.342, 0.94]])
+    handles = torch.stack((knee, (knee + ankle) / 2, ankle))
+    targets = (handles - hip) @ turn.T + hip
+    check = lambda there, here=handles: exercises.leg_drag(here, there, hip, knee, ankle, turn)
+    assert check(targets).startswith("Right: ") and check(None).startswith("Not done yet: ")
+    assert "turn.T" in check((handles - hip) @ turn + hip)
+    assert "corner of the picture" in check(handles @ turn.T)
+    assert "move alike" in check(handles + targets[2] - handles[2])
+    assert "in this order" in check(targets.flip(0), handles.flip(0))
+    assert "shape (2, 2)" in check(targets[:2]) and "a list" in check(targets.tolist())
+    assert "times as far" in check((handles - hip) * 1.5 + hip)
+
+
+# ---------------------------------------------------------------------------------------------- 8  appearance
+
+def test_distance_of_looks():
+    a, b = torch.randn(2, 1, 8, 4, 4, generator=torch.Generator().manual_seed(0)) + torch.arange(8.0).view(8, 1, 1)
+    check = lambda answer: exercises.distance_of_looks(answer, a, b)
+    similarity = torch.cosine_similarity(a.mean((2, 3)), b.mean((2, 3)), dim=1)
+    assert check(1 - similarity).startswith("Right: ") and check(float(1 - similarity)).startswith("Right: ")
+    assert "is the similarity" in check(similarity)
+    assert "cell by cell" in check(1 - torch.cosine_similarity(a, b, dim=1).mean())
+    assert "length of the difference" in check((a.mean((2, 3)) - b.mean((2, 3))).norm())
+    assert "single number" in check(a) and "dim=1" in check(7.0)
+
+
+def test_agreement_of_looks():
+    wanted = {"skin": "tan", "shirt": "red", "trousers": "blue", "hat": "none"}
+    seen = [{**wanted, "prop": "none", "background": "snow"}, {**wanted, "shirt": "green", "prop": "none", "background": "snow"},
+            {**wanted, "shirt": "green", "hat": "red", "prop": "none", "background": "snow"}]
+    check = lambda answer: exercises.agreement_of_looks(answer, seen, wanted)
+    assert check(9 / 12).startswith("Right: 9 of 12") and check(torch.tensor(0.75)).startswith("Right: ")
+    assert "percent" in check(75) and "everything agrees" in check(1 / 3)
+    assert "first picture alone" in check(1.0) and "divide by 4" in check(3) and "all 6" in check(9 / 18)
+    assert "single number" in check("0.75") or check("0.75").startswith("Right: ")
+    assert "3 of the 12 looks differ" in check(0.6)
+
+
+# ---------------------------------------------------------------------------------------------- 9  combining
+
+def test_fading_schedule():
+    check = exercises.fading_schedule
+    assert check(lambda done: max(1 - 2 * done, 0)).startswith("Right: ")
+    assert "negative" in check(lambda done: 1 - 2 * done)
+    assert "last step" in check(lambda done: 1 - done) and "rises" in check(lambda done: min(2 * done, 1))
+    assert "a float" in check(0.5) and "every branch" in check(lambda done: 1 - 2 * done if done < 0.5 else None)
+    assert "ZeroDivisionError" in check(lambda done: 1 / 0) and "asked for are" in check(lambda done: 1.0)
+
+
+def test_two_objectives():
+    class Wish:
+        def __init__(self, head, weight, start, stop, pool=True):
+            self.head, self.weight, self.start, self.stop, self.pool = head, weight, start, stop, pool
+    check = lambda *wishes: exercises.two_objectives(list(wishes), "pose", "looks")
+    pose, looks = Wish("pose", 1.0, 0.0, 0.4), Wish("looks", 0.5, 0.2, 0.8)
+    assert check(pose, looks).startswith("Right: ") and check(looks, pose).startswith("Right: ")
+    assert "list of two" in check(pose) and "0 of your objectives read the appearance" in check(pose, Wish("depth", 1.0, 0, 1))
+    assert "stop of the pose objective is 0.5" in check(Wish("pose", 1.0, 0.0, 0.5), looks)
+    assert "weight of the appearance objective is 1" in check(pose, Wish("looks", 1.0, 0.2, 0.8))
+    assert "pool=True" in check(pose, Wish("looks", 0.5, 0.2, 0.8, pool=False))
+
+
 # ---------------------------------------------------------------------------------------------- 10  your own head
 
 def horizon_samples(count, seed):
@@ -254,36 +334,24 @@ def test_a_mask_of_the_sky():
     assert "differ" in exercises.sky_mask(mask / 2)
 
 
-# ---------------------------------------------------------------------------------------------- 7  drag
-
-def test_share_of_matches():
-    truth = torch.tensor([[20.0, 20], [50, 50], [80, 80], [100, 40]])
-    found = truth + torch.tensor([[1.0, 1], [7, 7], [30, 0], [5, 0]])              # errors 1.4, 9.9, 30 and 5
-    check = lambda answer: exercises.share_of_matches(answer, found, truth, torch.tensor(80.0))
-    assert check(torch.tensor(0.5)).startswith("Right: 2 of 4") and check(0.5).startswith("Right: ")
-    assert "errors below 0.1 pixels" in check(0.0)
-    assert "mean error" in check((found - truth).norm(dim=-1).mean())
-    assert "divide by all 4" in check(2)
-    assert "one by one" in check(((found - truth).abs() <= 8).float().mean())
-    assert "single number" in check(found) and check(0.4).startswith("Not yet: you have 0.400")
-
-
-def test_leg_drag():
-    hip, knee, ankle = torch.tensor([70.0, 70]), torch.tensor([74.0, 90]), torch.tensor([76.0, 112])
-    turn = torch.tensor([[0.94, 0.342], [-0.342, 0.94]])
-    handles = torch.stack((knee, (knee + ankle) / 2, ankle))
-    targets = (handles - hip) @ turn.T + hip
-    check = lambda there, here=handles: exercises.leg_drag(here, there, hip, knee, ankle, turn)
-    assert check(targets).startswith("Right: ") and check(None).startswith("Not done yet: ")
-    assert "turn.T" in check((handles - hip) @ turn + hip)
-    assert "corner of the picture" in check(handles @ turn.T)
-    assert "move alike" in check(handles + targets[2] - handles[2])
-    assert "in this order" in check(targets.flip(0), handles.flip(0))
-    assert "shape (2, 2)" in check(targets[:2]) and "a list" in check(targets.tolist())
-    assert "times as far" in check((handles - hip) * 1.5 + hip)
-
-
 # ---------------------------------------------------------------------------------------------- 11  larger models
+
+def test_feature_memory():
+    shapes = [(1280, 32, 32), (640, 64, 64), (320, 128, 128)]
+    check = lambda answer: exercises.feature_memory(answer, shapes, 4, 4)
+    right = sum(c * h * w for c, h, w in shapes) * 16 / 1e6
+    assert check(right).startswith("Right: ") and check(round(right)).startswith("Right: ")
+    assert "half precision" in check(right / 2) and "these are bytes" in check(right * 1e6) and "2 ** 20" in check(right * 1e6 / 2 ** 20)
+    assert "last layer" in check(320 * 128 * 128 * 16 / 1e6) and "is not the sum" in check(1.0) and "str" in check("1")
+
+
+def test_head_config():
+    unet = tiny_pipe().unet
+    check = lambda answer: exercises.head_config(answer, unet, 384, 1)
+    assert check(HeadConfig.for_unet(unet, width=384, out_channels=1)).startswith("Right: ")
+    assert "another" in check(HeadConfig((1, 2), width=384, out_channels=1)) and "int" in check(3)
+    assert "width is 128" in check(HeadConfig.for_unet(unet, width=128, out_channels=1))
+    assert "out_channels is 0" in check(HeadConfig.for_unet(unet, width=384))
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
@@ -303,3 +371,24 @@ def test_standard_error():
     assert check(values.std() / 32 ** 0.5).startswith("Right: ") and check((values.std(correction=0) / 32 ** 0.5).item()).startswith("Right: ")
     assert "divide by the root of 32" in check(values.std()) and "its square root" in check(values.std() / 32)
     assert "take the square root" in check(values.var() / 32) and "not the standard" in check(7.0) and "one number" in check(values)
+
+
+# ---------------------------------------------------------------------------------------------- 12  studio
+
+def test_raised_right_hand():
+    before = check_state({})["pose"]["joints"]
+
+    def check(changes):
+        return exercises.raised_right_hand([changes.get(i, at) for i, at in enumerate(before)], before)
+    assert check({5: [30, 40], 7: [26, 22]}).startswith("Right: ")
+    assert "left hand" in check({6: [90, 20]}) and "above is smaller" in check({5: [30, 40]})
+    assert "forearm is 3" in check({7: [38, 10]}) and "head moved too" in check({0: [54, 60], 5: [30, 40], 7: [26, 22]})
+    assert "outside" in check({5: [30, 40], 7: [26, -5]})
+    assert "shape" in exercises.raised_right_hand([[1, 2]], before) and "no list" in exercises.raised_right_hand("up", before)
+
+
+def test_unchanged_pictures():
+    check = lambda answer: exercises.unchanged_pictures(answer, {"a": "1" * 16, "b": "2" * 16, "c": "1" * 16}, "1" * 16)
+    assert check(["a", "c"]).startswith("Right: ") and check({"c", "a"}).startswith("Right: ")
+    assert "'b' does change" in check(["a", "b", "c"]) and "one more" in check(["a"]) and "one more" in check([])
+    assert "not a name" in check("d") and "no list" in check(3)
