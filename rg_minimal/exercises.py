@@ -15,6 +15,7 @@ from torch import Tensor
 from .heads import heatmaps, score_head
 from .judge import MIRROR
 from .puppets import JOINTS, render, sample_scenes
+from .readout import HeadConfig, feature_channels
 
 # ---------------------------------------------------------------------------------------------- for all checks
 

@@ -7,8 +7,8 @@ from rg_minimal.heads import heatmaps
 from rg_minimal.judge import MIRROR
 from rg_minimal.puppets import render, sample_scene, sample_scenes
 from rg_minimal.readout import Bottleneck, normalized_step
-from tiny import tiny_pipe
 from rg_minimal.recipe import check_state
+from tiny import tiny_pipe
 
 
 def test_every_check_answers_none_with_not_done_yet():
