@@ -1,7 +1,6 @@
 """The widgets in a real browser: a plain page gives widgets.js a model as anywidget would, and mouse, finger and keys use it.
 
-Skipped, with the reason, where Playwright for Python (`pip install playwright`) or Debian's chromium is missing.
-Screenshots are written to the folder that the environment variable RG_SCREENSHOTS names, if any.
+See conftest.py for where these tests are skipped, and for screenshots.
 """
 import base64
 import functools
@@ -18,13 +17,6 @@ import torch
 from rg_minimal import widgets
 from rg_minimal.puppets import JOINTS, render, sample_scene, skeleton
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("chromium is missing: apt-get install chromium", allow_module_level=True)
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
 PAGE = """<!doctype html><meta charset="utf-8"><title>widgets</title><body style="margin: 40px"><div id="here"></div>
 <script type="module">
 import widget from "./widgets.js";
@@ -65,14 +57,6 @@ def address(tmp_path_factory):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=180_000)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

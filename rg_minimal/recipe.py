@@ -1,0 +1,445 @@
+"""From a plain dict to pictures: all that the studio does, without a browser.
+
+The *state* is a dict with the entries of `START`: prompt, seed, steps, and five objectives that can be switched on. It is
+also the parameters of notebooks/12_studio.ipynb, so a file of them makes the same picture again, bit for bit. In this order:
+
+    state       `START`, `check_state`: what there is to set, and what is wrong with it
+    files       `write_yaml`, `read_yaml`: a state as papermill's parameters
+    pictures    `load_kit`, `moments`, `make`: from a state to pictures
+
+    result = make(load_kit(), {**START, "seed": 3})
+    result.before, result.after                 # (3, H, W), without and with guidance
+
+Points are (x, y) in pixels of the picture, which has 128 x 128.
+"""
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import io
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Iterator
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from . import plots
+from .editing import drag
+from .heads import CELLS, depth_objective, edge_objective, identity_objective, pose_objective
+from .pipelines import _find, load_head, load_pipeline
+from .puppets import SIZE
+from .readout import ReadoutHead, SampleState, Source, decode, guided_sample, latent_shape, vae_factor
+from .widgets import as_array, check_arrows, check_joints, check_strokes, draw_arrows, paint, paint_over, png_bytes
+
+# ---------------------------------------------------------------------------------------------- state
+
+HALF, MOST = ({"weight": 1.0, "interval": [0.0, stop]} for stop in (0.5, 0.8))      # how strong, which fractions of the steps
+
+START = {
+    "prompt": "a puppet with tan skin in a red shirt and blue trousers is waving its left hand in a meadow next to a tree",
+    "seed": 0,                                          # of the noise that the picture starts from
+    "steps": 50,                                        # DDIM steps
+    "guidance_scale": 7.5,                              # how strictly the prompt is followed
+    "step_size": 0.05,                                  # how far each guided step moves the latents
+    "pose": {"use": True, **HALF, "joints": [           # the 14 joints in the order of `puppets.JOINTS`
+        [54, 35], [54, 49], [64, 52], [44, 52], [80, 44], [40, 70], [93, 31], [38, 88], [59, 75], [49, 75], [62, 96],
+        [46, 96], [65, 117], [43, 117]]},
+    "drag": {"use": False, **MOST, "arrows": [],        # [[handle, target], ...] on the picture without guidance; an arrow
+             "keep": True},                             # without length holds its place. keep: the rest stays as it is
+    "depth": {"use": False, **HALF, "strokes": []},     # shade is nearness: 1 near, 0 far
+    "edges": {"use": False, **HALF, "strokes": []},     # wherever there is a stroke, whatever its shade
+    "appearance": {"use": False, **MOST, "picture": "",         # a file, or an embedded "data:image/png;base64,..."; ...
+                   "prompt": "a puppet with dark skin in a yellow shirt and black trousers and a green hat is standing "
+                             "on a beach", "seed": 1},          # ... if empty, the picture of this prompt and seed
+    "model": "data/puppet-diffusion",
+    "heads": "data/heads",
+}
+HEADS = {"pose": "pose", "drag": "correspondence", "depth": "depth", "edges": "edges", "appearance": "appearance"}
+OBJECTIVES = tuple(HEADS)
+SEEDS = 2**32 - 1                                       # the largest seed
+PLAIN = ("prompt", "seed", "steps", "guidance_scale")   # what the picture without guidance depends on
+
+
+def check_state(state: dict, kit: Kit | None = None) -> dict:
+    """A complete copy of a state in plain numbers and lists; what is left out is as in `START`.
+
+    ValueError, naming the entry, its value and the remedy, where something is wrong. With a kit the state has to be ready
+    to run as well: a head for every objective in use, and something for it to aim at.
+    """
+    made = _filled(state, START, "")
+    _whole("seed", made["seed"], 0, SEEDS), _whole("steps", made["steps"], 1, 1000)
+    made["guidance_scale"] = _number("guidance_scale", made["guidance_scale"], 0, 100)
+    made["step_size"] = _number("step_size", made["step_size"], 0, 1)
+    for name in ("prompt", "model", "heads"):
+        _text(name, made[name])
+    for name in OBJECTIVES:
+        _check_objective(name, made[name])
+        if kit is not None and made[name]["use"]:
+            _check_ready(name, made[name], made["steps"], kit)
+    return made
+
+
+def in_use(state: dict) -> list[str]:
+    """The names of the objectives that are switched on."""
+    return [name for name in OBJECTIVES if state[name]["use"]]
+
+
+def without_guidance(state: dict) -> dict:
+    """The same state with every objective switched off."""
+    return {**state, **{name: {**state[name], "use": False} for name in OBJECTIVES}}
+
+
+def _filled(given, start: dict, path: str) -> dict:
+    """A deep copy of `start` with what is given put in."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{path.rstrip('.') or 'state'} is {given!r}: give a dict with {', '.join(start)}")
+    for name in given:
+        if name not in start:
+            raise ValueError(f"there is no {path}{name}: choose from {', '.join(path + each for each in start)}")
+    return {name: _filled(given.get(name, {}), old, f"{path}{name}.") if isinstance(old, dict)
+            else copy.deepcopy(given.get(name, old)) for name, old in start.items()}
+
+
+def _whole(name, value, low, high) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}: give a whole number from {low} to {high}")
+
+
+def _number(name, value, low, high) -> float:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}: give a number from {low} to {high}")
+    return float(value)
+
+
+def _text(name, value) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}: give a text in quotes")
+
+
+def _check_objective(name: str, entry: dict) -> None:
+    """Check what an objective's entry holds, and make it plain, in place."""
+    for key in {"use", "keep"} & set(entry):
+        if type(entry[key]) is not bool:
+            raise ValueError(f"{name}.{key} is {entry[key]!r}: give true or false")
+    entry["weight"] = _number(f"{name}.weight", entry["weight"], 0, 100)
+    interval = entry["interval"]
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+        raise ValueError(f"{name}.interval is {interval!r}: give two fractions of the steps, such as [0.0, 0.5]")
+    start, stop = entry["interval"] = [_number(f"{name}.interval", each, 0, 1) for each in interval]
+    if start >= stop:
+        raise ValueError(f"{name}.interval is {interval!r}: the first fraction of the steps has to be the smaller one")
+    for key, check in (("joints", check_joints), ("arrows", check_arrows), ("strokes", check_strokes)):
+        if key in entry:
+            try:
+                entry[key] = check(entry[key], (SIZE, SIZE))
+            except ValueError as error:
+                raise ValueError(f"{name}.{key}: {error}") from None
+    if "picture" in entry:
+        _text(f"{name}.picture", entry["picture"]), _text(f"{name}.prompt", entry["prompt"])
+        _whole(f"{name}.seed", entry["seed"], 0, SEEDS)
+
+
+def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
+    if name in kit.notes:
+        raise ValueError(f"{name}.use is true, but {kit.notes[name]}. Or set {name}.use to false")
+    start, stop = entry["interval"]
+    if int(stop * steps + 1e-9) <= int(start * steps + 1e-9):
+        raise ValueError(f"{name}.interval is [{start:g}, {stop:g}], which holds none of the {steps} steps: widen it")
+    for key, what in (("arrows", "arrow"), ("strokes", "stroke")):
+        if key in entry and not entry[key]:
+            raise ValueError(f"{name}.use is true, but {name}.{key} is empty: draw at least one {what}, or set {name}.use "
+                             "to false")
+    if name == "drag" and not any(_length(arrow) for arrow in entry["arrows"]):
+        raise ValueError("drag.arrows holds only points that stay in their place: draw at least one arrow")
+    if entry.get("picture"):
+        read_reference(entry["picture"])
+
+
+def _length(arrow) -> int:
+    """In whole pixels: 0 is a point that is to stay."""
+    return int(math.dist(*arrow))
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+def to_yaml(state: dict) -> str:
+    """A state as papermill's parameters. Each value is in the way JSON and YAML have in common, so nothing is lost."""
+    lines = []
+    for name, value in check_state(state).items():
+        nested = isinstance(value, dict)
+        lines.append(f"{name}:" if nested else f"{name}: {_yaml(value)}")
+        lines += [f"  {key}: {_yaml(each)}" for key, each in value.items()] if nested else []
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_yaml(each) for each in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, str):              # YAML knows more line breaks than JSON: what does not print is spelt out
+        return '"' + "".join("\\" + c if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in value) + '"'
+    text = json.dumps(value)                # YAML takes 1e-05 for a text, and 1.0e-05 for a number
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+
+
+def write_yaml(state: dict, path: str | Path, note: str = "") -> Path:
+    """Write a state for `papermill ... -f`; `note` becomes the comment in the first line."""
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"the file is called {str(path)!r}: give a name that ends in .yaml, else papermill does not read it")
+    text = (f"# {note}\n" if note else "") + to_yaml(state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a state as papermill does."""
+    from papermill.iorw import read_yaml_file
+    try:
+        found = read_yaml_file(str(path))
+    except Exception as error:              # papermill and its YAML reader raise many kinds
+        raise ValueError(f"{path} could not be read: {error}") from error
+    return check_state(found)
+
+
+def read_reference(where: str) -> Tensor:
+    """A picture from a file or from a text "data:image/...;base64,...": the square in its middle, (1, 3, 128, 128)."""
+    shown = where if len(where) < 80 else f"{where[:60]}..."
+    try:
+        file = io.BytesIO(base64.b64decode(where.split(",", 1)[1])) if where.startswith("data:") else _find(where)
+        with Image.open(file) as picture:
+            return _square(picture)
+    except (OSError, UnidentifiedImageError, ValueError, IndexError) as error:
+        raise ValueError(f"appearance.picture is {shown!r}, which is no picture that can be read ({error}): give the path "
+                         "of a PNG or JPEG file") from None
+
+
+def _square(picture: Image.Image) -> Tensor:
+    picture, side = picture.convert("RGB"), min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    small = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box)
+    return torch.from_numpy(as_array(small).copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def embed(content: bytes) -> str:
+    """The bytes of a picture file as a text that the state can hold: 128 x 128, PNG."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            png = png_bytes(as_array(_square(picture)))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"this is no picture that can be read ({error}): choose a PNG or JPEG file") from None
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+@dataclass
+class Kit:
+    """What pictures are made with: the model and the heads. `notes` says of an objective why there is no head for it."""
+    pipe: object
+    heads: dict[str, ReadoutHead]
+    notes: dict[str, str]
+    known: dict = field(default_factory=dict)       # (prompt, seed, ...) -> states of the sampling without guidance
+
+
+def load_kit(model: str = START["model"], heads: str = START["heads"]) -> Kit:
+    """Load the model and those heads that are there. ValueError where the model cannot be used."""
+    pipe = load_pipeline(model)
+    side = latent_shape(pipe)[-1] * vae_factor(pipe)
+    if side != SIZE:
+        raise ValueError(f"model is {model!r}, which makes pictures of {side} x {side} pixels; the studio's controls are made "
+                         f"for {SIZE} x {SIZE}: use data/puppet-diffusion")
+    kit = Kit(pipe, {}, {})
+    for name, folder in HEADS.items():
+        path = Path(heads) / folder
+        if not Path(_find(path)).exists():
+            out = "" if heads == START["heads"] else f" --out {heads}"
+            kit.notes[name] = (f"there is no {folder} head in {path.as_posix()}. Make it with `python -m rg_minimal.heads "
+                               f"{folder}{out}`, then start again")
+            continue
+        try:
+            kit.heads[name] = load_head(path, pipe)
+        except ValueError as error:
+            kit.notes[name] = f"the {folder} head cannot be used: {error}"
+    return kit
+
+
+@dataclass
+class Moment:
+    """One step on the way from a state to its pictures."""
+    name: str                   # 'reference', 'before' (without guidance) or 'after'
+    done: int                   # steps so far, of `total` in all
+    total: int
+    state: SampleState
+    last: bool                  # the last step of this picture
+
+    def picture(self) -> Tensor:
+        """(3, H, W): the finished picture, or as it looks so far. Costs a run of the decoder."""
+        return decode(self.state.pipe, self.state.latents)[0] if self.last else self.state.preview()[0]
+
+
+@dataclass
+class Result:
+    """A state and its pictures (3, H, W), without and with guidance."""
+    state: dict
+    before: Tensor
+    after: Tensor
+    reference: Tensor | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Two pictures with the same fingerprint are the same, bit for bit."""
+        return hashlib.sha256(as_array(self.after).tobytes()).hexdigest()[:16]
+
+    def figure(self) -> plots.Figure:
+        """The picture without guidance, what was asked, and the picture with guidance."""
+        return asked_and_got(self)
+
+
+def moments(kit: Kit, state: dict) -> Iterator[Moment]:
+    """From a state to its pictures: yields after every step. Raises ValueError at the call, before anything is sampled.
+
+    First comes the picture without guidance (and, for appearance, the reference), unless the kit knows it from before:
+    then only its last step. Then, if any objective is in use, the guided picture, from the same noise.
+    """
+    state = check_state(state, kit)
+    return _moments(kit, state)
+
+
+def make(kit: Kit, state: dict) -> Result:
+    """Run `moments` to the end."""
+    made = {moment.name: moment.picture() for moment in moments(kit, state) if moment.last}
+    return finished(state, made)
+
+
+def finished(state: dict, made: dict[str, Tensor]) -> Result:
+    """The result of finished pictures, by the names of their moments."""
+    state = check_state(state)
+    if state["appearance"]["use"] and state["appearance"]["picture"]:
+        made = {**made, "reference": read_reference(state["appearance"]["picture"])[0]}
+    return Result(state, made["before"], made.get("after", made["before"]), made.get("reference"))
+
+
+def _moments(kit, state):
+    plain, steps, guided = {name: state[name] for name in PLAIN}, state["steps"], bool(in_use(state))
+    runs = {"before": plain}
+    if state["appearance"]["use"] and not state["appearance"]["picture"]:
+        runs = {"reference": {**plain, **{name: state["appearance"][name] for name in ("prompt", "seed")}}, **runs}
+    total, done = sum(1 if plain_key(run) in kit.known else steps for run in runs.values()) + guided * steps, 0
+    for name, run in runs.items():
+        for each in _without_guidance(kit, run):
+            done += 1
+            yield Moment(name, done, total, each, each.step == steps - 1)
+    if guided:
+        known = {name: kit.known[plain_key(run)] for name, run in runs.items()}
+        for each in guided_sample(kit.pipe, **_settings(plain), **guidance(kit, state, known)):
+            done += 1
+            yield Moment("after", done, total, each, each.step == steps - 1)
+
+
+def plain_key(run: dict) -> tuple:
+    """What the picture without guidance depends on."""
+    return tuple(run[name] for name in PLAIN)
+
+
+def _settings(run: dict) -> dict:
+    return {"prompt": run["prompt"], "num_inference_steps": run["steps"], "guidance_scale": run["guidance_scale"],
+            "generator": torch.Generator().manual_seed(run["seed"])}
+
+
+def _without_guidance(kit: Kit, run: dict) -> Iterator[SampleState]:
+    """The states of a sampling without guidance, or the last one alone where the kit knows them."""
+    if plain_key(run) not in kit.known:
+        states = []
+        for each in guided_sample(kit.pipe, **_settings(run)):
+            states.append(each)
+            if len(states) < run["steps"]:
+                yield each
+        while len(kit.known) >= 8:
+            kit.known.pop(next(iter(kit.known)))                                # the oldest
+        kit.known[plain_key(run)] = states
+    yield kit.known[plain_key(run)][-1]
+
+
+def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict:
+    """What `guided_sample` is told of the objectives in use: they, the step size and, for a drag, what may change.
+
+    `known` has the states of the picture "before", and of the "reference" if it was sampled.
+    """
+    made = {"objectives": [], "step_size": state["step_size"]}
+    for name in in_use(state):
+        weight, (start, stop) = state[name]["weight"], state[name]["interval"]
+        if name == "drag":
+            edit = _drag(kit, state, known)
+            made["objectives"] += [replace(each, weight=each.weight * weight, start=start, stop=stop)
+                                   for each in edit["objectives"]]
+            if state["drag"]["keep"]:
+                made |= {"mask": edit["mask"], "keep": edit["keep"]}
+        else:
+            made["objectives"].append(BUILDERS[name](kit, state, known, weight=weight, start=start, stop=stop))
+    return made
+
+
+def _pose(kit, state, known, **settings):
+    return pose_objective(kit.heads["pose"], torch.tensor(state["pose"]["joints"]), **settings)
+
+
+def _drag(kit, state, known) -> dict:
+    source = Source.from_states(kit.pipe, known["before"], state["prompt"])
+    handles, targets = zip(*(arrow for arrow in state["drag"]["arrows"] if _length(arrow)))
+    fixed = [handle for handle, target in state["drag"]["arrows"] if not _length((handle, target))]
+    return drag(kit.heads["drag"], source, handles, targets, fixed=fixed)
+
+
+def _depth(kit, state, known, **settings):
+    strokes = state["depth"]["strokes"]
+    shades, cover = (F.adaptive_avg_pool2d(paint(strokes, (SIZE, SIZE), shade=shade), CELLS) for shade in (None, 1.0))
+    return depth_objective(kit.heads["depth"], (shades / cover.clamp_min(1e-6)).clamp(0, 1), mask=cover, **settings)
+
+
+def _edges(kit, state, known, **settings):
+    lines = paint(state["edges"]["strokes"], (SIZE, SIZE), shade=1.0)
+    return edge_objective(kit.heads["edges"], lines, background=0.0, **settings)
+
+
+def _appearance(kit, state, known, **settings):
+    entry = state["appearance"]
+    if entry["picture"]:
+        noise = torch.Generator().manual_seed(state["seed"])
+        source = Source.from_picture(kit.pipe, read_reference(entry["picture"]), generator=noise)
+    else:
+        source = Source.from_states(kit.pipe, known["reference"], entry["prompt"])
+    return identity_objective(kit.heads["appearance"], source, **settings)
+
+
+BUILDERS = {"pose": _pose, "depth": _depth, "edges": _edges, "appearance": _appearance}
+
+
+def asked_and_got(result: Result) -> plots.Figure:
+    """The picture without guidance, what was asked, and the picture with guidance; the reference first, if there is one."""
+    state, used = result.state, in_use(result.state)
+    asked = result.before * 0.4 + 0.6
+    for name in {"depth", "edges"} & set(used):
+        asked = paint_over(asked, state[name]["strokes"])
+    pictures, titles = [result.before, asked, result.after], ["without guidance", "asked: " + ", ".join(used), "with guidance"]
+    if result.reference is not None:
+        pictures, titles = [result.reference, *pictures], ["reference", *titles]
+    if not used:
+        return plots.picture_grid([result.before], titles[:1], size=2.4)
+    figure = plots.picture_grid(pictures, titles, size=2.4)
+    axes = figure.axes[-2]
+    if "pose" in used:
+        plots.draw_skeleton(axes, torch.tensor(state["pose"]["joints"]))
+    if "drag" in used:
+        draw_arrows(axes, state["drag"]["arrows"])
+    axes.set(xlim=(0, SIZE), ylim=(SIZE, 0))
+    return figure

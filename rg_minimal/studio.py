@@ -1,0 +1,434 @@
+"""The studio: a prompt, five kinds of guidance, a button; pictures as they form, a history, and export for papermill.
+
+    kit = load_kit()
+    Studio(kit, result=make(kit, START))        # the last line of a cell shows it
+
+The studio knows one plain dict, its state; what makes pictures of that is in recipe.py, and needs no browser. Here are
+
+    Studio      the state, the runs and what they made
+    Desk        the controls: each writes one entry of the state
+    Stage       the pictures, the progress and the history; the browser's side is studio.js
+"""
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import copy
+import functools
+import html
+import math
+import time
+from pathlib import Path
+
+import anywidget
+import ipywidgets as ui
+import torch
+import traitlets
+from torch import Tensor
+
+from . import plots
+from .puppets import SIZE
+from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
+                     moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
+from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, has_browser, png_bytes
+
+__all__ = ["Studio", "START", "check_state", "load_kit", "make", "moments", "read_yaml", "write_yaml"]
+
+
+class Studio:
+    """The controls of a state, run and stop, progress, before and after, a history, export: for the last line of a cell.
+
+    `state` is what the controls show; Python may read and set it. `result` is the pictures that are shown, `history` all of
+    them. Without a browser, and in a saved notebook, the studio is the figure of its result.
+
+    A run goes step by step in the kernel's own event loop: between two steps the kernel answers to clicks and runs cells.
+
+    Args:
+        kit: see `load_kit`.
+        state: the state to begin with, by default `START`.
+        result: pictures to begin with, from `make`.
+    """
+
+    def __init__(self, kit: Kit, state: dict | None = None, result: Result | None = None):
+        self.kit, self.history, self.result = kit, [], None
+        self.running = self._stopping = False
+        self._state = check_state(START if state is None else state)
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+        self.desk = Desk(self) if has_browser() else NoDesk()
+        if result is not None:
+            self._keep(result)
+
+    @property
+    def state(self) -> dict:
+        """A copy of what the controls show; set it as a whole."""
+        return copy.deepcopy(self._state)
+
+    @state.setter
+    def state(self, state: dict):
+        self._state = check_state(state)
+        self.desk.show_state()
+
+    # -- runs
+
+    def start(self, guided: bool = True):
+        """Make the pictures of the present state, or only the one without guidance; returns at once if a loop runs."""
+        job = self.run(guided)
+        if self._loop is None or not self._loop.is_running():
+            return asyncio.run(job)
+        return asyncio.run_coroutine_threadsafe(job, self._loop)        # a click may come in on another thread
+
+    def stop(self):
+        """End the run after the present step; the pictures before it stay."""
+        self._stopping = True
+
+    async def run(self, guided: bool = True) -> Result | None:
+        """Make the pictures of the present state; None if that was stopped, or the state was wrong."""
+        if self.running:
+            return None
+        self.running, self._stopping = True, False
+        self._tell("Running.")
+        try:
+            result = await self._make(self.state if guided else without_guidance(self.state))
+            if result is not None and guided:
+                self._keep(result)
+                self._tell(f"Done. Fingerprint of the picture: {result.fingerprint}.")
+            elif result is not None:
+                self.desk.show_ground(result)
+                self._tell("This is the picture without guidance: draw on it, then run.")
+            return result
+        except Exception as error:          # nobody else would hear of it
+            self._tell(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}", problem=True)
+            return None
+        finally:
+            self.running = False
+            self.desk.show_running()
+
+    async def _make(self, state) -> Result | None:
+        made, shown = {}, -math.inf
+        with contextlib.closing(moments(self.kit, state)) as steps:
+            for moment in steps:
+                if moment.last or moment.state.step == 0 or time.monotonic() - shown > 0.4:
+                    made[moment.name], shown = moment.picture(), time.monotonic()
+                    self.desk.show_pictures(made, moment)
+                self.desk.show_progress(moment)
+                await asyncio.sleep(0.005)                                      # here the kernel hears of clicks
+                if self._stopping and not (moment.last and moment.done == moment.total):
+                    self._tell(f"Stopped after step {moment.done} of {moment.total}. Nothing was kept of it.")
+                    self.desk.show_result()
+                    return None
+        return finished(state, made)
+
+    # -- what is kept
+
+    def _keep(self, result: Result):
+        self.history, self.result = [*self.history, result][-24:], result
+        self.desk.show_result()
+
+    def go_back(self, index: int):
+        """Show the pictures and the state of `history[index]` again."""
+        self.result = self.history[index]
+        self.state = self.result.state
+        self.desk.show_result()
+        self._tell(f"Picture {index + 1} of the history, and its settings. Fingerprint: {self.result.fingerprint}.")
+
+    def export(self, path: str | Path = "studio.yaml") -> Path:
+        """Write the parameters of the pictures that are shown (before the first run, of the controls)."""
+        if self.result is None:
+            return write_yaml(self._state, path)
+        return write_yaml(self.result.state, path, f"fingerprint of the picture: {self.result.fingerprint}")
+
+    # -- what is shown
+
+    def _tell(self, message: str, problem: bool = False):
+        self.message, self.problem = message, problem
+        self.desk.show_running()
+
+    def figure(self) -> plots.Figure:
+        """The pictures that are shown."""
+        if self.result is None:
+            raise ValueError("there is no picture yet: pass result=make(kit, state), or run the studio first")
+        return self.result.figure()
+
+    def __repr__(self):
+        return f"Studio({', '.join(in_use(self._state)) or 'no guidance'}; {len(self.history)} pictures)"
+
+    def _repr_mimebundle_(self, **kwargs):
+        data = dict(self.desk.view._repr_mimebundle_(**kwargs)) if has_browser() else {}
+        data["text/plain"] = repr(self)
+        if self.result is not None:
+            data["image/png"] = base64.b64encode(self.figure()._repr_png_()).decode()
+        return data
+
+
+class Stage(anywidget.AnyWidget):
+    """The pictures, the progress and the history of a studio. The browser's side is studio.js."""
+    _esm = Path(__file__).with_name("studio.js")
+    pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)         # PNG files
+    captions = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    history = traitlets.List(traitlets.Bytes()).tag(sync=True)
+    labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    chosen = traitlets.Int(-1).tag(sync=True)                           # which of the history is shown
+    done = traitlets.Int(0).tag(sync=True)
+    total = traitlets.Int(0).tag(sync=True)                             # 0: nothing runs
+    message = traitlets.Unicode().tag(sync=True)
+    problem = traitlets.Bool(False).tag(sync=True)
+
+
+NAMES = {"reference": "reference", "before": "without guidance", "after": "with guidance"}
+HINT = {"pose": "The pose that is wanted", "drag": "What is to move where, on the picture without guidance",
+        "depth": "What is near (shade 1) and what is far (shade 0)", "edges": "Where edges are wanted",
+        "appearance": "Whose looks are wanted: the puppet of this prompt and seed, or that of a picture of yours"}
+EDITORS = {"pose": ("joints", PictureSkeleton, {}), "drag": ("arrows", PictureArrows, {}),
+           "depth": ("strokes", PictureStrokes, {"width": 12}), "edges": ("strokes", PictureStrokes, {"width": 3})}
+LABEL, WIDE, BUTTON = {"description_width": "7.5em"}, {"width": "100%"}, {"width": "auto"}
+ROW = {"flex_flow": "row wrap", "grid_gap": "8px"}
+DARK, LIGHT = {"button_color": "#00527a", "text_color": "#ffffff"}, {"button_color": "#ffffff", "text_color": "#1a1a1a"}
+
+
+class NoDesk:
+    """Where there is no browser: takes whatever is to be shown, and shows nothing."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: None
+
+
+class Desk:
+    """The controls of a studio in the browser, and what they do. `view` is what a cell shows.
+
+    Every control belongs to one entry of the state, named by its path, such as ("pose", "weight"): what is changed in the
+    browser is written there, and `show_state` shows what is there.
+    """
+
+    def __init__(self, studio: Studio):
+        self.studio, self.controls, self.editors = studio, {}, {}
+        self._quiet = False                                 # controls are being set from the state, not by hand
+        self._ground = None                                 # what the picture that the editors show was made of
+        self.stage = Stage()
+        self.stage.on_msg(lambda stage, message, buffers: studio.go_back(int(message["go_back"])))
+        self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"width": "430px", "max_width": "100%"}),
+                            ui.VBox([self._buttons(), self.stage, self._files()], layout={"width": "560px", "max_width": "100%"})],
+                           layout={"flex_flow": "row wrap", "grid_gap": "24px"})
+        self.view.add_class("rg-studio")
+        self.show_state()
+
+    # -- building
+
+    def _control(self, *path, kind, **settings):
+        """A widget whose value is the entry of the state under `path`."""
+        widget = self.controls[path] = kind(**settings)
+        widget.observe(lambda change: self._changed(path, change.new), "value")
+        return widget
+
+    def _number(self, *path, low=0, high=1, step=0.05, text=None, whole=False):
+        return self._control(*path, kind=ui.BoundedIntText if whole else ui.BoundedFloatText, min=low, max=high, step=step,
+                             description=text or path[-1], style=LABEL, layout=WIDE)
+
+    def _check(self, name, key, text):
+        return self._control(name, key, kind=ui.Checkbox, description=text, indent=False)
+
+    def _prompt(self, *path):
+        return self._control(*path, kind=ui.Textarea, rows=3, continuous_update=False, description="prompt", style=LABEL,
+                             layout=WIDE)
+
+    def _general(self):
+        return ui.VBox([self._prompt("prompt"), self._number("seed", high=SEEDS, step=1, whole=True),
+                        self._number("steps", low=1, high=1000, step=1, whole=True),
+                        self._number("guidance_scale", high=100, step=0.5, text="guidance scale"),
+                        self._number("step_size", step=0.01, text="step size")])
+
+    def _objectives(self):
+        """Buttons that choose an objective, and its panel."""
+        self.tabs = ui.ToggleButtons(options=list(OBJECTIVES), style={"button_width": "auto"})
+        panels = ui.Stack([self._panel(name) for name in OBJECTIVES], selected_index=0)
+        self.tabs.observe(lambda change: setattr(panels, "selected_index", change.new), "index")
+        self.used = ui.HTML()
+        return self.tabs, self.used, panels
+
+    def _panel(self, name):
+        """On or off, weight, interval, and what the objective aims at; a note where there is no head for it."""
+        note = self.studio.kit.notes.get(name)
+        use = self._check(name, "use", f"use {name}")
+        if note:
+            return ui.VBox([use, ui.HTML(f"<p>Not available: {html.escape(note)}.</p>")])
+        return ui.VBox([use, self._number(name, "weight", high=100, step=0.1),
+                        self._number(name, "interval", 0, text="from (0 to 1)"),
+                        self._number(name, "interval", 1, text="until (0 to 1)"),
+                        ui.HTML(f"<p>{HINT[name]}</p>"), *self._aim(name)])
+
+    def _aim(self, name) -> list:
+        if name in EDITORS:
+            key, kind, pen = EDITORS[name]
+            self.editors[name] = self._control(name, key, kind=kind, label=HINT[name], **pen)
+            keep = [self._check(name, "keep", "keep the rest of the picture")] if name == "drag" else []
+            return [*keep, self.editors[name]]
+        self.file = ui.Text(description="picture file", placeholder="none: the prompt is used", continuous_update=False,
+                            style=LABEL, layout=WIDE)
+        self.file.observe(lambda change: self._changed(("appearance", "picture"), change.new), "value")
+        self.upload = ui.FileUpload(accept="image/*", description="Upload a picture", style=LIGHT, layout=BUTTON)
+        self.upload.observe(self._uploaded, "value")
+        self.reference = ui.HTML()
+        return [self._prompt(name, "prompt"), self._number(name, "seed", high=SEEDS, step=1, whole=True), self.file,
+                ui.Box([self.upload, self._button("Take the prompt instead", self._forget_picture)], layout=ROW), self.reference]
+
+    def _button(self, text, action, style=None, **settings):
+        button = ui.Button(description=text, style=LIGHT if style is None else style, layout=BUTTON, **settings)
+        button.on_click(lambda button: action())
+        return button
+
+    def _buttons(self):
+        self.run_button = self._button("Run", self.studio.start, DARK, tooltip="make the picture")
+        self.stop_button = self._button("Stop", self.studio.stop, disabled=True, tooltip="end the run")
+        self.before_button = self._button("Picture to draw on", lambda: self.studio.start(guided=False),
+                                          tooltip="make the picture without guidance, to draw on it")
+        return ui.Box([self.run_button, self.stop_button, self.before_button], layout=ROW)
+
+    def _files(self):
+        self.path = ui.Text(value="studio.yaml", description="file", continuous_update=False, style={"description_width": "3em"},
+                            layout=WIDE)
+        self.note = ui.HTML()
+        return ui.VBox([ui.Box([self._button("Export as papermill parameters", self._export), self._button("Load", self._load)],
+                               layout=ROW), self.path, self.note])
+
+    # -- what is done by hand
+
+    def _changed(self, path, value):
+        if self._quiet:
+            return
+        entry = self.studio._state
+        for key in path[:-1]:
+            entry = entry[key]
+        entry[path[-1]] = copy.deepcopy(value)
+        if path[0] in PLAIN:
+            self._other_picture()
+        elif path[-1] in ("use", "picture"):
+            self.show_state()
+
+    def _other_picture(self):
+        """What was drawn on the picture without guidance cannot stay where that will be another one."""
+        if self.studio._state["drag"]["arrows"]:
+            self.studio._state["drag"]["arrows"] = []
+            self.studio._tell("The arrows are gone: with these settings the picture without guidance is another one. Press "
+                              "Picture to draw on.")
+        self.show_state()
+
+    def _uploaded(self, change):
+        for file in change.new:
+            try:
+                self._changed(("appearance", "picture"), embed(bytes(file["content"])))
+            except ValueError as error:
+                self.studio._tell(str(error), problem=True)
+
+    def _forget_picture(self):
+        self._changed(("appearance", "picture"), "")
+
+    def _export(self):
+        try:
+            path = self.studio.export(self.path.value)
+        except (ValueError, OSError) as error:
+            return self.studio._tell(str(error), problem=True)
+        content = base64.b64encode(path.read_bytes()).decode()
+        command = f"papermill 12_studio.ipynb out.ipynb -f {path.as_posix()}"
+        self.note.value = (f'<p>Written. In this folder, <code>{html.escape(command)}</code> makes the picture again. '
+                           f'<a download="{html.escape(path.name)}" href="data:application/yaml;base64,{content}">Download '
+                           f'{html.escape(path.name)}</a></p>')
+        changed = self.studio.result is not None and self.studio._state != self.studio.result.state
+        self.studio._tell("Exported the settings of the picture that is shown"
+                          + ("; what was changed since then is not among them." if changed else "."))
+
+    def _load(self):
+        try:
+            self.studio.state = read_yaml(self.path.value)
+        except ValueError as error:
+            return self.studio._tell(str(error), problem=True)
+        self.studio._tell(f"Loaded {self.path.value}: press Run.")
+
+    # -- what is shown
+
+    def show_state(self):
+        """Every control as the state says; the editors on the picture without guidance, if that is known."""
+        state = self.studio._state
+        self._quiet = True
+        try:
+            for path, widget in self.controls.items():
+                widget.value = copy.deepcopy(functools.reduce(lambda entry, key: entry[key], path, state))
+            self._mark()
+        finally:
+            self._quiet = False
+        if self._ground not in (None, plain_key(state)):
+            self.show_ground(None)
+
+    def _mark(self):
+        """Say what is in use and can be used, and whose looks the reference has."""
+        state = self.studio._state
+        for name in self.studio.kit.notes:
+            self.controls[name, "use"].disabled = not state[name]["use"]        # what should not be on can be switched off
+        self.used.value = f"<p>In use: <b>{', '.join(in_use(state)) or 'nothing'}</b></p>"
+        if hasattr(self, "file"):
+            picture = state["appearance"]["picture"]
+            self.file.value = "" if picture.startswith("data:") else picture
+            self.reference.value = _reference_note(picture)
+
+    def show_ground(self, result: Result | None):
+        """Put the picture without guidance under what is drawn, if it is that of the present settings; else a blank one."""
+        if result is not None and plain_key(result.state) != plain_key(self.studio._state):
+            return
+        self._ground = None if result is None else plain_key(result.state)
+        picture = torch.full((3, SIZE, SIZE), 0.957) if result is None else result.before
+        self._quiet = True
+        try:
+            for name, editor in self.editors.items():
+                editor.show(picture, self.studio._state[name][EDITORS[name][0]])
+        finally:
+            self._quiet = False
+
+    def show_running(self):
+        running = self.studio.running
+        self.run_button.disabled = self.before_button.disabled = running
+        self.stop_button.disabled = not running
+        with self.stage.hold_sync():
+            self.stage.message, self.stage.problem = self.studio.message, self.studio.problem
+            if not running:
+                self.stage.done = self.stage.total = 0
+
+    def show_progress(self, moment: Moment):
+        with self.stage.hold_sync():
+            self.stage.done, self.stage.total = moment.done, moment.total
+
+    def show_pictures(self, pictures: dict[str, Tensor], moment: Moment | None = None):
+        """Pictures by their names; that of an unfinished moment is called a preview."""
+        forming = moment.name if moment is not None and not moment.last else None
+        shown = [name for name in NAMES if name in pictures]
+        with self.stage.hold_sync():
+            self.stage.captions = [f"{NAMES[name]}, step {moment.state.step + 1}" if name == forming else NAMES[name]
+                                   for name in shown]
+            self.stage.pictures = [png_bytes(as_array(pictures[name])) for name in shown]
+
+    def show_result(self):
+        """The pictures of the studio's result, its place in the history, and the picture to draw on."""
+        result, history = self.studio.result, self.studio.history
+        pictures = {} if result is None else {"reference": result.reference, "before": result.before, "after": result.after}
+        if result is not None and not in_use(result.state):
+            del pictures["after"]
+        self.show_pictures({name: picture for name, picture in pictures.items() if picture is not None})
+        with self.stage.hold_sync():
+            self.stage.history = [png_bytes(as_array(each.after)) for each in history]
+            self.stage.labels = [f"{i + 1}: seed {each.state['seed']}, {', '.join(in_use(each.state)) or 'no guidance'}"
+                                 for i, each in enumerate(history)]
+            self.stage.chosen = next((i for i, each in enumerate(history) if each is result), -1)
+        if result is not None:
+            self.show_ground(result)
+
+
+def _reference_note(where: str) -> str:
+    """What the panel of appearance says about its picture."""
+    if not where:
+        return "<p>The reference is made from the prompt.</p>"
+    try:
+        png = base64.b64encode(png_bytes(as_array(read_reference(where)))).decode()
+    except ValueError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    return f'<p>The reference:</p><img alt="the reference" width="128" height="128" src="data:image/png;base64,{png}">'

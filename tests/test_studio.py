@@ -1,0 +1,401 @@
+"""The studio without a browser: the state, its file, pictures that come again bit for bit, runs that can be stopped."""
+import ast
+import asyncio
+import base64
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from PIL import Image
+
+from rg_minimal import load_pipeline, sample, studio
+from rg_minimal.heads import new_head
+from rg_minimal.recipe import (HEADS, OBJECTIVES, START, check_state, embed, in_use, load_kit, make, moments, read_reference,
+                               read_yaml, to_yaml, without_guidance, write_yaml)
+from rg_minimal.studio import Studio
+from rg_minimal.widgets import as_array, png_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "notebooks" / "12_studio.ipynb"
+WHOLE = {"interval": [0.0, 1.0]}
+STROKES = [{"points": [[20.0, 30.0], [90.5, 30.0]], "width": 12.0, "shade": 0.75}]
+AIMS = {"pose": {}, "drag": {"arrows": [[[93, 31], [93, 60]], [[60, 100], [60, 100]]]}, "depth": {"strokes": STROKES},
+        "edges": {"strokes": STROKES}, "appearance": {}}
+
+
+def using(*names, **settings):
+    """A miniature that uses the named objectives."""
+    return check_state({"steps": 2, "pose": {"use": False}, **{name: {"use": True, **WHOLE, **AIMS[name]} for name in names},
+                        **settings})
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory):
+    """The shipped model, with untrained heads of every kind."""
+    folder, pipe = tmp_path_factory.mktemp("heads"), load_pipeline()
+    for name in HEADS.values():
+        new_head(pipe, name).save_pretrained(folder / name)
+    return load_kit(heads=str(folder))
+
+
+# ---------------------------------------------------------------------------------------------- state
+
+def test_state_is_plain_complete_and_stays_what_it_is():
+    state = check_state(START)
+    assert check_state(state) == state == json.loads(json.dumps(state))
+    assert check_state({}) == state, "what is left out is as in START"
+    given = {"seed": 7, "pose": {"weight": 2}}
+    made = check_state(given)
+    assert made["seed"] == 7 and made["pose"]["weight"] == 2.0 and made["pose"]["joints"] == state["pose"]["joints"]
+    made["pose"]["joints"][0][0] = 1.0
+    assert given == {"seed": 7, "pose": {"weight": 2}} and check_state({}) == state, "nothing is shared"
+    assert in_use(state) == ["pose"] and in_use(without_guidance(state)) == []
+
+
+WRONG = [
+    ({"posse": {}}, "there is no posse: choose from prompt, seed"),
+    ({"pose": {"on": True}}, "there is no pose.on: choose from pose.use, pose.weight"),
+    ({"pose": 3}, "pose is 3: give a dict with use, weight"),
+    ({"prompt": 3}, "prompt is 3: give a text"),
+    ({"seed": -1}, "seed is -1: give a whole number from 0"),
+    ({"seed": 1.5}, "seed is 1.5: give a whole number"),
+    ({"steps": 0}, "steps is 0: give a whole number from 1 to 1000"),
+    ({"steps": True}, "steps is True"),
+    ({"guidance_scale": float("nan")}, "guidance_scale is nan: give a number from 0 to 100"),
+    ({"step_size": 2}, "step_size is 2: give a number from 0 to 1"),
+    ({"pose": {"use": "yes"}}, "pose.use is 'yes': give true or false"),
+    ({"drag": {"keep": 1}}, "drag.keep is 1: give true or false"),
+    ({"depth": {"weight": -1}}, "depth.weight is -1: give a number from 0 to 100"),
+    ({"edges": {"interval": [0.5]}}, r"edges.interval is \[0.5\]: give two fractions"),
+    ({"edges": {"interval": [0.5, 0.2]}}, r"edges.interval is \[0.5, 0.2\]: the first .* smaller"),
+    ({"edges": {"interval": [0, "1"]}}, "edges.interval is '1': give a number from 0 to 1"),
+    ({"pose": {"joints": [[5, 5]]}}, "pose.joints: value holds 1 joints: give 14"),
+    ({"drag": {"arrows": [[[5, 5], [5, 500]]]}}, r"drag.arrows: target 0 is \(5, 500\), outside the picture"),
+    ({"depth": {"strokes": [{"points": []}]}}, "depth.strokes: stroke 0 is"),
+    ({"appearance": {"seed": "1"}}, "appearance.seed is '1': give a whole number"),
+    ({"appearance": {"picture": None}}, "appearance.picture is None: give a text"),
+    ([], r"state is \[\]: give a dict"),
+]
+
+
+@pytest.mark.parametrize("state, message", WRONG, ids=[message[:30] for _, message in WRONG])
+def test_wrong_states_are_named_with_a_remedy(state, message):
+    with pytest.raises(ValueError, match=message):
+        check_state(state)
+
+
+NOT_READY = [
+    ({"drag": {"use": True}}, "drag.use is true, but drag.arrows is empty: draw at least one arrow"),
+    ({"drag": {"use": True, "arrows": [[[5, 5], [5, 5]]]}}, "drag.arrows holds only points that stay"),
+    ({"depth": {"use": True}}, "depth.strokes is empty: draw at least one stroke"),
+    ({"steps": 2, "pose": {"interval": [0.0, 0.4]}}, r"pose.interval is \[0, 0.4\], which holds none of the 2 steps"),
+    ({"appearance": {"use": True, "picture": "no/such.png"}}, "appearance.picture is 'no/such.png', which is no picture"),
+    ({"appearance": {"use": True, "picture": "data:image/png;base64,AAAA"}}, "appearance.picture is 'data:image"),
+]
+
+
+@pytest.mark.parametrize("state, message", NOT_READY, ids=[message[:30] for _, message in NOT_READY])
+def test_states_that_cannot_run_are_refused_before_anything_is_sampled(kit, state, message):
+    check_state(state)
+    with pytest.raises(ValueError, match=message):
+        moments(kit, state)                                                     # at the call, not at the first step
+
+
+def test_missing_and_damaged_heads_are_named_with_how_to_make_them(kit, tmp_path):
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "config.json").write_text("{")
+    bare = load_kit(heads=str(tmp_path))
+    assert list(bare.notes) == list(OBJECTIVES) and not bare.heads
+    with pytest.raises(ValueError, match="drag.use is true, but there is no correspondence head .* rg_minimal.heads correspondence"):
+        moments(bare, using("drag"))
+    with pytest.raises(ValueError, match="depth.use is true, but the depth head cannot be used"):
+        moments(bare, using("depth"))
+    with pytest.raises(ValueError, match="could not load a diffusion pipeline from 'no/model'"):
+        load_kit("no/model")
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+def test_yaml_brings_every_state_back(tmp_path):
+    odd = 'a "puppet"\\ with: é, 😀, {tabs}\t# no comment\u2028\x85 yes'
+    state = using("drag", "depth", prompt=odd, step_size=1e-5, guidance_scale=1e2, pose={"weight": 1 / 3, "use": False})
+    state["pose"]["joints"][3] = [0.1 + 0.2, 1e-7]
+    assert read_yaml(write_yaml(state, tmp_path / "new" / "a.yaml", "a note")) == check_state(state)
+    assert read_yaml(write_yaml(START, tmp_path / "b.yml")) == check_state(START)
+    assert to_yaml(START).splitlines()[:2] == [f'prompt: "{START["prompt"]}"', "seed: 0"]
+    with pytest.raises(ValueError, match="is called .*: give a name that ends in .yaml"):
+        write_yaml(START, tmp_path / "c.txt")
+    (tmp_path / "d.yaml").write_text("seed: -3\n")
+    with pytest.raises(ValueError, match="seed is -3"):
+        read_yaml(tmp_path / "d.yaml")
+    with pytest.raises(ValueError, match="no.yaml could not be read"):
+        read_yaml(tmp_path / "no.yaml")
+
+
+def test_reference_pictures_are_cut_square_and_can_be_embedded(tmp_path):
+    picture = Image.new("RGB", (300, 200), "white")
+    picture.paste("red", (0, 0, 50, 200)), picture.paste("red", (250, 0, 300, 200))
+    picture.save(tmp_path / "wide.png")
+    found = read_reference(str(tmp_path / "wide.png"))
+    assert found.shape == (1, 3, 128, 128) and (found == 1).all(), "the square in the middle, which is white"
+    text = embed((tmp_path / "wide.png").read_bytes())
+    assert text.startswith("data:image/png;base64,") and torch.equal(read_reference(text), found)
+    with pytest.raises(ValueError, match="no picture that can be read"):
+        embed(b"text")
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+def test_moments_count_and_remember_the_picture_without_guidance(kit):
+    kit.known.clear()
+    state = using("pose", seed=5)
+    first, again = ([(each.name, each.done, each.total, each.last) for each in moments(kit, state)] for _ in range(2))
+    assert first == [("before", 1, 4, False), ("before", 2, 4, True), ("after", 3, 4, False), ("after", 4, 4, True)]
+    assert again == [("before", 1, 3, True), ("after", 2, 3, False), ("after", 3, 3, True)]
+    names = [each.name for each in moments(kit, using("appearance", "pose", seed=6))]
+    assert names == ["reference"] * 2 + ["before"] * 2 + ["after"] * 2
+
+
+def test_pictures_are_those_of_the_core_and_come_again_bit_for_bit(kit):
+    state = using("pose", "drag", seed=2)
+    result = make(kit, state)
+    plain, _ = sample(kit.pipe, state["prompt"], num_inference_steps=2, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(result.before, plain[0])
+    kit.known.clear()
+    again = make(kit, state)
+    assert torch.equal(again.after, result.after) and again.fingerprint == result.fingerprint
+    assert make(kit, {**state, "seed": 3}).fingerprint != result.fingerprint
+    unguided = make(kit, without_guidance(state))
+    assert torch.equal(unguided.after, result.before) and torch.equal(unguided.before, result.before)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_guides(kit, name):
+    result = make(kit, using(name))
+    assert (result.after - result.before).abs().max() > 0.02
+    assert (result.reference is not None) == (name == "appearance")
+    assert Image.open(__import__("io").BytesIO(result.figure()._repr_png_())).width > 300
+
+
+def test_drag_keeps_the_rest_of_the_picture(kit):
+    kept, free = (make(kit, using("drag", drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "keep": keep}))
+                  for keep in (True, False))
+    far = (slice(None), slice(90, 128), slice(90, 128))
+    kept_far, free_far = ((each.after - each.before)[far].abs().mean() for each in (kept, free))
+    assert kept_far < 0.3 * free_far
+
+
+def test_a_reference_picture_of_ones_own(kit):
+    text = embed(png_bytes(as_array(torch.rand(3, 40, 60))))
+    result = make(kit, using("appearance", appearance={"use": True, **WHOLE, "picture": text}))
+    assert torch.equal(result.reference, read_reference(text)[0]) and (result.after - result.before).abs().max() > 0.02
+
+
+# ---------------------------------------------------------------------------------------------- the studio
+
+@pytest.fixture
+def desk(kit):
+    return Studio(kit, using("pose")).desk
+
+
+def test_controls_show_the_state_and_write_it(kit, desk):
+    shown = desk.studio
+    shown.state = using("depth", seed=9, guidance_scale=3.5)
+    assert desk.controls["seed",].value == 9 and desk.controls["guidance_scale",].value == 3.5
+    assert desk.controls["depth", "use"].value and not desk.controls["pose", "use"].value
+    assert desk.editors["depth"].value == STROKES and "depth" in desk.used.value
+    desk.controls["edges", "interval", 1].value = 0.75
+    desk.controls["pose", "use"].value = True
+    wrist = [list(joint) for joint in desk.editors["pose"].value]
+    wrist[6] = [100.0, 20.0]
+    desk.editors["pose"].value = wrist
+    state = shown.state
+    assert state["edges"]["interval"] == [0.0, 0.75] and state["pose"]["joints"][6] == [100.0, 20.0]
+    assert in_use(state) == ["pose", "depth"] and "pose, depth" in desk.used.value
+    state["seed"] = 1
+    assert shown.state["seed"] == 9, "a copy"
+    with pytest.raises(ValueError, match="steps is -2"):
+        shown.state = {"steps": -2}
+    assert shown.state["seed"] == 9
+
+
+def test_run_keeps_pictures_in_a_history_that_brings_them_back(desk):
+    shown = desk.studio
+    desk.run_button.click()
+    first = shown.result
+    assert "Done" in shown.message and first.fingerprint in shown.message and not shown.running
+    assert torch.equal(desk.editors["drag"].picture, torch.from_numpy(as_array(first.before)).permute(2, 0, 1) / 255)
+    assert desk.stage.captions == ["without guidance", "with guidance"] and len(desk.stage.history) == 1
+    desk.controls["seed",].value = 4
+    desk.controls["pose", "use"].value = False
+    desk.run_button.click()
+    assert len(shown.history) == 2 and shown.result is not first and desk.stage.captions == ["without guidance"]
+    desk.stage._handle_custom_msg({"go_back": 0}, [])
+    assert shown.result is first and shown.state == first.state and desk.controls["seed",].value == 0
+    assert desk.stage.chosen == 0 and len(shown.history) == 2
+
+
+def test_stop_button_ends_a_run_between_two_steps(desk):
+    shown = desk.studio
+    shown.state = using("pose", steps=20)
+    beats = []
+
+    async def heart():
+        while True:
+            beats.append(shown.running)
+            await asyncio.sleep(0.001)
+
+    async def scene():
+        heartbeat, job = asyncio.ensure_future(heart()), asyncio.ensure_future(shown.run())
+        while desk.stage.done < 2:
+            await asyncio.sleep(0.001)
+        assert desk.run_button.disabled and not desk.stop_button.disabled and desk.stage.total == 40
+        assert desk.stage.captions == ["without guidance, step 1"], "a preview"
+        desk.stop_button.click()
+        result = await job
+        heartbeat.cancel()
+        return result
+
+    assert asyncio.run(scene()) is None
+    assert beats.count(True) >= 3, "the loop was free between the steps"
+    assert re.match(r"Stopped after step \d of 40", shown.message) and not shown.history and desk.stage.pictures == []
+    assert not desk.run_button.disabled and desk.stop_button.disabled and desk.stage.total == 0
+    shown.state = using("pose")
+    desk.run_button.click()
+    assert len(shown.history) == 1, "it runs again"
+
+
+def test_wrong_states_are_told_and_nothing_runs(desk):
+    desk.controls["drag", "use"].value = True
+    desk.run_button.click()
+    assert desk.stage.problem and "drag.arrows is empty" in desk.stage.message and not desk.studio.history
+    assert not desk.run_button.disabled
+    desk.controls["drag", "use"].value = False
+    desk.run_button.click()
+    assert not desk.stage.problem and desk.studio.history
+
+
+def test_arrows_do_not_outlive_the_picture_they_were_drawn_on(desk):
+    shown, arrows = desk.studio, [[[20.0, 20.0], [40.0, 20.0]]]
+    desk.before_button.click()
+    assert not shown.history and "draw on it" in shown.message and desk._ground is not None
+    desk.editors["drag"].value = arrows
+    strokes = desk.editors["depth"].value = STROKES
+    desk.controls["seed",].value = 3
+    assert shown.state["drag"]["arrows"] == [] == desk.editors["drag"].value and "arrows are gone" in shown.message
+    assert desk._ground is None and desk.editors["drag"].picture.std() == 0, "a blank ground"
+    assert shown.state["depth"]["strokes"] == strokes == desk.editors["depth"].value
+    shown.state = using("drag", seed=1)
+    assert desk.editors["drag"].value == shown.state["drag"]["arrows"] != [], "a state brings its own arrows"
+    desk.run_button.click()
+    assert shown.state["drag"]["arrows"] and desk._ground is not None
+
+
+def test_objective_without_a_head_is_disabled_and_says_why(tmp_path):
+    shown = Studio(load_kit(heads=str(tmp_path)), using("pose"))
+    use = shown.desk.controls["depth", "use"]
+    assert use.disabled and ("depth", "weight") not in shown.desk.controls
+    assert not shown.desk.controls["pose", "use"].disabled, "what should not be on can be switched off"
+    shown.desk.controls["pose", "use"].value = False
+    assert shown.desk.controls["pose", "use"].disabled
+    notes = [child.value for panel in shown.desk.view.children[0].children[-1].children for child in panel.children[1:]]
+    assert len(notes) == 5 and all("Not available" in note and "python -m rg_minimal.heads" in note for note in notes)
+
+
+def test_upload_goes_into_the_state_and_out_again(desk):
+    png = png_bytes(as_array(torch.rand(3, 128, 128)))
+    desk.upload.value = ({"name": "me.png", "type": "image/png", "size": len(png), "content": memoryview(png)},)
+    state = desk.studio.state
+    assert state["appearance"]["picture"] == "data:image/png;base64," + base64.b64encode(png).decode()
+    assert desk.file.value == "" and "<img alt" in desk.reference.value
+    desk._forget_picture()
+    assert desk.studio.state["appearance"]["picture"] == "" and "made from the prompt" in desk.reference.value
+    desk.file.value = "no/such.png"
+    assert "no picture that can be read" in desk.reference.value
+    desk.upload.value = ({"name": "me.png", "type": "image/png", "size": 1, "content": memoryview(b"x")},)
+    assert desk.stage.problem
+
+
+def test_export_writes_the_picture_that_is_shown(desk, tmp_path):
+    shown = desk.studio
+    desk.run_button.click()
+    desk.controls["seed",].value = 77
+    desk.path.value = str(tmp_path / "mine.yaml")
+    desk.view.children[1].children[2].children[0].children[0].click()
+    assert "not among them" in shown.message and "papermill 12_studio.ipynb" in desk.note.value and "download=" in desk.note.value
+    assert read_yaml(tmp_path / "mine.yaml") == shown.result.state and shown.state["seed"] == 77
+    assert shown.result.fingerprint in (tmp_path / "mine.yaml").read_text().splitlines()[0]
+    desk.view.children[1].children[2].children[0].children[1].click()
+    assert shown.state["seed"] == 0 and "Loaded" in shown.message
+    desk.path.value = "mine.txt"
+    desk.view.children[1].children[2].children[0].children[0].click()
+    assert desk.stage.problem
+
+
+def test_controls_have_names(desk):
+    for path, widget in desk.controls.items():
+        assert getattr(widget, "description", "") or widget.label, path
+    assert all(button.description for button in (desk.run_button, desk.stop_button, desk.before_button, desk.upload))
+
+
+def test_static_form_is_a_picture_and_nothing_else_where_there_is_no_browser(kit, monkeypatch):
+    result = make(kit, using("pose"))
+    data = Studio(kit, result=result)._repr_mimebundle_()
+    assert {"image/png", "text/plain", "application/vnd.jupyter.widget-view+json"} <= set(data)
+    assert "0x" not in data["text/plain"] and len(data["image/png"]) < 120_000
+    monkeypatch.setattr(studio, "has_browser", lambda: False)
+    monkeypatch.setattr(studio.ui.Widget, "__init__", lambda *arguments, **settings: pytest.fail("a widget was made"))
+    shown = Studio(kit, using("pose"), result)
+    assert set(shown._repr_mimebundle_()) == {"image/png", "text/plain"}
+    assert shown.start() is not None and len(shown.history) == 2, "it still runs, from Python"
+
+
+def test_script_fetches_nothing():
+    source = (ROOT / "rg_minimal" / "studio.js").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|[\"'`(]//\w|^\s*import\b|\bimport\(|\bfetch\(|XMLHttpRequest|@import|\beval\(", source, re.M)
+
+
+# ---------------------------------------------------------------------------------------------- the notebook
+
+def test_parameters_of_the_notebook_are_the_state():
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    tagged = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    values = {}
+    exec(tagged.source, values)
+    assert check_state({name: values[name] for name in START}) == check_state(START)
+    first = next(cell for cell in cells[cells.index(tagged) + 1:] if cell.cell_type == "code")
+    assert "check_state" in first.source and ast.parse(first.source)
+
+
+def papermill(folder, *arguments):
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(folder / "out.ipynb"), "--cwd", str(folder), "-k", "python3",
+               "--no-progress-bar", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_exported_file_makes_the_picture_again_bit_for_bit_through_papermill(tmp_path):
+    shown = Studio(load_kit(), check_state({"steps": 4, "seed": 11, "pose": {"interval": [0.0, 1.0], "weight": 1.5}}))
+    result = shown.start()
+    shown.export(tmp_path / "studio.yaml")
+    run = papermill(tmp_path, "-f", "studio.yaml", "-r", "picture", "again.png")
+    assert run.returncode == 0, run.stderr[-3000:]
+    with Image.open(tmp_path / "again.png") as again:
+        assert again.tobytes() == as_array(result.after).tobytes()
+    out = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    kinds = {kind for cell in out.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    assert "widgets" not in out.metadata and "image/png" in kinds
+    assert "application/vnd.jupyter.widget-view+json" not in kinds
+    assert result.fingerprint in (tmp_path / "out.ipynb").read_text()
+
+
+def test_wrong_parameters_stop_in_the_first_cell(tmp_path):
+    run = papermill(tmp_path, "-y", "depth: {weight: -1}")
+    assert run.returncode != 0 and "depth.weight is -1: give a number from 0 to 100" in run.stderr
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    ran = [cell for cell in cells if cell.cell_type == "code" and cell.execution_count]
+    assert len(ran) <= 4, "parameters, injected parameters, the cell that stopped (and papermill's own note)"
