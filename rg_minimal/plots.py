@@ -191,23 +191,25 @@ def picture_rows(rows: dict[str, Sequence[Tensor | None]], titles: Sequence[Sequ
     return figure
 
 
-def match_rows(first: Tensor, second: Tensor, points: Tensor, rows: dict[str, tuple[Tensor, Tensor]], inches: float = 2.6) -> Figure:
-    """One row for each way of matching: numbered points on the first picture, and where they were found on the second.
+def match_row(first: Tensor, second: Tensor, points: Tensor, ways: dict[str, tuple[Tensor, Tensor]], inches: float = 2.6) -> Figure:
+    """Numbered points on the first picture, then for each way of matching where they were found on the second.
 
     Args:
         points: (N, 2) in pixels of the first picture.
-        rows: name -> (found (N, 2), right (N,) bool); right ones are blue circles, wrong ones orange crosses.
+        ways: name -> (found (N, 2), right (N,) bool); right ones are blue circles, wrong ones orange crosses.
     """
-    figure = Figure(figsize=(2 * inches * len(rows), inches + 0.25), layout="constrained")
+    figure = Figure(figsize=(inches * (1 + len(ways)), inches + 0.25), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01)
-    grid = figure.subplots(1, 2 * len(rows), squeeze=False)[0]
-    for i, (name, (found, right)) in enumerate(rows.items()):
-        show_picture(grid[2 * i], first, "points")
-        show_picture(grid[2 * i + 1], second, f"found by {name}: {int(right.sum())} of {len(right)} right")
-        for n, (start, end, good) in enumerate(zip(points.tolist(), found.tolist(), right.tolist())):
-            _number(grid[2 * i], start, n + 1, True), _number(grid[2 * i + 1], end, n + 1, good)
-    for axes in grid:
-        axes.set_axis_off()
+    axes = figure.subplots(1, 1 + len(ways))
+    show_picture(axes[0], first, f"{len(points)} points")
+    for n, at in enumerate(points.tolist()):
+        _number(axes[0], at, n + 1, True)
+    for axis, (name, (found, right)) in zip(axes[1:], ways.items()):
+        show_picture(axis, second, f"found by {name}: {int(right.sum())} of {len(right)} right")
+        for n, (at, good) in enumerate(zip(found.tolist(), right.tolist())):
+            _number(axis, at, n + 1, good)
+    for axis in axes:
+        axis.set_axis_off()
     return figure
 
 
