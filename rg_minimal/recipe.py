@@ -225,8 +225,7 @@ def read_reference(where: str) -> Tensor:
 def _square(picture: Image.Image) -> Tensor:
     picture, side = picture.convert("RGB"), min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    box = (left, top, left + side, top + side)
-    small = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box)
+    small = picture.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return torch.from_numpy(as_array(small).copy()).permute(2, 0, 1)[None].float() / 255
 
 

@@ -2,6 +2,8 @@
 import ast
 import asyncio
 import base64
+import datetime
+import io
 import json
 import re
 import subprocess
@@ -179,7 +181,7 @@ def test_every_objective_guides(kit, name):
     result = make(kit, using(name))
     assert (result.after - result.before).abs().max() > 0.02
     assert (result.reference is not None) == (name == "appearance")
-    assert Image.open(__import__("io").BytesIO(result.figure()._repr_png_())).width > 300
+    assert Image.open(io.BytesIO(result.figure()._repr_png_())).width > 300
 
 
 def test_drag_keeps_the_rest_of_the_picture(kit):
@@ -255,7 +257,7 @@ def test_stop_button_ends_a_run_between_two_steps(desk):
         while desk.stage.done < 2:
             await asyncio.sleep(0.001)
         assert desk.run_button.disabled and not desk.stop_button.disabled and desk.stage.total == 40
-        assert desk.stage.captions == ["without guidance, step 1"], "a preview"
+        assert re.fullmatch("without guidance, step [12]", desk.stage.captions[0]), "a preview"
         desk.stop_button.click()
         result = await job
         heartbeat.cancel()
@@ -288,7 +290,7 @@ def test_arrows_do_not_outlive_the_picture_they_were_drawn_on(desk):
     strokes = desk.editors["depth"].value = STROKES
     desk.controls["seed",].value = 3
     assert shown.state["drag"]["arrows"] == [] == desk.editors["drag"].value and "arrows are gone" in shown.message
-    assert desk._ground is None and desk.editors["drag"].picture.std() == 0, "a blank ground"
+    assert desk._ground is None and desk.editors["drag"].picture.std() < 1e-5, "a blank ground"
     assert shown.state["depth"]["strokes"] == strokes == desk.editors["depth"].value
     shown.state = using("drag", seed=1)
     assert desk.editors["drag"].value == shown.state["drag"]["arrows"] != [], "a state brings its own arrows"
@@ -309,7 +311,8 @@ def test_objective_without_a_head_is_disabled_and_says_why(tmp_path):
 
 def test_upload_goes_into_the_state_and_out_again(desk):
     png = png_bytes(as_array(torch.rand(3, 128, 128)))
-    desk.upload.value = ({"name": "me.png", "type": "image/png", "size": len(png), "content": memoryview(png)},)
+    desk.upload.value = ({"name": "me.png", "type": "image/png", "size": len(png), "content": memoryview(png),
+                          "last_modified": datetime.datetime.now()},)
     state = desk.studio.state
     assert state["appearance"]["picture"] == "data:image/png;base64," + base64.b64encode(png).decode()
     assert desk.file.value == "" and "<img alt" in desk.reference.value
@@ -317,7 +320,8 @@ def test_upload_goes_into_the_state_and_out_again(desk):
     assert desk.studio.state["appearance"]["picture"] == "" and "made from the prompt" in desk.reference.value
     desk.file.value = "no/such.png"
     assert "no picture that can be read" in desk.reference.value
-    desk.upload.value = ({"name": "me.png", "type": "image/png", "size": 1, "content": memoryview(b"x")},)
+    desk.upload.value = ({"name": "me.png", "type": "image/png", "size": 1, "content": memoryview(b"x"),
+                          "last_modified": datetime.datetime.now()},)
     assert desk.stage.problem
 
 
