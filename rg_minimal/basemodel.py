@@ -71,6 +71,7 @@ class Recipe:
     min_snr: float = 5.0                   # cap of the loss weight, Hang et al. 2023
     snr_power: float = 1.0                 # below 1 weights high noise more, where the layout is decided
     caption_dropout: float = 0.1           # for classifier-free guidance
+    guidance_scale: float = 3.0            # what samples look best with; `load_pipeline` makes it the pipeline's default
 
     def __post_init__(self):
         for name in ("vae_pictures", "vae_steps", "vae_batch", "pictures", "shard", "steps", "batch", "save_every"):

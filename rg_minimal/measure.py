@@ -30,6 +30,7 @@ from .readout import ReadoutHead, Source, decode, encode, guided_sample, invert,
 
 BASE_SEED, POSE_SEED = puppets.HELD_OUT + 10_000, puppets.HELD_OUT + 20_000
 MAP_SEED, DRAG_SEED, IDENTITY_SEED = puppets.HELD_OUT + 30_000, puppets.HELD_OUT + 60_000, puppets.HELD_OUT + 40_000
+SCALE = 3.0                              # guidance scale, what the puppet model's recipe.json recommends
 MEASURED = ("shirt", "trousers", "hat", "background", "prop", "action")      # what every caption decides
 
 Progress = Generator[tuple[int, int], None, dict]
@@ -52,7 +53,7 @@ def facts(scenes) -> list[dict[str, str]]:
 
 
 def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: int = 20, seed: int = BASE_SEED,
-                 guidance_scale: float = 7.5, sheet: str | Path | None = None) -> Progress:
+                 guidance_scale: float = SCALE, sheet: str | Path | None = None) -> Progress:
     """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions.
 
     `sheet` is a file for the first 32 pictures, whatever they look like.
@@ -77,7 +78,7 @@ def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: i
 
 
 def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
-                 seed: int = POSE_SEED, guidance_scale: float = 7.5, objective: dict | None = None, **guidance) -> Progress:
+                 seed: int = POSE_SEED, guidance_scale: float = SCALE, objective: dict | None = None, **guidance) -> Progress:
     """PCK of guided and unguided pictures against held-out poses, with the same captions and initial noise.
 
     `objective` are settings of the objective (weight, start, stop, schedule), `guidance` those of `guided_sample`.
@@ -110,7 +111,7 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
     for repeat in range(repeats + 1):                                  # the first one warms up and does not count
         for name, objectives in (("unguided", []), ("guided", goal)):
             process, wall = time.process_time(), time.perf_counter()
-            for state in guided_sample(pipe, scene.caption, objectives, num_inference_steps=steps,
+            for state in guided_sample(pipe, scene.caption, objectives, num_inference_steps=steps, guidance_scale=SCALE,
                                        generator=torch.Generator().manual_seed(seed)):
                 pass
             decode(pipe, state.latents)
@@ -126,7 +127,7 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
 
 
 def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 100, steps: int = 50, batch: int = 10,
-                seed: int = MAP_SEED, guidance_scale: float = 7.5, **settings) -> Progress:
+                seed: int = MAP_SEED, guidance_scale: float = SCALE, **settings) -> Progress:
     """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
     guided and unguided, with the same captions and initial noise."""
     if what not in ("depth", "edges"):
@@ -149,14 +150,14 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 1
 
 
 def measure_drag(pipe, judge: Judge, head: ReadoutHead, real: bool = False, count: int = 100, steps: int = 30,
-                 seed: int = DRAG_SEED, guidance_scale: float | None = None, **settings) -> Progress:
+                 seed: int = DRAG_SEED, guidance_scale: float = SCALE, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
     source is a whole puppet by the judge and has room for the drag. Where the handles are joints the judge says where
     they ended, else the nearest patch of pixels does.
     """
-    rows, scale = [], guidance_scale or (3.5 if real else 7.5)
+    rows, scale = [], guidance_scale
     for kind in KINDS:
         cases = drag_sources(pipe, judge, kind, real, steps, seed, scale)
         for _, case in zip(range(count // len(KINDS)), cases):
@@ -182,7 +183,7 @@ class DragSource:
 
 
 def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: int = 30, seed: int = DRAG_SEED,
-                 guidance_scale: float = 7.5) -> Iterator[DragSource]:
+                 guidance_scale: float = SCALE) -> Iterator[DragSource]:
     """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind."""
     for number in itertools.count(seed):
         scene = puppets.sample_scene(number)
@@ -229,7 +230,7 @@ def summary(rows: list[dict]) -> dict:
 
 
 def measure_identity(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
-                     seed: int = IDENTITY_SEED, guidance_scale: float = 7.5, **settings) -> Progress:
+                     seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, **settings) -> Progress:
     """One reference picture each, a new prompt that names action, background and prop only: how often skin, shirt,
     trousers and hat are those of the reference, guided by the appearance head and not."""
     references, wanted = puppets.sample_scenes(count, seed), puppets.sample_scenes(count, seed + count)
@@ -272,7 +273,8 @@ def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, re
     """Process time of one picture guided by five objectives, one of each head, against the pose objective alone."""
     scene = puppets.sample_scene(seed)
     frames = puppets.render(scene)
-    states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed)))
+    states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, guidance_scale=SCALE,
+                                generator=torch.Generator().manual_seed(seed)))
     times: dict[str, list] = {"one": [], "five": []}
     for repeat in range(repeats + 1):                                  # the first one warms up and does not count
         for name in times:
@@ -283,7 +285,8 @@ def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, re
                           drag_objective(heads["correspondence"], source, frames.joints[0, :1], frames.joints[0, :1] + 5),
                           identity_objective(heads["appearance"], source)]
             process = time.process_time()
-            for state in guided_sample(pipe, scene.caption, goals, num_inference_steps=steps, latents=source.start):
+            for state in guided_sample(pipe, scene.caption, goals, num_inference_steps=steps, guidance_scale=SCALE,
+                                       latents=source.start):
                 pass
             decode(pipe, state.latents)
             if repeat:

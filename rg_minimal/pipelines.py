@@ -3,6 +3,7 @@
 The method itself is in `readout.py` and asks little of a pipeline: a `unet`, a `scheduler`, a `vae`, `encode_prompt`.
 This module gets one from disk (or, if asked, from the hub) ready for use.
 """
+import json
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool 
         device: by default a GPU if there is one.
         dtype: float32 by default, whatever the files hold. On a GPU float16 halves the memory of large models.
         local_files_only: False allows a download from the hub.
+    A `guidance_scale` in the folder's recipe.json becomes `pipe.default_guidance_scale`, which sampling then starts from.
     Raises ValueError where nothing is found, a file is damaged, or the pipeline has no UNet.
     """
     folder = _find(path)
@@ -39,6 +41,9 @@ def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool 
                          "model_index.json, or a hub id with local_files_only=False to download it.") from error
     finally:
         logging.set_verbosity(level)
+    recipe = Path(folder) / "recipe.json"
+    if recipe.is_file():
+        pipe.default_guidance_scale = float(json.loads(recipe.read_text()).get("guidance_scale", 7.5))
     return prepare_pipeline(pipe).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

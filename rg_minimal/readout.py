@@ -934,7 +934,7 @@ class SampleState:
 
 
 def guided_sample(pipe, prompt, objectives: Iterable[Objective] = (), *, num_inference_steps: int = 50,
-                  guidance_scale: float = 7.5, negative_prompt=None, generator=None, latents: Tensor | None = None,
+                  guidance_scale: float | None = None, negative_prompt=None, generator=None, latents: Tensor | None = None,
                   eta: float = 0.0, variance_noise=None, keep: Source | None = None, **guidance) -> Iterator[SampleState]:
     """Sample pictures with DDIM, guided by any number of objectives; a generator that yields after every step.
 
@@ -944,6 +944,8 @@ def guided_sample(pipe, prompt, objectives: Iterable[Objective] = (), *, num_inf
 
     Args:
         prompt: a string, a list of strings (B pictures), or a `Conditioning`.
+        guidance_scale: how strictly the prompt is followed; 1 is the plain model. By default what the model's folder
+            recommends (see `load_pipeline`), else 7.5 as in diffusers.
         generator: a CPU generator, or a list of one for each picture; CPU noise is the same for every device.
         latents: initial noise (B or 1, C, h, w), instead of drawing it.
         eta: 0 is deterministic, 1 adds DDPM's noise, which is `variance_noise` (steps, B or 1, C, h, w) if given.
@@ -953,6 +955,7 @@ def guided_sample(pipe, prompt, objectives: Iterable[Objective] = (), *, num_inf
     """
     _unet(pipe)
     scheduler = ddim_scheduler(pipe, num_inference_steps)
+    guidance_scale = getattr(pipe, "default_guidance_scale", 7.5) if guidance_scale is None else guidance_scale
     _check_numbers(guidance_scale, eta)
     guide = Guidance(objectives, **guidance)
     conditioning = encode_prompt(pipe, prompt, negative_prompt, _image_size(pipe, latents))

@@ -45,7 +45,7 @@ START = {
     "prompt": "a puppet with tan skin in a red shirt and blue trousers is waving its left hand in a meadow next to a tree",
     "seed": 0,                                          # of the noise that the picture starts from
     "steps": 50,                                        # DDIM steps
-    "guidance_scale": 7.5,                              # how strictly the prompt is followed
+    "guidance_scale": 3.0,                              # how strictly the prompt is followed
     "step_size": 0.05,                                  # how far each guided step moves the latents
     "pose": {"use": True, **HALF, "joints": [           # the 14 joints in the order of `puppets.JOINTS`
         [54, 35], [54, 49], [64, 52], [44, 52], [80, 44], [40, 70], [93, 31], [38, 88], [59, 75], [49, 75], [62, 96],

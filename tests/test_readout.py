@@ -520,3 +520,10 @@ def test_load_pipeline_says_what_is_wrong(pipe, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match="could not load"):
         pipelines.load_pipeline(tmp_path)
+
+
+def test_a_folder_may_recommend_a_guidance_scale():
+    pipe = pipelines.load_pipeline()
+    assert pipe.default_guidance_scale == 3.0
+    last = lambda **settings: list(rg.guided_sample(pipe, PROMPT, num_inference_steps=2, generator=seed(), **settings))[-1].latents
+    assert torch.equal(last(), last(guidance_scale=3.0)) and not torch.equal(last(), last(guidance_scale=7.5))
