@@ -109,15 +109,15 @@ def prompt_guidance(answer, negative: Tensor, conditional: Tensor, scale: float)
     if answer is None:
         return "Not done yet: set my_output to a combination of negative and conditional."
     mistakes = {
-        "you start from conditional; start from negative, else a scale of 3 works like one of 4.":
+        f"you start from conditional; start from negative, else a scale of {scale:g} works like one of {scale + 1:g}.":
             conditional + scale * (conditional - negative),
         "negative and conditional are exchanged: this pushes away from the prompt.": conditional + scale * (negative - conditional),
         "the difference points away from the prompt: it is conditional - negative.": negative + scale * (negative - conditional),
         "this is the difference alone; add it to negative.": scale * (conditional - negative),
-        "this makes the answer three times as large; the scale belongs to the difference.": scale * conditional,
+        f"this makes the answer {scale:g} times as large; the scale belongs to the difference.": scale * conditional,
         "this is the prompt's answer alone, a scale of 1.": conditional}
     return _compare(answer, negative + scale * (conditional - negative), mistakes,
-                    "the difference that the prompt makes, three times.")
+                    f"the difference that the prompt makes, {scale:g} times.")
 
 
 # ---------------------------------------------------------------------------------------------- 2  features
