@@ -4,6 +4,7 @@ Each is skipped, with the reason, where it is not installed. The notebook is run
 What Python has in the end is read from the file that the studio exports.
 """
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -52,6 +53,9 @@ def place(request, tmp_path):
         port = free.getsockname()[1]
     arguments, path = SERVERS[request.param]
     homes = {name: str(tmp_path / ".jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    quiet = tmp_path / ".jupyter" / "labconfig" / "page_config.json"                # no pop-up that asks whether news are wanted
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}))
     log = (tmp_path / "server.log").open("w")
     server = subprocess.Popen([sys.executable, *(each.format(port=port, folder=tmp_path) for each in arguments)], cwd=tmp_path,
                               env={**os.environ, **homes}, stdout=log, stderr=log)
