@@ -5,7 +5,7 @@ const CSS = `
 .rg-studio { --jp-widgets-inline-height: 36px; --jp-widgets-font-size: 14px; --jp-widgets-input-border-color: #767676; }
 .rg-studio button, .rg-studio .jupyter-button { min-height: 44px; line-height: 1.2; border: 1px solid #595959; border-radius: 4px; }
 .rg-studio button.mod-active { color: #fff; background: #00527a; }
-.rg-studio button:disabled { opacity: 1; color: #595959 !important; background: #ececec !important; border-style: dashed; }
+.rg-studio button:disabled { opacity: 1 !important; color: #595959 !important; background: #ececec !important; border-style: dashed; }
 .rg-studio :is(button, input, textarea, a):focus-visible { outline: 3px solid #0072B2 !important; outline-offset: 2px; }
 .rg-studio input[type=checkbox] { width: 22px; height: 22px; }
 .rg-stage { font: 14px/1.45 system-ui, sans-serif; max-width: 100%; }
@@ -13,8 +13,8 @@ const CSS = `
 .rg-stage .status { min-height: 2.9em; margin: 8px 0; overflow-wrap: anywhere; }
 .rg-stage .status.problem { padding: 6px 10px; border: 2px solid #a40000; border-radius: 4px; }
 .rg-stage .pictures { display: flex; flex-wrap: wrap; gap: 12px; }
-.rg-stage figure { margin: 0; }
-.rg-stage figure img { display: block; width: 256px; max-width: 100%; image-rendering: pixelated; outline: 1px solid #767676; }
+.rg-stage figure { flex: 1 1 170px; max-width: 256px; margin: 0; }
+.rg-stage figure img { display: block; width: 100%; image-rendering: pixelated; outline: 1px solid #767676; }
 .rg-stage ol { display: flex; flex-wrap: wrap; gap: 8px; margin: 8px 0; padding: 0; list-style: none; }
 .rg-stage li button { padding: 4px; color: #1a1a1a; background: #fff; font: inherit; cursor: pointer; touch-action: manipulation; }
 .rg-stage li button[aria-pressed=true] { border: 3px solid #00527a; padding: 2px; font-weight: 700; }

@@ -184,7 +184,7 @@ HINT = {"pose": "The pose that is wanted", "drag": "What is to move where, on th
         "appearance": "Whose looks are wanted: the puppet of this prompt and seed, or that of a picture of yours"}
 EDITORS = {"pose": ("joints", PictureSkeleton, {}), "drag": ("arrows", PictureArrows, {}),
            "depth": ("strokes", PictureStrokes, {"width": 12}), "edges": ("strokes", PictureStrokes, {"width": 3})}
-LABEL, WIDE, BUTTON = {"description_width": "7.5em"}, {"width": "100%"}, {"width": "auto"}
+LABEL, WIDE, BUTTON = {"description_width": "7.5em"}, {"width": "auto"}, {"width": "auto"}
 ROW = {"flex_flow": "row wrap", "grid_gap": "8px"}
 DARK, LIGHT = {"button_color": "#00527a", "text_color": "#ffffff"}, {"button_color": "#ffffff", "text_color": "#1a1a1a"}
 
@@ -209,8 +209,8 @@ class Desk:
         self._ground = None                                 # what the picture that the editors show was made of
         self.stage = Stage()
         self.stage.on_msg(lambda stage, message, buffers: studio.go_back(int(message["go_back"])))
-        self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"width": "430px", "max_width": "100%"}),
-                            ui.VBox([self._buttons(), self.stage, self._files()], layout={"width": "560px", "max_width": "100%"})],
+        self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"flex": "1 1 380px", "max_width": "430px"}),
+                            ui.VBox([self._buttons(), self.stage, self._files()], layout={"flex": "1 1 380px", "max_width": "560px"})],
                            layout={"flex_flow": "row wrap", "grid_gap": "24px"})
         self.view.add_class("rg-studio")
         self.show_state()
@@ -257,7 +257,7 @@ class Desk:
         return ui.VBox([use, self._number(name, "weight", high=100, step=0.1),
                         self._number(name, "interval", 0, text="from (0 to 1)"),
                         self._number(name, "interval", 1, text="until (0 to 1)"),
-                        ui.HTML(f"<p>{HINT[name]}</p>"), *self._aim(name)])
+                        ui.HTML(HINT[name]), *self._aim(name)])
 
     def _aim(self, name) -> list:
         if name in EDITORS:
@@ -366,7 +366,7 @@ class Desk:
         state = self.studio._state
         for name in self.studio.kit.notes:
             self.controls[name, "use"].disabled = not state[name]["use"]        # what should not be on can be switched off
-        self.used.value = f"<p>In use: <b>{', '.join(in_use(state)) or 'nothing'}</b></p>"
+        self.used.value = f"In use: <b>{', '.join(in_use(state)) or 'nothing'}</b>"
         if hasattr(self, "file"):
             picture = state["appearance"]["picture"]
             self.file.value = "" if picture.startswith("data:") else picture
