@@ -68,9 +68,11 @@ setup:  ## set up only: make .venv where no environment is active, install what 
 	if [ "$(ENV)" = .venv ]; then $(PY) -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (ipykernel)" >/dev/null; fi; \
 	echo "$$stamp" > $(STAMP)
 
+# nbval runs every cell and compares the outputs of those marked NBVAL_CHECK_OUTPUT; other cells print measured numbers,
+# whose last digits differ between processors.
 test: setup  ## set up and pass all tests: pytest, then the notebooks by nbval
 	$(PY) -m pytest tests
-	$(PY) -m pytest --nbval notebooks --nbval-current-env --nbval-cell-timeout 300 \
+	$(PY) -m pytest --nbval-lax notebooks --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 lab: setup  ## set up and open the course in JupyterLab

@@ -1,0 +1,84 @@
+"""Larger models: their shapes without weights, what is missing here, and notebook 11 on tiny models of their classes."""
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from rg_minimal import larger, sample
+from rg_minimal.readout import decoder_resnets, feature_channels
+from test_readout import seed, spatial
+from tiny import tiny_pipe, tiny_xl_pipe
+
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "11_larger_models.ipynb"
+
+
+@pytest.fixture(scope="module", params=[tiny_pipe, tiny_xl_pipe], ids=["sd", "sdxl"])
+def folder(request, tmp_path_factory):
+    """A folder that holds a tiny model of the class."""
+    where = tmp_path_factory.mktemp(request.param.__name__)
+    request.param().save_pretrained(where)
+    return where
+
+
+@pytest.mark.parametrize("name, weights, layers", [("Stable Diffusion 1.5", 859_520_964, 12), ("Stable Diffusion XL", 2_567_463_684, 9)])
+def test_weightless_unets_have_the_size_of_the_real_ones(name, weights, layers):
+    unet = larger.weightless_unet(larger.ARCHITECTURES[name])
+    assert sum(parameter.numel() for parameter in unet.parameters()) == weights
+    assert len(decoder_resnets(unet)) == layers and unet.time_embedding.linear_2.out_features == 1280
+    assert all(parameter.is_meta for parameter in unet.parameters())
+
+
+@pytest.mark.parametrize("make", [tiny_pipe, tiny_xl_pipe])
+def test_shapes_without_weights_are_those_with_weights(make):
+    pipe = make()
+    from_config = larger.weightless_unet(pipe.unet.config)
+    assert feature_channels(from_config) == feature_channels(pipe.unet)
+    shapes = larger.feature_shapes(from_config)
+    assert shapes[-1] == (pipe.unet.config.block_out_channels[0], 16, 16) and len(shapes) == len(decoder_resnets(pipe.unet))
+    assert all(parameter.is_meta for parameter in larger.weightless_head(from_config, width=128, out_channels=1).parameters())
+
+
+@pytest.mark.parametrize("model", ["", None, "nonsense", "data/no-such-model", "a/b/c", "data/heads/no-such-model"])
+def test_what_can_be_no_model_is_refused_by_name(model):
+    with pytest.raises(ValueError, match="model is"):
+        larger.what_is_missing(model)
+
+
+def test_missing_weights_are_told_and_the_stand_in_is_loaded(folder):
+    pipe, missing = larger.load_or_stand_in("nobody/no-such-model", stand_in=str(folder))
+    assert "weights of nobody/no-such-model are not on this machine" in missing and "download = True" in missing
+    assert "could not be downloaded" in larger.what_is_missing("nobody/no-such-model", download=True)       # offline in tests
+    assert len(decoder_resnets(pipe.unet)) == 4
+
+
+def test_a_large_model_without_a_gpu_is_told(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert larger.what_is_missing(str(folder)) == ""
+    monkeypatch.setattr(larger, "ON_CPU", 1000)
+    assert "no GPU" in larger.what_is_missing(str(folder)) and "on_cpu = True" in larger.what_is_missing(str(folder))
+    assert larger.what_is_missing(str(folder), on_cpu=True) == ""
+
+
+def test_gradient_checkpointing_changes_no_number():
+    """It forgets the features' history and computes it again: hooks must still hear what the gradient flows through."""
+    pictures = []
+    for checkpointing in (False, True):
+        pipe = tiny_pipe()
+        if checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        pictures.append(sample(pipe, "a puppet is waving", [spatial(pipe)], num_inference_steps=4, generator=seed())[1])
+    torch.testing.assert_close(*pictures)
+
+
+def test_notebook_runs_on_tiny_models_of_both_classes(folder):
+    """Its cells, one after the other, as they are, with other parameters."""
+    shown, names = [], {"display": lambda figure: shown.append(figure._repr_png_())}
+    parameters = {"model": str(folder), "prompt": "a puppet is waving", "steps": 2, "pictures": 6, "training_steps": 3}
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "notebook", "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names.update(parameters)
+    assert names["missing"] == "" and names["pipe"].unet.config.block_out_channels == [16, 32]
+    assert len(shown) == 4 and len(names["readings"][100].features) == 4 and names["results"]["dark"].shape == (2, 3, 32, 32)
