@@ -45,10 +45,10 @@ def _close(answer: Tensor, expected: Tensor, by: float) -> bool:
 def _number(answer) -> float | None:
     """A finite number, also from a tensor with one element, as a float; None for anything else."""
     try:
-        value = float(answer)
+        value = float(answer.item() if torch.is_tensor(answer) else answer)
     except (TypeError, ValueError, RuntimeError):
         return None
-    return value if value == value and abs(value) != float("inf") else None
+    return None if isinstance(answer, (bool, str)) or value != value or abs(value) == float("inf") else value
 
 
 def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, tolerance: float = 1e-3) -> str:
@@ -240,7 +240,7 @@ def cell_of_joint(answer, joint) -> str:
 
 
 def visible_loss(answer) -> str:
-    """Notebook 4: a function (readout, joints, visible) -> mean squared error to the heatmaps of visible joints."""
+    """Notebook 4: (readout, joints, visible) -> mean of the visible joints' squared errors, weighted by 1 + 20 x label."""
     if answer is None:
         return "Not done yet: write a function my_loss(readout, joints, visible) that returns one number."
     if not callable(answer):
@@ -248,7 +248,9 @@ def visible_loss(answer) -> str:
     rng = torch.Generator().manual_seed(0)
     joints, visible = 20 + 88 * torch.rand(2, 14, 2, generator=rng), torch.rand(2, 14, generator=rng) < 0.7
     readout = torch.rand(2, 14, 32, 32, generator=rng)
-    error = (readout - heatmaps(joints)).square()                                       # (B, 14, h, w)
+    label = heatmaps(joints)
+    plain = (readout - label).square()                                                  # (B, 14, h, w)
+    error = plain * (1 + 20 * label)
     expected, everything = error[visible].mean(), error.mean()
     try:
         value = answer(readout.clone().requires_grad_(), joints, visible)
@@ -262,6 +264,10 @@ def visible_loss(answer) -> str:
         return "Right: hidden joints no longer count."
     mistakes = {"counts all joints, hidden ones too: use `visible`": everything,
                 "counts the hidden joints and leaves out the visible ones": error[~visible].mean(),
+                "leaves the weights out: multiply each squared error by 1 + 20 * heatmaps(joints)": plain[visible].mean(),
+                "has no weights, and counts hidden joints too": plain.mean(),
+                "multiplies before it squares: square the error first, then weight it":
+                    ((readout - label) * (1 + 20 * label)).square()[visible].mean(),
                 "divides by the number of all cells; the mean is to be over the visible joints only":
                     (error * visible[..., None, None]).mean(),
                 "is a sum and not a mean: then it depends on how many joints are visible": error[visible].sum()}
@@ -284,9 +290,9 @@ def learned_or_memorised(answer, pipe, task, head, trained, unseen, timestep: in
     right = [score_head(pipe, task, head, (timestep,), samples)[timestep] for samples in (trained, unseen)]
     close = lambda pair: all(abs(a - b) < 2e-3 for a, b in zip(mine, pair))
     if close(right):
-        gap = abs(right[0] - right[1])
-        verdict = "hardly differ: it learned" if gap < 0.05 else "differ: it knows its own pictures better"
-        return f"Right: the two {verdict}."
+        if abs(right[0] - right[1]) >= 0.05:
+            return f"Right: the two differ ({right[0]:.2f} and {right[1]:.2f}): it treats its own pictures differently."
+        return "Right: the two hardly differ: what it knows of its own pictures, it knows of others too."
     if close(right[::-1]):
         return "Not yet: the two scores are the wrong way round, training pictures come first."
     return (f"Not yet: ({mine[0]:.3f}, {mine[1]:.3f}) are not the scores of the trained head at t = {timestep} on "
@@ -467,7 +473,7 @@ def distance_of_looks(answer, features_a, features_b) -> str:
     value = _number(answer)
     if value is None:
         return f"Not yet: my_distance is a {type(answer).__name__}, and a single number is asked for."
-    cosine = torch.nn.functional.cosine_similarity
+    cosine, features_a, features_b = torch.nn.functional.cosine_similarity, features_a.detach(), features_b.detach()
     right = 1 - float(cosine(features_a.mean((2, 3)), features_b.mean((2, 3)), dim=1))
     cells = 1 - float(cosine(features_a, features_b, dim=1).mean())
     if abs(value - right) <= 2e-3 * max(right, 0.05):
@@ -672,13 +678,6 @@ def head_config(answer, unet, width: int, out_channels: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
-
-
-def _number(answer) -> float | None:
-    """A number or a tensor of one number as a float, anything else as None."""
-    if torch.is_tensor(answer) and answer.numel() == 1:
-        answer = answer.item()
-    return None if isinstance(answer, (bool, str)) or not isinstance(answer, (int, float)) else float(answer)
 
 
 def pck_of_one(answer, predicted: Tensor, target: Tensor, a: float) -> str:

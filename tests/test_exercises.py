@@ -114,10 +114,13 @@ def test_the_cell_of_a_joint(answer, said):
 
 
 def test_a_loss_that_leaves_hidden_joints_out():
-    error = lambda readout, joints: (readout - heatmaps(joints)).square()
+    plain = lambda readout, joints: (readout - heatmaps(joints)).square()
+    error = lambda readout, joints: plain(readout, joints) * (1 + 20 * heatmaps(joints))
     right = {"index": lambda r, j, v: error(r, j)[v].mean(),
              "weight": lambda r, j, v: (error(r, j).mean((2, 3)) * v).sum() / v.sum()}
-    wrong = {"all joints": lambda r, j, v: error(r, j).mean(), "leaves out the visible": lambda r, j, v: error(r, j)[~v].mean(),
+    wrong = {"leaves the weights out": lambda r, j, v: plain(r, j)[v].mean(), "has no weights": lambda r, j, v: plain(r, j).mean(),
+             "before it squares": lambda r, j, v: ((r - heatmaps(j)) * (1 + 20 * heatmaps(j))).square()[v].mean(),
+             "all joints": lambda r, j, v: error(r, j).mean(), "leaves out the visible": lambda r, j, v: error(r, j)[~v].mean(),
              "number of all cells": lambda r, j, v: (error(r, j) * v[..., None, None]).mean(),
              "is a sum": lambda r, j, v: error(r, j)[v].sum(), "one number is asked for": lambda r, j, v: error(r, j)[v],
              "returns a float": lambda r, j, v: error(r, j)[v].mean().item(), "no gradient": lambda r, j, v: error(r.detach(), j)[v].mean(),
@@ -131,7 +134,7 @@ def test_a_loss_that_leaves_hidden_joints_out():
 def test_the_scores_of_what_was_trained_on_and_of_what_was_not(monkeypatch):
     monkeypatch.setattr(exercises, "score_head", lambda pipe, task, head, timesteps, samples: {100: samples})
     check = lambda answer, trained=0.97: exercises.learned_or_memorised(answer, None, "pose", None, trained, 0.95)
-    assert "Right: the two hardly differ" in check((0.97, 0.95)) and "knows its own" in check((1.0, 0.95), 1.0)
+    assert "Right: the two hardly differ" in check((0.97, 0.95)) and "differ (1.00 and 0.95)" in check((1.0, 0.95), 1.0)
     assert "wrong way round" in check((0.95, 0.97)) and "(0.500, 0.950)" in check((0.5, 0.95))
     assert all("two numbers" in check(answer) for answer in (0.97, (0.97,), ({100: 0.97}, {100: 0.95})))
 
