@@ -7,7 +7,7 @@ const CSS = `
 .rg-studio button.mod-active { color: #fff; background: #00527a; }
 .rg-studio button:disabled { opacity: 1 !important; color: #595959 !important; background: #ececec !important; border-style: dashed; }
 .rg-studio :is(button, input, textarea, a):focus-visible { outline: 3px solid #0072B2 !important; outline-offset: 2px; }
-.rg-studio input[type=checkbox] { width: 22px; height: 22px; }
+.rg-studio input[type=checkbox] { width: 22px; height: 22px; margin: auto 8px auto 0; vertical-align: middle; }
 .rg-stage { font: 14px/1.45 system-ui, sans-serif; max-width: 100%; }
 .rg-stage progress { width: min(100%, 30em); height: 18px; vertical-align: middle; accent-color: #00527a; }
 .rg-stage .status { min-height: 2.9em; margin: 8px 0; overflow-wrap: anywhere; }

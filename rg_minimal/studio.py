@@ -231,7 +231,7 @@ class Desk:
         return self._control(name, key, kind=ui.Checkbox, description=text, indent=False)
 
     def _prompt(self, *path):
-        return self._control(*path, kind=ui.Textarea, rows=3, continuous_update=False, description="prompt", style=LABEL,
+        return self._control(*path, kind=ui.Textarea, rows=4, continuous_update=False, description="prompt", style=LABEL,
                              layout=WIDE)
 
     def _general(self):

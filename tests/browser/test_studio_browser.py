@@ -84,16 +84,21 @@ class Page:
 
     def __init__(self, page, name, address):
         self.page, self.problems, own = page, [], address[:address.index("/", 8)]
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((own, "ws" + own[4:], "blob:", "data:"))
-                or self.problems.append(request.url))
+        page.on("pageerror", lambda error: "blob:" in (error.stack or "") and self.problems.append(str(error)))    # our modules
+        page.route(lambda url: not url.startswith((own, "blob:", "data:")), self.outside)
         page.goto(address, wait_until="commit")
         if name != "voila":
-            page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"], .jp-NotebookKernelStatus').first.wait_for(state="attached")
+            page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.locator(".rg-stage figure").nth(1).wait_for()
         self.studio = page.locator(".rg-studio")
+
+    def outside(self, route):
+        """Nothing is fetched from outside; Voila's own page asks for a font of icons, does not get it, and does without."""
+        if "fontawesome" not in route.request.url:
+            self.problems.append(route.request.url)
+        route.abort()
 
     def button(self, name):
         return self.studio.get_by_role("button", name=name, exact=True)
