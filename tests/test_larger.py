@@ -82,4 +82,4 @@ def test_notebook_runs_on_tiny_models_of_both_classes(folder):
             if "parameters" in cell.metadata.get("tags", []):
                 names.update(parameters)
     assert names["missing"] == "" and names["pipe"].unet.config.block_out_channels == [16, 32]
-    assert len(shown) == 4 and len(names["readings"][100].features) == 4 and names["results"]["dark"].shape == (3, 3, 32, 32)
+    assert len(shown) == 4 and len(names["readings"][100].features) == 4 and names["results"]["guided: dark"].shape == (4, 3, 32, 32)
