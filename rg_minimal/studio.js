@@ -23,7 +23,6 @@ const CSS = `
 function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "rg-stage";
-  root.dataset.lmSuppressShortcuts = "true";
   root.innerHTML = `<style>${CSS}</style><p class="status" role="status"></p>
     <div class="run"><progress aria-label="steps of the run"></progress> <span></span></div><div class="pictures"></div>
     <div class="past"><b>History</b><ol aria-label="history: choose a picture to go back to it"></ol></div>`;
@@ -98,12 +97,18 @@ function render({ model, el }) {
     });
   }
 
+  const keep = ({ target }) => {                                       // keys in the studio are no shortcuts of the notebook
+    if (target.closest?.(".rg-studio, .rg-stage")) target.dataset.lmSuppressShortcuts = "true";
+  };
+  document.addEventListener("focusin", keep);
+
   const watched = { message: showStatus, problem: showStatus, done: showProgress, total: showProgress, captions: showPictures,
     pictures: showPictures, history: showHistory, labels: showChosen, chosen: showChosen };
   for (const [name, action] of Object.entries(watched)) model.on(`change:${name}`, action);
   for (const action of new Set(Object.values(watched))) action();
   return () => {
     for (const [name, action] of Object.entries(watched)) model.off(`change:${name}`, action);
+    document.removeEventListener("focusin", keep);
     drop(root);
   };
 }

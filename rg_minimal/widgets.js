@@ -117,7 +117,9 @@ const KINDS = {
 function build(el, look, kind) {
   const root = document.createElement("div");
   root.className = "rg-picture";
-  root.dataset.lmSuppressShortcuts = "true";                       // else JupyterLab takes arrows, Delete and Ctrl+Z
+  // Else JupyterLab and Notebook 7 take arrows, Delete and Ctrl+Z; some of their shortcuts look at the focused element alone.
+  root.dataset.lmSuppressShortcuts = "true";
+  root.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
   root.innerHTML = `<style>${CSS}</style>
     <svg tabindex="0" role="application"><image preserveAspectRatio="none" x="0" y="0" style="image-rendering: pixelated"
     /><g class="drawn" style="pointer-events: none"></g><g class="handles"></g>
