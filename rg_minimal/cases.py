@@ -1,8 +1,8 @@
 """Seeded test cases with known ground truth: what a drag is to do, and how well it was done.
 
-A `DragCase` says which points of a picture are to go where, and which part of the picture may change for it. Limbs turn
-about the shoulder or the hip and keep their length, so a perfect drag leaves a whole puppet behind. Points are (x, y) in
-pixels of the image.
+A `DragCase` says which points of a picture are to go where, and which part of the picture may change for it. Limbs go to
+where they are in other poses of this world and keep their lengths, and targets lie on free background, so a perfect drag
+leaves a whole puppet behind. Points are (x, y) in pixels of the image.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .judge import Judge, Reading, limb_lengths
 
 LIMB_JOINTS = {"wrist": ("shoulder", "elbow", "wrist"), "ankle": ("hip", "knee", "ankle")}
 KINDS = ("wrist", "ankle", "puppet", "prop")
+WAYS = {"wrist": (12.0, 45.0), "ankle": (7.0, 30.0)}      # how far a wrist or an ankle goes, in pixels
 MARGIN = 5.0                            # pixels that a target keeps from the border
 
 
@@ -41,10 +42,11 @@ class DragCase:
         return float((self.handles - self.targets).norm(dim=-1).mean())
 
 
-def drag_case(kind: str, joints: Tensor, seed: int, prop: Tensor | None = None) -> DragCase | None:
+def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = None, prop: Tensor | None = None) -> DragCase | None:
     """A drag of this kind for a puppet with these joints (14, 2); None where there is no room for one.
 
     Args:
+        picture: (3, H, W) in [0, 1]: the targets are then on free background, so that nothing hides what was moved.
         prop: for kind 'prop' points (N, 2) on the prop, the first in its middle.
     """
     if kind not in KINDS:
@@ -52,8 +54,8 @@ def drag_case(kind: str, joints: Tensor, seed: int, prop: Tensor | None = None) 
     rng = torch.Generator().manual_seed(seed)
     for _ in range(60):
         case = (_limb if kind in LIMB_JOINTS else _shift)(kind, joints, seed, prop, rng)
-        points = torch.cat((case.targets, case.targets))
-        if points.min() >= MARGIN and points.max() <= puppets.SIZE - MARGIN and _free(case, joints):
+        if case is not None and case.targets.min() >= MARGIN and case.targets.max() <= puppets.SIZE - MARGIN \
+                and _apart(case, joints) and (picture is None or _on_background(case, joints, picture)):
             return case
     return None
 
@@ -62,16 +64,26 @@ def _uniform(rng, low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand((), generator=rng))
 
 
-def _limb(kind, joints, seed, prop, rng) -> DragCase:
-    """Turn an arm by 25 to 80 degrees about the shoulder, or a leg by 15 to 35 about the hip, either way."""
-    side = "left" if _uniform(rng, 0, 1) < 0.5 else "right"
+def _limb(kind, joints, seed, prop, rng) -> DragCase | None:
+    """Bring an arm or a leg to where it is in another pose of this world; both its bones keep their lengths.
+
+    A leg that is merely turned about the hip soon is where no puppet's leg ever was, and no model can be asked for it.
+    """
+    side, sign = ("left", 1) if _uniform(rng, 0, 1) < 0.5 else ("right", -1)
+    pose, _ = puppets.sample_pose(rng, puppets.ACTIONS[int(torch.randint(len(puppets.ACTIONS), (), generator=rng))])
+    limb = getattr(pose, f"{side}_{'arm' if kind == 'wrist' else 'leg'}")
     index = [puppets.JOINTS.index(f"{side}_{name}") for name in LIMB_JOINTS[kind]]
     root, middle, end = joints[index]
-    low, high = (25, 80) if kind == "wrist" else (15, 35)
-    angle = math.radians(_uniform(rng, low, high)) * (1 if _uniform(rng, 0, 1) < 0.5 else -1)
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    handles = torch.stack((middle, end, (middle + end) / 2, (root + middle) / 2))
-    return DragCase(kind, seed, handles, (handles - root) @ turn.T + root, index[1:], root[None])
+
+    def bone(degrees, length):
+        return torch.tensor([sign * math.sin(math.radians(degrees)), math.cos(math.radians(degrees))]) * length
+    new_middle = root + bone(limb.swing, (middle - root).norm())
+    new_end = new_middle + bone(limb.swing + limb.bend, (end - middle).norm())
+    way = float((new_end - end).norm())
+    if not WAYS[kind][0] <= way <= WAYS[kind][1]:
+        return None
+    handles, targets = (torch.stack((m, e, (m + e) / 2, (root + m) / 2)) for m, e in ((middle, end), (new_middle, new_end)))
+    return DragCase(kind, seed, handles, targets, index[1:], root[None])
 
 
 def _shift(kind, joints, seed, prop, rng) -> DragCase:
@@ -82,17 +94,28 @@ def _shift(kind, joints, seed, prop, rng) -> DragCase:
     return DragCase(kind, seed, handles, handles + offset, list(range(14)) if kind == "puppet" else [], handles[:0])
 
 
-def _free(case: DragCase, joints: Tensor) -> bool:
+def _apart(case: DragCase, joints: Tensor) -> bool:
     """Whether the targets keep clear of the rest of the puppet, so that nothing would hide what was moved."""
     if case.kind == "puppet":
         return True
-    rest = [i for i in range(len(joints)) if i not in case.joints]
-    start, end = (torch.stack([joints[pair[k]] for pair in puppets.LIMBS if pair[0] in rest and pair[1] in rest])
-                  for k in (0, 1))
     far = {"wrist": 13.0, "ankle": 11.0, "prop": 16.0}[case.kind]
     points = case.targets[1:3] if case.kind in LIMB_JOINTS else case.targets[:1]
-    spots = torch.cat([torch.lerp(start, end, w) for w in (0.0, 0.25, 0.5, 0.75, 1.0)])
-    return bool(torch.cdist(points, spots).min() >= far)
+    return bool(torch.cdist(points, _body(joints, case.joints)).min() >= far)
+
+
+def _body(joints: Tensor, without: list[int] = ()) -> Tensor:
+    """Points (N, 2) along all limbs, but those with a joint in `without`."""
+    start, end = (torch.stack([joints[pair[k]] for pair in puppets.LIMBS if not {*pair} & {*without}]) for k in (0, 1))
+    return torch.cat([torch.lerp(start, end, w) for w in (0.0, 0.25, 0.5, 0.75, 1.0)])
+
+
+def _on_background(case: DragCase, joints: Tensor, picture: Tensor) -> bool:
+    """Whether each target shows what most of its row shows, or is nearer than 12 pixels to what moves there."""
+    picture = torch.nn.functional.avg_pool2d(picture[None], 5, 1, 2)[0]                 # (3, H, W)
+    x, y = case.targets.long().T
+    strange = (picture[:, y, x] - picture.median(-1).values[:, y]).abs().amax(0)        # (N,)
+    here = torch.cdist(case.targets, case.handles if case.kind == "prop" else _body(joints)).amin(1) < 12
+    return bool(((strange < 0.12) | here).all())
 
 
 def prop_points(frames: puppets.Frames, i: int = 0) -> Tensor | None:

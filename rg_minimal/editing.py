@@ -11,9 +11,7 @@ Points are (x, y) in pixels of the image.
 """
 from __future__ import annotations
 
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import puppets
@@ -22,71 +20,92 @@ from .readout import ReadoutHead, Source
 
 
 def region(points, margin: float, image_size: int = puppets.SIZE, soft: float = 4.0) -> Tensor:
-    """The convex hull of points (N, 2), widened by `margin` pixels: (1, 1, H, W), 1 inside, falling to 0 over `soft`."""
-    points = torch.as_tensor(points, dtype=torch.float32)
-    grid = torch.arange(image_size) + 0.5
-    pixels = torch.stack((grid.expand(image_size, -1), grid[:, None].expand(-1, image_size)), -1)       # (H, W, 2)
-    distance = _distance_to_hull(pixels.flatten(0, 1), _hull(points)).view(image_size, image_size)
-    return ((margin + soft - distance) / soft).clamp(0, 1)[None, None]
+    """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
+    distance = torch.cdist(_pixels(image_size).flatten(0, 1), torch.as_tensor(points, dtype=torch.float32)).amin(-1)
+    return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
 
 
-def _hull(points: Tensor) -> Tensor:
-    """Corners (K, 2) of the convex hull of points (N, 2), in order (Andrew's monotone chain)."""
-    rows = sorted(set(map(tuple, points.tolist())))
-    if len(rows) < 3:
-        return torch.tensor(rows)
-
-    def half(rows):
-        chain = []
-        for x, y in rows:
-            while len(chain) > 1 and ((chain[-1][0] - chain[-2][0]) * (y - chain[-2][1])
-                                      - (chain[-1][1] - chain[-2][1]) * (x - chain[-2][0])) <= 0:
-                chain.pop()
-            chain.append((x, y))
-        return chain[:-1]
-    return torch.tensor(half(rows) + half(rows[::-1]))
+def _pixels(cells: int, image_size: int | None = None) -> Tensor:
+    """(cells, cells, 2): the centres (x, y) of a grid of cells, in pixels."""
+    centre = (torch.arange(cells) + 0.5) * ((image_size or cells) / cells)
+    return torch.stack((centre.expand(cells, -1), centre[:, None].expand(-1, cells)), -1)
 
 
-def _distance_to_hull(pixels: Tensor, corners: Tensor) -> Tensor:
-    """Distances (P,) of pixels (P, 2) to a convex polygon (K, 2), 0 inside."""
-    start, step = corners, corners.roll(-1, 0) - corners                                # (K, 2)
-    offset = pixels[:, None] - start                                                    # (P, K, 2)
-    along = ((offset * step).sum(-1) / step.square().sum(-1).clamp_min(1e-9)).clamp(0, 1)
-    nearest = (offset - along[..., None] * step).norm(dim=-1).amin(1)
-    turns = step[:, 0] * offset[..., 1] - step[:, 1] * offset[..., 0]                   # (P, K)
-    inside = (turns >= 0).all(1) if len(corners) > 2 else torch.zeros(len(pixels), dtype=torch.bool)
-    return nearest.masked_fill(inside, 0.0)
+def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple[Tensor, Tensor]:
+    """More points between those that belong together: a hand and an elbow make a forearm. (M, 2) twice, M >= N.
+
+    Handles (N, 2) are joined to a tree, each to the nearest one, unless they are more than `reach` pixels apart; along
+    each branch there is a point every `spacing` pixels, and its target is in the same place between their targets.
+    """
+    handles, targets = (torch.as_tensor(p, dtype=torch.float32).reshape(-1, 2) for p in (handles, targets))
+    gaps, inside, found = torch.cdist(handles, handles), {0}, [handles]
+    found_targets, outside = [targets], set(range(1, len(handles)))
+    while outside:                                                      # Prim's algorithm
+        i, j = min(((i, j) for i in inside for j in outside), key=lambda pair: float(gaps[pair]))
+        inside.add(j), outside.remove(j)
+        if gaps[i, j] <= reach:
+            between = torch.linspace(0, 1, int(gaps[i, j] / spacing) + 2)[1:-1, None]
+            found.append(torch.lerp(handles[i], handles[j], between))
+            found_targets.append(torch.lerp(targets[i], targets[j], between))
+    return torch.cat(found), torch.cat(found_targets)
+
+
+def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, generator: torch.Generator,
+          image_size: int = puppets.SIZE) -> Tensor:
+    """Noise (1, C, h, w) in which what lay within `radius` pixels of the handles lies at the targets; the places that
+    were left get new noise.
+
+    Where an object will form is largely decided by the noise it starts from, so a drag that leaves the noise alone
+    works against it all the way (Nie et al., "The Blessing of Randomness", ICLR 2024, copy latents for the same reason).
+    """
+    cells = latents.shape[-1]
+    grid, moved = _pixels(cells, image_size), latents.clone()
+    new = torch.randn(latents.shape, generator=generator).to(latents)
+    left = torch.cdist(grid.flatten(0, 1), handles).amin(-1).view(cells, cells) <= radius
+    gap, nearest = torch.cdist(grid.flatten(0, 1), targets).min(-1)
+    origin = ((grid.flatten(0, 1) + (handles - targets)[nearest]) * (cells / image_size)).long()          # (h * w, 2)
+    inside = ((gap <= radius) & (origin >= 0).all(-1) & (origin < cells).all(-1)).view(cells, cells)
+    x, y = origin.clamp(0, cells - 1).unbind(-1)
+    moved = torch.where(left, new, moved)
+    return torch.where(inside, latents[..., y, x].view_as(latents), moved)
 
 
 def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, free: Tensor | None = None,
          appearance: ReadoutHead | None = None, margin: float = 12.0, anti_ghosting: float = 1.0, stop: float = 0.8,
-         looks_weight: float = 0.3, step_size: float = 5e-2, renew: torch.Generator | None = None) -> dict:
+         looks_weight: float = 0.3, step_size: float = 5e-2, radius: float = 6.0, clear: float = 6.0, seed: int = 0, amount: float = 1.0) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
     Args:
         head: a correspondence head.
         source: the picture to edit, from `Source.from_states`: a generated one, or a real one after `invert`.
-        handles, targets: (N, 2) each. Several points on one limb keep it a limb.
+        handles, targets: (N, 2) each. Several points on one limb keep it a limb, see `joined`.
         fixed: (M, 2) points that belong to what moves, but stay: a shoulder, a hip. They are handles without a way to go.
-        free: (1, 1, h, w) in [0, 1], what may change; by default the convex hull of all points, `margin` pixels wider.
-            Outside the picture follows the source's own trajectory.
+        free: (1, 1, h, w) in [0, 1], what may change; by default all that is within `margin` pixels of a handle or a
+            target. Outside, the picture follows the source's own trajectory.
         appearance: an appearance head; the free part then keeps its looks on the whole (weight `looks_weight`).
-        renew: a generator: the free part starts from new noise instead of the source's.
+        radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
+        anti_ghosting: how strongly a handle is to be left, where no target is nearer than `clear` pixels.
+        seed: of the noise that fills the places that were left.
+        amount: the fraction of the way to go, from 0 to 1: several of them make an animation, see `drag_frames`.
     """
     handles, targets = (torch.as_tensor(p, dtype=torch.float32).reshape(-1, 2) for p in (handles, targets))
+    if len(handles) != len(targets) or not len(handles):
+        raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many, at least one")
+    if not 0 <= amount <= 1:
+        raise ValueError(f"amount is {amount}; pass a fraction of the way from 0 to 1")
     fixed = torch.as_tensor([] if fixed is None else fixed, dtype=torch.float32).reshape(-1, 2)
+    targets = torch.lerp(handles, targets, float(amount))
+    start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     if free is None:
-        free = region(torch.cat((handles, targets, fixed)), margin)
+        free = region(torch.cat((start, goal)), margin)
     settings = {"start": 0.0, "stop": stop}
-    objectives = [drag_objective(head, source, handles, targets, anti_ghosting=anti_ghosting, **settings)]
-    if len(fixed):
-        objectives.append(drag_objective(head, source, fixed, fixed, anti_ghosting=0.0, weight=0.5, **settings))
+    left = torch.cdist(start, goal).amin(1) > clear                     # what nothing is moved to
+    objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, **settings)]
     if appearance is not None and looks_weight:
         objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, **settings))
     latents = source.start
-    if renew is not None:
-        cells = F.interpolate(free, latents.shape[-2:], mode="area")
-        latents = torch.where(cells > 0.5, torch.randn(latents.shape, generator=renew).to(latents), latents)
+    if radius:
+        latents = carry(latents, start, goal, radius, torch.Generator().manual_seed(seed))
     return {"objectives": objectives, "latents": latents, "mask": free, "keep": source, "step_size": step_size}
 
 

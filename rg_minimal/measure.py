@@ -201,7 +201,7 @@ def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: int =
         prop = None if kind != "prop" else prop_points(frames) if real else ball_points(picture[0], scene)
         if not judge.found(reading) or kind == "prop" and prop is None:
             continue
-        case = drag_case(kind, frames.joints[0] if real else reading.joints[0], number, prop)
+        case = drag_case(kind, frames.joints[0] if real else reading.joints[0], number, picture[0], prop)
         if case is not None:
             yield DragSource(scene, picture, reading, Source.from_states(pipe, states, scene.caption, keep_all=True), case)
 

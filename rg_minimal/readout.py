@@ -490,6 +490,17 @@ def point_similarity(features_a, features_b, in_a) -> Tensor:
     return points @ F.normalize(features_b.flatten(2), dim=1)                           # (B, N, h*w)
 
 
+def pool_features(features, weight=None, power: float = 3.0) -> Tensor:
+    """Features (B, C, h, w), not negative, to one vector a picture (B, C, 1, 1): what there is, not where.
+
+    A generalised mean (Radenovic et al., arXiv 1711.02512): a plain one drowns what is small in its background, all the
+    more since the head's GroupNorm fixes the mean over positions. `weight` (B or 1, 1, h, w) says which positions count.
+    """
+    raised = features.clamp_min(1e-6) ** power
+    weight = torch.ones_like(raised[:, :1]) if weight is None else weight
+    return ((raised * weight).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)) ** (1 / power)
+
+
 def appearance_loss(anchor, positive, negative, margin: float = 0.5) -> Tensor:
     """Hinge loss on triplets (B, C, h, w): the positive is to be nearer than the negative by the margin.
 
@@ -750,10 +761,11 @@ class CorrespondenceObjective(RelativeObjective):
 
     The loss is -s(source point, target point) + `anti_ghosting` * s(source point, source point), averaged over the
     points and halved, with cosine similarities s mapped to [0, 1]: the second term discourages staying in place.
+    A tensor (N,) says it for each point: what another point is moved to must not be pushed away.
     """
     source_points: Tensor               # (N, 2), (x, y) in pixels of the image
     target_points: Tensor               # (N, 2)
-    anti_ghosting: float = 1.0
+    anti_ghosting: float | Tensor = 1.0
     sampling: str = "bilinear"          # 'nearest' cell is the reference's
 
     def __post_init__(self):
@@ -765,6 +777,9 @@ class CorrespondenceObjective(RelativeObjective):
             setattr(self, name, points)
         if len(self.source_points) != len(self.target_points):
             raise ValueError(f"{len(self.source_points)} source points, but {len(self.target_points)} target points")
+        if torch.as_tensor(self.anti_ghosting).shape not in ((), (len(self.source_points),)):
+            raise ValueError(f"anti_ghosting has shape {tuple(self.anti_ghosting.shape)}; pass a number, or one for each "
+                             f"of the {len(self.source_points)} points")
         _choice("sampling", self.sampling, ("nearest", "bilinear"))
 
     def check(self, pipe, batch, image_size):
@@ -782,10 +797,11 @@ class CorrespondenceObjective(RelativeObjective):
         there = point_weights(self.target_points.to(features), cells, reading.image_size, self.sampling)
         handle = F.normalize(here @ source.flatten(2).mT, dim=-1)                       # (1 or B, N, C)
 
-        def similarity(where):                                                          # (N, h*w) -> (B,)
+        def similarity(where):                                                          # (N, h*w) -> (B, N)
             found = F.normalize(where @ features.flatten(2).mT, dim=-1)                 # (B, N, C)
-            return ((handle * found).sum(-1) + 1).mean(-1) / 2
-        return (self.anti_ghosting * similarity(here) - similarity(there)) / 2
+            return ((handle * found).sum(-1) + 1) / 2
+        staying = torch.as_tensor(self.anti_ghosting).to(features) * similarity(here)
+        return (staying - similarity(there)).mean(-1) / 2                               # (B,)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -793,7 +809,7 @@ class AppearanceObjective(RelativeObjective):
     """The picture is to look like the source: 1 - cosine similarity, position by position (paper, section 3.3)."""
     boxes: tuple | None = None          # (box in the source, box in the picture), each (x0, y0, x1, y1) in pixels
     mask: Tensor | None = None          # (B or 1, 1, h, w) in [0, 1]: which positions count (without boxes)
-    pool: bool = False                  # True compares means over positions: the same looks in another place or pose
+    pool: bool = False                  # True compares `pool_features`: the same looks in another place or pose
     scale_by_latents: bool = False      # True multiplies by the squared range of the latents, as the reference does
 
     def __post_init__(self):
@@ -820,8 +836,8 @@ class AppearanceObjective(RelativeObjective):
             source, features = (_resize(_crop(each, box, reading.image_size), size)
                                 for each, box in zip((source, features), self.boxes))
         if self.pool:
-            weight = 1.0 if self.mask is None else _resize(self.mask.to(features), features.shape[-2:])
-            source, features = ((each * weight).sum((-2, -1), keepdim=True) for each in (source, features))
+            weight = None if self.mask is None else _resize(self.mask.to(features), features.shape[-2:])
+            source, features = pool_features(source, weight), pool_features(features, weight)
         distance = 1 - F.cosine_similarity(features, source, dim=1)[:, None]            # (B, 1, H, W)
         value = _masked_mean(distance, None if self.pool else self.mask)                # (B,)
         if self.scale_by_latents:
