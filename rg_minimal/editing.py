@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import puppets
-from .heads import drag_objective, identity_objective
+from .heads import drag_objective, identity_objective, pose_objective, read_joints
 from .readout import ReadoutHead, Source
 
 
@@ -71,7 +71,7 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
 
 
 def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, free: Tensor | None = None,
-         appearance: ReadoutHead | None = None, margin: float = 12.0, anti_ghosting: float = 1.0, stop: float = 0.8,
+         anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, anatomy_weight: float = 4.0, margin: float = 12.0, anti_ghosting: float = 0.3, stop: float = 0.8,
          looks_weight: float = 0.3, step_size: float = 5e-2, radius: float = 6.0, clear: float = 6.0, seed: int = 0, amount: float = 1.0) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
@@ -82,6 +82,7 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, fre
         fixed: (M, 2) points that belong to what moves, but stay: a shoulder, a hip. They are handles without a way to go.
         free: (1, 1, h, w) in [0, 1], what may change; by default all that is within `margin` pixels of a handle or a
             target. Outside, the picture follows the source's own trajectory.
+        anatomy: a pose head, which knows that there is one left hand: joints on what moves go along, all others stay.
         appearance: an appearance head; the free part then keeps its looks on the whole (weight `looks_weight`).
         radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
         anti_ghosting: how strongly a handle is to be left, where no target is nearer than `clear` pixels.
@@ -101,12 +102,24 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, fre
     settings = {"start": 0.0, "stop": stop}
     left = torch.cdist(start, goal).amin(1) > clear                     # what nothing is moved to
     objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, **settings)]
+    if anatomy is not None:
+        objectives.append(pose_objective(anatomy, moved_joints(anatomy, source, start, goal), weight=anatomy_weight, **settings))
     if appearance is not None and looks_weight:
         objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, **settings))
     latents = source.start
     if radius:
         latents = carry(latents, start, goal, radius, torch.Generator().manual_seed(seed))
     return {"objectives": objectives, "latents": latents, "mask": free, "keep": source, "step_size": step_size}
+
+
+def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor, reach: float = 6.0) -> Tensor:
+    """The joints (1, 14, 2) that a pose head reads in the source; those within `reach` pixels of a point of `start` (N, 2)
+    go where it goes, to `goal` (N, 2)."""
+    timestep = next((t for t in source.timesteps if t >= 50), source.timesteps[-1])
+    joints = read_joints(source(timestep)(head))[0][0].cpu()
+    gap, nearest = torch.cdist(joints, start).min(-1)
+    way = (goal - start)[nearest] * (gap <= reach)[:, None]
+    return (joints + way).clamp(0, puppets.SIZE)[None]
 
 
 def identity(head: ReadoutHead, source: Source, *, boxes=None, stop: float = 0.8, step_size: float = 5e-2) -> dict:

@@ -718,6 +718,7 @@ class Source:
             return trajectory[timestep]
         source = cls(pipe, latents_at, prompt, keep_all)
         source.start = trajectory[max(trajectory)]      # its noise: pass it as `latents` to edit this very picture
+        source.timesteps = sorted(trajectory)           # those at which it can be read
         return source
 
     @classmethod
