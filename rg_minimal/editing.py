@@ -4,19 +4,21 @@ The objectives and the sampler are those of `readout.py`. What is added here are
 strongly and in which interval, and which part of the picture may change. Each function returns the keyword arguments of
 `guided_sample` and `sample`, so everything can be looked at and changed before it is used:
 
-    settings = drag(correspondence, source, handles, targets)
+    settings = drag(correspondence, source, handles, targets, anatomy=pose)
     pictures, latents = sample(pipe, prompt, **settings, num_inference_steps=30)
 
 Points are (x, y) in pixels of the image.
 """
 from __future__ import annotations
 
+from typing import Iterator
+
 import torch
 from torch import Tensor
 
 from . import puppets
 from .heads import drag_objective, identity_objective, pose_objective, read_joints
-from .readout import ReadoutHead, Source
+from .readout import ReadoutHead, Source, sample
 
 
 def region(points, margin: float, image_size: int = puppets.SIZE, soft: float = 4.0) -> Tensor:
@@ -70,9 +72,10 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
     return torch.where(inside, latents[..., y, x].view_as(latents), moved)
 
 
-def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, free: Tensor | None = None,
-         anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, anatomy_weight: float = 4.0, margin: float = 12.0, anti_ghosting: float = 0.3, stop: float = 0.8,
-         looks_weight: float = 0.3, step_size: float = 5e-2, radius: float = 6.0, clear: float = 6.0, seed: int = 0, amount: float = 1.0) -> dict:
+def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, anatomy: ReadoutHead | None = None,
+         appearance: ReadoutHead | None = None, free: Tensor | None = None, amount: float = 1.0, stop: float = 0.8,
+         anatomy_weight: float = 4.0, looks_weight: float = 0.3, anti_ghosting: float = 0.3, margin: float = 12.0,
+         radius: float = 6.0, step_size: float = 5e-2, seed: int = 0) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
     Args:
@@ -80,14 +83,19 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, fre
         source: the picture to edit, from `Source.from_states`: a generated one, or a real one after `invert`.
         handles, targets: (N, 2) each. Several points on one limb keep it a limb, see `joined`.
         fixed: (M, 2) points that belong to what moves, but stay: a shoulder, a hip. They are handles without a way to go.
+        anatomy: a pose head, which knows that there is one left hand: joints on what moves go along, all others stay.
+            Without it a second hand at the target would do as well.
+        appearance: an appearance head; the free part then keeps its looks on the whole.
         free: (1, 1, h, w) in [0, 1], what may change; by default all that is within `margin` pixels of a handle or a
             target. Outside, the picture follows the source's own trajectory.
-        anatomy: a pose head, which knows that there is one left hand: joints on what moves go along, all others stay.
-        appearance: an appearance head; the free part then keeps its looks on the whole (weight `looks_weight`).
-        radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
-        anti_ghosting: how strongly a handle is to be left, where no target is nearer than `clear` pixels.
-        seed: of the noise that fills the places that were left.
         amount: the fraction of the way to go, from 0 to 1: several of them make an animation, see `drag_frames`.
+        stop: the fraction of the steps that are guided; the rest mend what guidance has bent.
+        anatomy_weight, looks_weight: of those heads, beside 1 for `head`.
+        anti_ghosting: how strongly the handles are to be left, but for those that something else is moved to.
+        radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
+        step_size: as of `guided_sample`.
+        seed: of the noise that fills the places that were left.
+    Raises ValueError where handles and targets do not match, and for an amount outside [0, 1].
     """
     handles, targets = (torch.as_tensor(p, dtype=torch.float32).reshape(-1, 2) for p in (handles, targets))
     if len(handles) != len(targets) or not len(handles):
@@ -99,17 +107,26 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, fre
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     if free is None:
         free = region(torch.cat((start, goal)), margin)
-    settings = {"start": 0.0, "stop": stop}
-    left = torch.cdist(start, goal).amin(1) > clear                     # what nothing is moved to
-    objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, **settings)]
+    left = torch.cdist(start, goal).amin(1) > radius                    # what nothing is moved to
+    objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, stop=stop)]
     if anatomy is not None:
-        objectives.append(pose_objective(anatomy, moved_joints(anatomy, source, start, goal), weight=anatomy_weight, **settings))
+        objectives.append(pose_objective(anatomy, moved_joints(anatomy, source, start, goal), weight=anatomy_weight, stop=stop))
     if appearance is not None and looks_weight:
-        objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, **settings))
+        objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, stop=stop))
     latents = source.start
     if radius:
         latents = carry(latents, start, goal, radius, torch.Generator().manual_seed(seed))
     return {"objectives": objectives, "latents": latents, "mask": free, "keep": source, "step_size": step_size}
+
+
+def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:
+    """The pictures (1, 3, H, W) of an animation: one drag, gone through to each of `amounts`, fractions of the way.
+
+    `settings` are those of `drag`, and `num_inference_steps` and `guidance_scale` as of `guided_sample`.
+    """
+    sampler = {name: settings.pop(name) for name in ("num_inference_steps", "guidance_scale") if name in settings}
+    for amount in amounts:
+        yield sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0]
 
 
 def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor, reach: float = 6.0) -> Tensor:
@@ -129,6 +146,6 @@ def identity(head: ReadoutHead, source: Source, *, boxes=None, stop: float = 0.8
         head: an appearance head.
         source: the reference, from `Source.from_picture` (any picture) or `Source.from_states`.
         boxes: (box in the source, box in the new picture) around the puppets, each (x0, y0, x1, y1); by default the
-            means over the whole pictures are compared.
+            whole pictures are compared.
     """
     return {"objectives": [identity_objective(head, source, boxes=boxes, stop=stop)], "step_size": step_size}

@@ -15,7 +15,7 @@ from torch import Tensor
 from .heads import heatmaps, score_head
 from .judge import MIRROR
 from .puppets import JOINTS, render, sample_scenes
-from .readout import HeadConfig, feature_channels
+from .readout import HeadConfig, feature_channels, pool_features
 
 # ---------------------------------------------------------------------------------------------- for all checks
 
@@ -467,23 +467,28 @@ def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
 # ---------------------------------------------------------------------------------------------- 8  appearance
 
 def distance_of_looks(answer, features_a, features_b) -> str:
-    """8.1: 1 minus the cosine similarity of the means over positions, for features (1, C, h, w)."""
+    """8.1: 1 minus the cosine similarity of the generalised means of power 3 over positions, for features (1, C, h, w)."""
     if answer is None:
         return "Not done yet: put the distance, one number, into my_distance."
     value = _number(answer)
     if value is None:
         return f"Not yet: my_distance is a {type(answer).__name__}, and a single number is asked for."
     cosine, features_a, features_b = torch.nn.functional.cosine_similarity, features_a.detach(), features_b.detach()
-    right = 1 - float(cosine(features_a.mean((2, 3)), features_b.mean((2, 3)), dim=1))
+    pooled = [pool_features(each)[..., 0, 0] for each in (features_a, features_b)]
+    right = 1 - float(cosine(*pooled, dim=1))
+    cubes = 1 - float(cosine(*(each ** 3 for each in pooled), dim=1))
+    plain = 1 - float(cosine(features_a.mean((2, 3)), features_b.mean((2, 3)), dim=1))
     cells = 1 - float(cosine(features_a, features_b, dim=1).mean())
     if abs(value - right) <= 2e-3 * max(right, 0.05):
         return "Right: the means forget where things are, and the cosine forgets how many there are."
     if abs(value - (1 - right)) <= 1e-4:
         return f"Not yet: {value:.3f} is the similarity; the distance is 1 minus that."
+    if abs(value - plain) <= 1e-4:
+        return f"Not yet: {value:.3f} compares plain means; take the cube of each feature before the mean, and the cube root after it."
+    if abs(value - cubes) <= 1e-4:
+        return f"Not yet: {value:.3f} lacks the cube root of the means."
     if abs(value - cells) <= 1e-3:
         return f"Not yet: {value:.3f} compares cell by cell and then takes the mean; take the means over rows and columns first."
-    if abs(value - float((features_a.mean((2, 3)) - features_b.mean((2, 3))).norm())) <= 1e-2:
-        return f"Not yet: {value:.2f} is the length of the difference; the cosine compares directions only."
     return (f"Not yet: you have {value:.3f}. Means over the last two axes leave (1, {features_a.shape[1]}); the cosine is taken "
             "over the channels, dim=1.")
 

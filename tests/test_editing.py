@@ -7,7 +7,7 @@ import torch
 
 from rg_minimal import Source, cases, editing, guided_sample, load_head, load_pipeline, measure, puppets, sample
 from rg_minimal.cases import DragCase, drag_case, find_patch, prop_points, whole
-from rg_minimal.editing import drag, identity, region
+from rg_minimal.editing import carry, drag, drag_frames, identity, joined, moved_joints, region
 from rg_minimal.heads import TASKS, new_head
 from rg_minimal.judge import Reading, load_judge
 from tiny import tiny_pipe as make_tiny_pipe
@@ -25,18 +25,28 @@ def joints():
 
 # ---------------------------------------------------------------------------------------------- regions
 
-def test_a_region_is_the_hull_and_its_margin():
-    square = region([(40, 40), (80, 40), (80, 80), (40, 80), (60, 60)], margin=10, soft=1)[0, 0]
-    assert square.shape == (128, 128) and set(square[60, 60:].int().tolist()) == {0, 1}
-    assert square[60, 31:89].min() == 1 and square[60, :29].max() == 0 and square[60, 92:].max() == 0
-    corner = square[89, 89]
-    assert corner == 0 and square[86, 86] == 1, "corners are round"
+def test_a_region_is_all_that_is_near_a_point():
+    disc, two = region([(64, 64)], 10, soft=1), region([(30, 64), (90, 64)], 10, soft=1)[0, 0]
+    assert float(disc.sum()) == pytest.approx(math.pi * 10.5 ** 2, rel=0.03) and float(two.sum()) == pytest.approx(2 * float(disc.sum()), rel=0.03)
+    assert two.shape == (128, 128) and two[64, 60] == 0 and two[64, 31] == 1 and two[70, 90] == 1
 
 
-def test_regions_of_one_and_two_points_are_a_disc_and_a_capsule():
-    disc, capsule = region([(64, 64)], 10, soft=1), region([(40, 64), (90, 64)], 10, soft=1)
-    assert disc.sum() == pytest.approx(math.pi * 10.5 ** 2, rel=0.03)
-    assert capsule.sum() == pytest.approx(math.pi * 10.5 ** 2 + 50 * 21, rel=0.03)
+def test_points_that_belong_together_are_joined():
+    handles, targets = [(10, 10), (10, 30), (100, 100)], [(20, 10), (40, 10), (110, 100)]
+    start, goal = joined(handles, targets, spacing=4)
+    assert start[:3].tolist() == [list(map(float, p)) for p in handles] and len(start) == len(goal) == 3 + 5
+    assert (start[3:, 0] == 10).all() and (start[3:, 1] > 10).all() and (start[3:, 1] < 30).all(), "the far one stays alone"
+    along = (start[3:, 1] - 10) / 20
+    assert torch.allclose(goal[3:, 0], 20 + 20 * along) and (goal[3:, 1] == 10).all()
+
+
+def test_noise_is_carried_along_and_its_place_filled_anew():
+    noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    moved = carry(noise, torch.tensor([[30.0, 62.0]]), torch.tensor([[62.0, 62.0]]), 6.0, torch.Generator().manual_seed(1))
+    assert torch.equal(moved[..., 15, 15], noise[..., 15, 7]) and torch.equal(moved[..., 14, 16], noise[..., 14, 8])
+    changed = (moved != noise).any(1)[0]
+    assert changed[15, 7] and not torch.isin(moved[0, 0, 15, 7], noise[0, 0]) and changed.sum() < 20
+    assert torch.equal(carry(noise, torch.tensor([[30.0, 62.0]]), torch.tensor([[30.0, 62.0]]), 6.0, torch.Generator()), noise)
 
 
 # ---------------------------------------------------------------------------------------------- cases
@@ -48,8 +58,8 @@ def test_a_limb_turns_and_keeps_its_length(joints, kind):
     for case in made:
         assert case.joints and len(case.handles) == len(case.targets) == 4
         root = case.fixed[0]
-        before, after = (case.handles - root).norm(dim=-1), (case.targets - root).norm(dim=-1)
-        assert torch.allclose(before, after, atol=1e-3)
+        bones = lambda points: torch.stack((points[0] - root, points[1] - points[0])).norm(dim=-1)      # upper and lower
+        assert torch.allclose(bones(case.handles), bones(case.targets), atol=1e-3)
         assert case.targets.min() >= cases.MARGIN and case.targets.max() <= puppets.SIZE - cases.MARGIN
         assert case.moved()[0, 0, case.targets[1, 1].long(), case.targets[1, 0].long()] == 1
         assert case.distance > 2
@@ -60,6 +70,14 @@ def test_a_whole_puppet_moves_by_one_offset_and_a_case_is_repeatable(joints):
     offset = case.targets - case.handles
     assert torch.allclose(offset, offset[:1].expand(14, 2)) and 12 <= abs(float(offset[0, 0])) <= 30
     assert torch.equal(case.targets, again.targets) and case.joints == list(range(14))
+
+
+def test_targets_lie_on_free_background():
+    frames = puppets.render(puppets.sample_scenes(40, puppets.HELD_OUT))
+    for kind in ("wrist", "puppet"):
+        made = [(i, drag_case(kind, frames.joints[i], i, frames.image[i])) for i in range(40)]
+        shown = [frames.parts[i, each.targets[:, 1].long(), each.targets[:, 0].long()] for i, each in made if each]
+        assert len(shown) > 15 and not (torch.cat(shown) == puppets.PART["prop"]).float().mean() > 0.03
 
 
 def test_points_on_a_prop_lie_on_it():
@@ -108,12 +126,39 @@ def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
     head, looks = new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "appearance")
     states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
     source = Source.from_states(tiny_pipe, states, "a puppet")
-    settings = drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)], appearance=looks)
-    assert [type(each).__name__ for each in settings["objectives"]] == ["CorrespondenceObjective"] * 2 + ["AppearanceObjective"]
-    assert settings["latents"] is source.start and settings["keep"] is source
+    pose = new_head(tiny_pipe, "pose")
+    settings = drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)], appearance=looks, anatomy=pose)
+    assert [type(each).__name__ for each in settings["objectives"]] == ["CorrespondenceObjective", "SpatialObjective", "AppearanceObjective"]
+    assert settings["keep"] is source and drag(head, source, [(10, 10)], [(20, 10)], radius=0)["latents"] is source.start
+    assert settings["objectives"][0].anti_ghosting[-1] == 0 and settings["objectives"][0].anti_ghosting[0] > 0
     new, _ = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
     assert new.shape[1:] == (3, 32, 32) and new.isfinite().all()
     assert identity(looks, source, boxes=((0, 0, 10, 10), (5, 5, 20, 20)))["objectives"][0].boxes is not None
+
+
+def test_joints_on_what_moves_go_along(tiny_pipe):
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "pose")
+    before = moved_joints(head, source, torch.tensor([[-99.0, -99]]), torch.tensor([[0.0, 0]]))
+    first = before[0, :1]
+    after = moved_joints(head, source, first, first + torch.tensor([5.0, 3.0]))
+    near = (before[0] - first).norm(dim=-1) <= 6
+    assert torch.equal(after[0, ~near], before[0, ~near]) and near[0]
+    assert torch.allclose(after[0, near], (before[0, near] + torch.tensor([5.0, 3.0])).clamp(0, 128))
+
+
+def test_an_animation_goes_the_way_in_parts(tiny_pipe):
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence")
+    frames = list(drag_frames(tiny_pipe, "a puppet", head, source, [(10, 10)], [(20, 10)], (0.5, 1.0), num_inference_steps=4))
+    whole_way = sample(tiny_pipe, "a puppet", num_inference_steps=4, **drag(head, source, [(10, 10)], [(20, 10)]))[0]
+    assert len(frames) == 2 and torch.equal(frames[1], whole_way) and not torch.equal(frames[0], frames[1])
+    half = drag(head, source, [(10, 10)], [(20, 10)], amount=0.5)["objectives"][0]
+    assert half.target_points.tolist() == [[15, 10]]
+    with pytest.raises(ValueError, match="amount is 2"):
+        drag(head, source, [(10, 10)], [(20, 10)], amount=2)
+    with pytest.raises(ValueError, match="1 handles and 2 targets"):
+        drag(head, source, [(10, 10)], [(20, 10), (3, 3)])
 
 
 def test_what_may_not_change_stays_the_sources(tiny_pipe):
