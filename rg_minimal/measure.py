@@ -25,8 +25,9 @@ from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .pipelines import load_head, load_pipeline
-from .plots import save_grid
+from .plots import picture_rows, save_grid
 from .readout import ReadoutHead, Source, decode, encode, guided_sample, invert, sample
+from .widgets import draw_arrows
 
 BASE_SEED, POSE_SEED = puppets.HELD_OUT + 10_000, puppets.HELD_OUT + 20_000
 MAP_SEED, DRAG_SEED, IDENTITY_SEED = puppets.HELD_OUT + 30_000, puppets.HELD_OUT + 60_000, puppets.HELD_OUT + 40_000
@@ -127,9 +128,10 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
 
 
 def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 100, steps: int = 50, batch: int = 10,
-                seed: int = MAP_SEED, guidance_scale: float = SCALE, **settings) -> Progress:
+                seed: int = MAP_SEED, guidance_scale: float = SCALE, sheet: str | Path | None = None, **settings) -> Progress:
     """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
-    guided and unguided, with the same captions and initial noise."""
+    guided and unguided, with the same captions and initial noise. `sheet` is a file for the first 7, whatever they look like.
+    """
     if what not in ("depth", "edges"):
         raise ValueError(f"what is {what!r}; choose depth or edges")
     objective, name = {"depth": (depth_objective, "depth_rmse"), "edges": (edge_objective, "edge_f_score")}[what]
@@ -137,36 +139,49 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 1
     for start in range(0, count, batch):
         part = scenes[start:start + batch]
         target = getattr(puppets.render(part), what)
+        rows = {"asked for": target[:7]}
         for how, objectives in (("unguided", []), ("guided", [objective(head, target)])):
             pictures, _ = sample(pipe, [scene.caption for scene in part], objectives, num_inference_steps=steps,
                                  generator=torch.Generator().manual_seed(seed + start), guidance_scale=guidance_scale, **settings)
             reading = judge(pictures)
             score = depth_rmse(reading.depth, target) if what == "depth" else edge_f_score(reading.edges, target)
+            rows[how] = pictures[:7]
             _add(totals[how], len(part) / count, {
                 name: score.mean(), "all_joints_found": judge.found(reading).float().mean(),
                 "attribute_accuracy": attribute_accuracy(reading, facts(part))["mean"]})
+        if sheet and not start:
+            save_figure(picture_rows(rows), sheet)
         yield start + len(part), count
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
 
-def measure_drag(pipe, judge: Judge, head: ReadoutHead, real: bool = False, count: int = 100, steps: int = 30,
-                 seed: int = DRAG_SEED, guidance_scale: float = SCALE, **settings) -> Progress:
+def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: bool = False,
+                 count: int = 100, steps: int = 30, seed: int = DRAG_SEED, guidance_scale: float = SCALE,
+                 sheet: str | Path | None = None, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
     source is a whole puppet by the judge and has room for the drag. Where the handles are joints the judge says where
-    they ended, else the nearest patch of pixels does.
+    they ended, else the nearest patch of pixels does. `sheet` is a file for the first 2 of each kind, whatever they look like.
     """
-    rows, scale = [], guidance_scale
+    rows, scale, first = [], guidance_scale, []
     for kind in KINDS:
         cases = drag_sources(pipe, judge, kind, real, steps, seed, scale)
-        for _, case in zip(range(count // len(KINDS)), cases):
+        for number, case in zip(range(count // len(KINDS)), cases):
             start = time.perf_counter()
             picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale,
-                                **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed, **settings))
+                                **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
+                                       anatomy=anatomy, **settings))
             seconds = time.perf_counter() - start
             rows.append({"kind": kind, "seed": case.case.seed, **judge_drag(judge, case, picture), "seconds": seconds})
+            if number < 2:
+                first.append((case, picture[0]))
             yield len(rows), count
+    if sheet:
+        figure = picture_rows({"before": [case.picture[0] for case, _ in first], "after": [picture for _, picture in first]})
+        for axes, (case, _) in zip(figure.axes, first):
+            draw_arrows(axes, torch.stack((case.case.handles, case.case.targets), 1)[1:2].tolist())     # the wrist, the ankle ...
+        save_figure(figure, sheet)
     return {"cases": len(rows), "steps": steps, "seed": seed, "guidance_scale": scale, "inverted": real,
             **summary(rows), "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS},
             "settings": {key: value for key, value in settings.items() if isinstance(value, (int, float, str))}}
@@ -230,14 +245,17 @@ def summary(rows: list[dict]) -> dict:
 
 
 def measure_identity(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
-                     seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, **settings) -> Progress:
+                     seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: str | Path | None = None,
+                     **settings) -> Progress:
     """One reference picture each, a new prompt that names action, background and prop only: how often skin, shirt,
-    trousers and hat are those of the reference, guided by the appearance head and not."""
+    trousers and hat are those of the reference, guided by the appearance head and not. `sheet` is a file for the first 7."""
     references, wanted = puppets.sample_scenes(count, seed), puppets.sample_scenes(count, seed + count)
     totals: dict[str, dict] = {"unguided": {}, "guided": {}}
     for start in range(0, count, batch):
         old, new = references[start:start + batch], wanted[start:start + batch]
-        source = Source.from_picture(pipe, puppets.render(old).image, generator=torch.Generator().manual_seed(seed + start))
+        rendered = puppets.render(old).image
+        rows = {"reference": rendered[:7]}
+        source = Source.from_picture(pipe, rendered, generator=torch.Generator().manual_seed(seed + start))
         prompts = [puppets.caption(scene, ("action", "background", "prop")) for scene in new]
         for how, extra in (("unguided", {}), ("guided", identity(head, source, **settings))):
             pictures, _ = sample(pipe, prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
@@ -245,10 +263,12 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, count: int = 100, st
             reading = judge(pictures)
             looks = [{name: scene.attributes[name] for name in ("skin", "shirt", "trousers", "hat")} for scene in old]
             words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
-            agreement = attribute_accuracy(reading, looks)
+            agreement, rows[how] = attribute_accuracy(reading, looks), pictures[:7]
             _add(totals[how], len(old) / count, {
                 "agreement": agreement.pop("mean"), **agreement, "words": attribute_accuracy(reading, words)["mean"],
                 "all_joints_found": judge.found(reading).float().mean()})
+        if sheet and not start:
+            save_figure(picture_rows(rows), sheet)
         yield start + len(old), count
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
@@ -297,6 +317,12 @@ def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, re
             "process_time_ratio": ratios[repeats // 2]}
 
 
+def save_figure(figure, path: str | Path) -> None:
+    """Write a figure as PNG; the folder is made where missing."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def _add(totals: dict, share: float, values: dict) -> None:
     """Add `values` to running means; `share` is this batch's part of all pictures."""
     for key, value in values.items():
@@ -329,7 +355,7 @@ def main() -> None:
     parser.add_argument("--heads", default="data/heads", help="folder with a folder for each head")
     parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, else 100; 20 for inversion)")
     parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50; 30 for drags)")
-    parser.add_argument("--sheet", default=None, help="with base: a file for the first 32 pictures")
+    parser.add_argument("--sheet", default=None, help="with base, depth, edges, drag, drag-inverted, identity: a file for the first pictures")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args()
     pipe, judge = load_pipeline(options.model), load_judge()
@@ -340,11 +366,11 @@ def main() -> None:
         "base": lambda: measure_base(pipe, judge, sheet=options.sheet, **size),
         "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
         "cost": lambda: measure_cost(pipe, head("pose"), **steps),
-        "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", **size),
-        "edges": lambda: measure_map(pipe, judge, head("edges"), "edges", **size),
-        "drag": lambda: measure_drag(pipe, judge, head("correspondence"), **size),
-        "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), real=True, **size),
-        "identity": lambda: measure_identity(pipe, judge, head("appearance"), **size),
+        "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", sheet=options.sheet, **size),
+        "edges": lambda: measure_map(pipe, judge, head("edges"), "edges", sheet=options.sheet, **size),
+        "drag": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), sheet=options.sheet, **size),
+        "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), real=True, sheet=options.sheet, **size),
+        "identity": lambda: measure_identity(pipe, judge, head("appearance"), sheet=options.sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **steps)}
     for what in options.what:

@@ -370,7 +370,7 @@ def _without_guidance(kit: Kit, run: dict) -> Iterator[SampleState]:
 
 
 def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict:
-    """What `guided_sample` is told of the objectives in use: they, the step size and, for a drag, what may change.
+    """What `guided_sample` is told of the objectives in use: they, the step size and, for a drag, noise and what may change.
 
     `known` has the states of the picture "before", and of the "reference" if it was sampled.
     """
@@ -381,6 +381,7 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict
             edit = _drag(kit, state, known)
             made["objectives"] += [replace(each, weight=each.weight * weight, start=start, stop=stop)
                                    for each in edit["objectives"]]
+            made["latents"] = edit["latents"]
             if state["drag"]["keep"]:
                 made |= {"mask": edit["mask"], "keep": edit["keep"]}
         else:
@@ -396,7 +397,8 @@ def _drag(kit, state, known) -> dict:
     source = Source.from_states(kit.pipe, known["before"], state["prompt"])
     handles, targets = zip(*(arrow for arrow in state["drag"]["arrows"] if _length(arrow)))
     fixed = [handle for handle, target in state["drag"]["arrows"] if not _length((handle, target))]
-    return drag(kit.heads["drag"], source, handles, targets, fixed=fixed)
+    anatomy = None if state["pose"]["use"] else kit.heads.get("pose")           # a pose that is asked for goes first
+    return drag(kit.heads["drag"], source, handles, targets, fixed=fixed, anatomy=anatomy)
 
 
 def _depth(kit, state, known, **settings):

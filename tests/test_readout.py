@@ -247,6 +247,30 @@ def test_guidance_is_the_same_lines_for_every_pipeline(kind, request):
     assert states[-1].latents.isfinite().all()
 
 
+def test_points_are_left_or_not_one_by_one(pipe):
+    source, head = source_of(pipe), make_head(pipe, 0)
+    make = lambda points, to, **extra: rg.CorrespondenceObjective(head=head, source=source, source_points=points, target_points=to, **extra)
+    timestep = sorted(source.timesteps)[0]
+    latents = torch.randn(1, 4, 16, 16, generator=seed())
+    with torch.no_grad():
+        reading, = rg.take_readings(pipe, latents, timestep, rg.encode_prompt(pipe, PROMPT))
+        points, to = [[8, 8], [20, 9]], [[20, 20], [9, 24]]
+        one_by_one = [make([p], [q], anti_ghosting=w)(reading) for p, q, w in zip(points, to, (1.0, 0.0))]
+        assert torch.allclose(make(points, to, anti_ghosting=torch.tensor([1.0, 0.0]))(reading), sum(one_by_one) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match="one for each of the 2 points"):
+        make(points, to, anti_ghosting=torch.ones(3))
+
+
+def test_pooled_features_are_a_generalised_mean():
+    features = torch.rand(2, 3, 4, 4, generator=seed())
+    assert torch.allclose(rg.pool_features(features, power=1.0)[..., 0, 0], features.mean((2, 3)), atol=1e-5)
+    assert torch.allclose(rg.pool_features(features)[..., 0, 0], (features ** 3).mean((2, 3)) ** (1 / 3), atol=1e-5)
+    left = torch.zeros(1, 1, 4, 4)
+    left[..., :2] = 1
+    assert torch.allclose(rg.pool_features(features, left), rg.pool_features(features[..., :2]), atol=1e-5)
+    assert rg.pool_features(torch.zeros(1, 3, 4, 4, requires_grad=True)).sum().requires_grad
+
+
 def test_pictures_of_a_batch_do_not_influence_each_other(pipe):
     noise, objective = torch.randn(2, 4, 16, 16, generator=seed()), spatial(pipe)
     both = run(pipe, [objective], prompt=[PROMPT, "a red shirt"], latents=noise)[-1].latents
