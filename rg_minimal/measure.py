@@ -156,7 +156,7 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 1
 
 
 def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: bool = False,
-                 count: int = 100, steps: int = 30, seed: int = DRAG_SEED, guidance_scale: float = SCALE,
+                 count: int = 100, steps: int = 50, seed: int = DRAG_SEED, guidance_scale: float = SCALE,
                  sheet: str | Path | None = None, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
@@ -354,7 +354,7 @@ def main() -> None:
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--heads", default="data/heads", help="folder with a folder for each head")
     parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, else 100; 20 for inversion)")
-    parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50; 30 for drags)")
+    parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50)")
     parser.add_argument("--sheet", default=None, help="with base, depth, edges, drag, drag-inverted, identity: a file for the first pictures")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args()
