@@ -17,20 +17,14 @@ import torch
 from torch import Tensor
 
 from . import puppets
-from .heads import drag_objective, identity_objective, pose_objective, read_joints
+from .heads import drag_objective, identity_objective, pixel_grid, pose_objective, read_joints
 from .readout import ReadoutHead, Source, sample
 
 
 def region(points, margin: float, image_size: int = puppets.SIZE, soft: float = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
-    distance = torch.cdist(_pixels(image_size).flatten(0, 1), torch.as_tensor(points, dtype=torch.float32)).amin(-1)
+    distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), torch.as_tensor(points, dtype=torch.float32)).amin(-1)
     return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
-
-
-def _pixels(cells: int, image_size: int | None = None) -> Tensor:
-    """(cells, cells, 2): the centres (x, y) of a grid of cells, in pixels."""
-    centre = (torch.arange(cells) + 0.5) * ((image_size or cells) / cells)
-    return torch.stack((centre.expand(cells, -1), centre[:, None].expand(-1, cells)), -1)
 
 
 def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple[Tensor, Tensor]:
@@ -61,15 +55,14 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
     works against it all the way (Nie et al., "The Blessing of Randomness", ICLR 2024, copy latents for the same reason).
     """
     cells = latents.shape[-1]
-    grid, moved = _pixels(cells, image_size), latents.clone()
+    grid = pixel_grid(cells, image_size).flatten(0, 1)                                  # (h * w, 2)
     new = torch.randn(latents.shape, generator=generator).to(latents)
-    left = torch.cdist(grid.flatten(0, 1), handles).amin(-1).view(cells, cells) <= radius
-    gap, nearest = torch.cdist(grid.flatten(0, 1), targets).min(-1)
-    origin = ((grid.flatten(0, 1) + (handles - targets)[nearest]) * (cells / image_size)).long()          # (h * w, 2)
+    left = (torch.cdist(grid, handles).amin(-1) <= radius).view(cells, cells)
+    gap, nearest = torch.cdist(grid, targets).min(-1)
+    origin = ((grid + (handles - targets)[nearest]) * (cells / image_size)).long()      # (h * w, 2)
     inside = ((gap <= radius) & (origin >= 0).all(-1) & (origin < cells).all(-1)).view(cells, cells)
     x, y = origin.clamp(0, cells - 1).unbind(-1)
-    moved = torch.where(left, new, moved)
-    return torch.where(inside, latents[..., y, x].view_as(latents), moved)
+    return torch.where(inside, latents[..., y, x].view_as(latents), torch.where(left, new, latents))
 
 
 def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, anatomy: ReadoutHead | None = None,

@@ -172,8 +172,7 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: float = 1.0, **
 
 def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = puppets.SIZE) -> Tensor:
     """Strokes, each N >= 2 points (x, y) in pixels joined by straight lines, to a map (1, 1, H, W) of 0 and 1."""
-    grid = torch.arange(image_size) + 0.5
-    pixels = torch.stack((grid.expand(image_size, -1), grid[:, None].expand(-1, image_size)), -1)[..., None, :]
+    pixels = pixel_grid(image_size)[..., None, :]                                       # (H, W, 1, 2)
     drawn = torch.zeros(image_size, image_size, dtype=torch.bool)
     for stroke in strokes:
         points = torch.as_tensor(stroke, dtype=torch.float32)
@@ -184,6 +183,12 @@ def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = pu
         nearest = start + along.clamp(0, 1)[..., None] * step
         drawn |= ((pixels - nearest).norm(dim=-1) <= thickness / 2).any(-1)
     return drawn.float()[None, None]
+
+
+def pixel_grid(cells: int, image_size: int | None = None) -> Tensor:
+    """The centres (x, y) of a square grid of cells, (cells, cells, 2), in pixels; a cell is a pixel by default."""
+    centre = (torch.arange(cells) + 0.5) * ((image_size or cells) / cells)
+    return torch.stack((centre.expand(cells, -1), centre[:, None].expand(-1, cells)), -1)
 
 
 def _edge_samples(count: int, seed: int):
