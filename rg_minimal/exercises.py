@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .heads import heatmaps, score_head
 from .judge import MIRROR
-from .puppets import JOINTS, render, sample_scenes
+from .puppets import JOINTS, Limb, Pose, Puppet, Scene, render, sample_scenes, skeleton
 from .readout import HeadConfig, feature_channels, pool_features
 
 # ---------------------------------------------------------------------------------------------- for all checks
@@ -64,6 +64,46 @@ def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, 
     off = (answer.detach().double().cpu() - expected.detach().double().cpu()).abs()
     return (f"Not yet: your numbers differ from the right ones by {off.max():.3g} at most and {off.mean():.3g} on average "
             f"(the right ones lie between {expected.min():.3g} and {expected.max():.3g}).")
+
+
+# ---------------------------------------------------------------------------------------------- 0  start here
+
+
+def left_hand(answer, target: Tensor) -> str:
+    """0.1: the point (x, y) of the puppet's own left hand, from a pose (14, 2)."""
+    if answer is None:
+        return "Not done yet: set my_hand to the point of the puppet's left hand, a row of target."
+    problem = _tensor_problem(answer, target[0], "my_hand")
+    if problem:
+        return problem
+    if _near(answer, target[JOINTS.index("left_wrist")]):
+        return f"Right: ({float(answer[0]):.0f}, {float(answer[1]):.0f}), on the right of the picture, for the puppet looks at us."
+    for index, name in enumerate(JOINTS):
+        if _near(answer, target[index]):
+            return f"Not yet: this is the {name.replace('_', ' ')}; the joints' names stand in JOINTS, in the order of the rows."
+    if _near(answer.flip(0), target[JOINTS.index("left_wrist")]):
+        return "Not yet: x and y are exchanged; points are (x, y)."
+    return "Not yet: no joint of the target is there; take a row of it, target[number]."
+
+
+def hands_up(answer) -> str:
+    """0.2: two angles, left and right, as the notebook's parameters have them, that bring both hands above the head."""
+    if answer is None:
+        return "Not done yet: set my_arms to two angles, (left, right), in degrees."
+    if not isinstance(answer, (list, tuple)) or len(answer) != 2 or None in (angles := [_number(each) for each in answer]):
+        return "Not yet: my_arms is to be two numbers, (left, right)."
+    for name, value in zip(("left", "right"), angles):
+        if not -30 <= value <= 180:
+            return f"Not yet: {value:g} degrees for the {name} arm; choose from -30 to 180."
+    pose = Pose(left_arm=Limb(angles[0], 40), right_arm=Limb(angles[1], -8), left_leg=Limb(6), right_leg=Limb(6))
+    height = {name: point[1] for name, point in zip(JOINTS, skeleton(Scene(Puppet(), pose, x=54, y=117, size=92)))}
+    low = [name for name in ("left", "right") if height[f"{name}_wrist"] >= height["head"]]
+    if not low:
+        return "Right: both hands are above the head. Put these angles into the parameters cell, and see the picture follow."
+    if 0 < max(angles) <= 3.2:
+        return f"Not yet: {angles} look like radians; 180 degrees is straight up."
+    return "Not yet: " + " and ".join(f"the {name} hand is {height[name + '_wrist'] - height['head']:.0f} pixels below the middle "
+                                      "of the head" for name in low) + "; y grows downwards."
 
 
 # ---------------------------------------------------------------------------------------------- 1  diffusion
@@ -680,6 +720,59 @@ def head_config(answer, unet, width: int, out_channels: int) -> str:
         if getattr(answer, name) != value:
             return f"Not yet: {name} is {getattr(answer, name)}, and {value} is asked for."
     return f"Right: {len(channels)} layers, {width} channels wide, {out_channels} channel(s) out."
+
+
+# ---------------------------------------------------------------------------------------------- A1  the base model
+
+
+def repeatable_draws(answer) -> str:
+    """A1.1: a function of seed and step that returns a torch.Generator, so that each step's random numbers can be repeated."""
+    if answer is None:
+        return "Not done yet: set my_generator to a function of seed and step that returns a torch.Generator."
+    if not callable(answer):
+        return f"Not yet: my_generator is a {type(answer).__name__}, and a function of seed and step is asked for."
+    def draw(seed, step):
+        return tuple(torch.rand(4, generator=answer(seed, step)).tolist())
+    try:
+        before = torch.get_rng_state()
+        if not isinstance(answer(0, 1), torch.Generator):
+            return f"Not yet: it returns a {type(answer(0, 1)).__name__}; make a torch.Generator() and seed it."
+        drawn = {(seed, step): draw(seed, step) for seed in range(4) for step in range(200)}
+        again = draw(3, 7)
+    except Exception as error:                          # whatever a student's function raises
+        return f"Not yet: my_generator(3, 7) raises {type(error).__name__}: {error}"
+    if again != drawn[3, 7]:
+        return "Not yet: asked twice for seed 3 and step 7, it gives two different answers; after a kill the draws would be others."
+    if not torch.equal(before, torch.get_rng_state()):
+        return "Not yet: it changes PyTorch's global generator as well; whoever else draws from that one is disturbed."
+    for ignored, (a, b) in {"step": ((0, 1), (0, 2)), "seed": ((0, 1), (1, 1))}.items():
+        if drawn[a] == drawn[b]:
+            return f"Not yet: the {ignored} makes no difference."
+    seen = {}
+    for key, value in drawn.items():
+        if value in seen:
+            return (f"Not yet: seed {key[0]} at step {key[1]} draws what seed {seen[value][0]} draws at step {seen[value][1]}: two runs "
+                    "would see the same data, shifted. Multiply one of the two by a large number.")
+        seen[value] = key
+    return "Right: every step's draw can be made again, and no two of 800 are alike."
+
+
+def running_average(answer) -> str:
+    """A1.2: a function of average, weights and decay that returns the new exponential moving average."""
+    if answer is None:
+        return "Not done yet: set my_average to a function of average, weights and decay."
+    if not callable(answer):
+        return f"Not yet: my_average is a {type(answer).__name__}, and a function of three arguments is asked for."
+    average, weights = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
+    try:
+        found = answer(average.clone(), weights.clone(), 0.9)
+    except Exception as error:                          # whatever a student's function raises
+        return f"Not yet: my_average(average, weights, 0.9) raises {type(error).__name__}: {error}"
+    mistakes = {"average and weights are exchanged: with a decay near 1 the average is to change slowly.": 0.1 * average + 0.9 * weights,
+                "the two factors are to add up to 1: decay and 1 - decay.": 0.9 * average + weights,
+                "this is the average alone; a share of 1 - decay of the weights belongs to it.": 0.9 * average,
+                "this is the plain mean; decay says how much of the average stays.": (average + weights) / 2}
+    return _compare(found, 0.9 * average + 0.1 * weights, mistakes, "nine parts of what was, one part of what is.")
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring

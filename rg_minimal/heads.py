@@ -259,7 +259,7 @@ def _triplet_samples(count: int, seed: int):
 def sample_looks(seed: int) -> tuple[puppets.Scene, ...]:
     """Two puppets, each in the same two poses and scenes: (first in 1, first in 2, second in 1, second in 2)."""
     anchor, positive, negative = puppets.sample_triplet(seed)
-    clothes = {name: getattr(negative.puppet, name) for name in ("skin", "shirt", "trousers", "hat")}
+    clothes = {name: getattr(negative.puppet, name) for name in puppets.LOOKS}
     return anchor, positive, negative, replace(positive, puppet=replace(positive.puppet, **clothes))
 
 

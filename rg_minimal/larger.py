@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from .pipelines import DEFAULT, _find, load_pipeline
+from .pipelines import DEFAULT, find_folder, load_pipeline
 from .readout import HeadConfig, ReadoutHead, collect_features, denoise
 
 ON_CPU = 200_000_000                    # weights of a UNet; larger ones run on a GPU, or on a CPU if somebody insists
@@ -94,8 +94,8 @@ def _folder_or_hub_id(model) -> str:
     if not isinstance(model, str) or not model.strip():
         raise ValueError(f"model is {model!r}: pass a folder in diffusers' layout, or a hub id such as "
                          "'stable-diffusion-v1-5/stable-diffusion-v1-5'")
-    folder = _find(model)
-    beside = Path(_find(str(Path(model).parent)))
+    folder = find_folder(model)
+    beside = Path(find_folder(str(Path(model).parent)))
     if not Path(folder).exists() and (not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or beside.is_dir()):
         raise ValueError(f"model is {model!r}: there is no such folder; pass one in diffusers' layout, or a hub id OWNER/NAME")
     return folder

@@ -25,7 +25,7 @@ from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .pipelines import load_head, load_pipeline
-from .plots import picture_rows, save_grid
+from .plots import picture_rows, save_figure, save_grid
 from .readout import ReadoutHead, Source, decode, encode, guided_sample, invert, sample
 from .widgets import draw_arrows
 
@@ -261,7 +261,7 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, count: int = 100, st
             pictures, _ = sample(pipe, prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
                                  generator=torch.Generator().manual_seed(seed + start), **extra)
             reading = judge(pictures)
-            looks = [{name: scene.attributes[name] for name in ("skin", "shirt", "trousers", "hat")} for scene in old]
+            looks = [{name: scene.attributes[name] for name in puppets.LOOKS} for scene in old]
             words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
             agreement, rows[how] = attribute_accuracy(reading, looks), pictures[:7]
             _add(totals[how], len(old) / count, {
@@ -315,12 +315,6 @@ def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, re
     ratios = sorted(five / one for five, one in zip(times["five"], times["one"]))
     return {"steps": steps, "repeats": repeats, "process_seconds": {name: sorted(t)[repeats // 2] for name, t in times.items()},
             "process_time_ratio": ratios[repeats // 2]}
-
-
-def save_figure(figure, path: str | Path) -> None:
-    """Write a figure as PNG; the folder is made where missing."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
 
 
 def _add(totals: dict, share: float, values: dict) -> None:

@@ -28,7 +28,7 @@ def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool 
     A `guidance_scale` in the folder's recipe.json becomes `pipe.default_guidance_scale`, which sampling then starts from.
     Raises ValueError where nothing is found, a file is damaged, or the pipeline has no UNet.
     """
-    folder = _find(path)
+    folder = find_folder(path)
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -66,7 +66,7 @@ def load_head(folder, pipe=None) -> ReadoutHead:
     A relative folder such as "data/heads/pose" is found from any folder inside the repository. Raises ValueError where
     it is missing, damaged, or made for another UNet.
     """
-    head = ReadoutHead.from_pretrained(_find(folder))
+    head = ReadoutHead.from_pretrained(find_folder(folder))
     if pipe is not None:
         head.check(pipe.unet)
         head.to(pipe.unet.device)
@@ -83,8 +83,9 @@ def check_prompt(pipe, prompt) -> list[str]:
     return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else prompt)
 
 
-def _find(path):
-    """A relative folder is also looked for beside the package, so that notebooks run from any folder."""
+def find_folder(path) -> str:
+    """A relative path is also looked for beside the package, so that notebooks run from any folder. Returned as it is
+    where nothing is found."""
     beside = Path(__file__).resolve().parent.parent / path
     return str(beside) if not Path(path).exists() and beside.exists() else str(path)
 

@@ -39,6 +39,7 @@ BACKGROUNDS = {"meadow": ((0.42, 0.70, 0.96), (0.78, 0.90, 1.00), (0.45, 0.72, 0
                "street": ((0.66, 0.68, 0.74), (0.84, 0.85, 0.88), (0.50, 0.50, 0.54), (0.40, 0.40, 0.45), 0.97)}
 _PLACE = {"meadow": "in a meadow", "beach": "on a beach", "desert": "in a desert", "snow": "in the snow",
           "night": "at night", "street": "on a street"}
+LOOKS = ("skin", "shirt", "trousers", "hat")          # the attributes that make a puppet this one, whatever it does
 ATTRIBUTES = {"skin": tuple(SKINS), "shirt": tuple(COLOURS), "trousers": tuple(COLOURS),
               "hat": ("none", *COLOURS), "action": ACTIONS, "background": tuple(BACKGROUNDS), "prop": PROPS}
 
@@ -595,16 +596,25 @@ def sample_pair(seed: int) -> tuple[Scene, Scene]:
     return first, second
 
 
-def sample_triplet(seed: int) -> tuple[Scene, Scene, Scene]:
+def sample_triplet(seed: int, differs: tuple[str, ...] | None = None) -> tuple[Scene, Scene, Scene]:
     """(anchor, positive, negative): the positive is the anchor's puppet in another pose and place, the negative is
-    another puppet (other shirt and trousers) with the anchor's pose, place, background and prop."""
+    another puppet with the anchor's pose, place, background and prop.
+
+    `differs` names those of `LOOKS` that the negative has otherwise; by default the seed chooses one to four of them. What
+    always differs together would teach nothing about its parts.
+    """
     rng = torch.Generator().manual_seed(seed)
     anchor = sample_scene(rng)
     positive = sample_scene(rng, anchor.puppet)
+    if differs is None:
+        count = int(torch.randint(1, len(LOOKS) + 1, (1,), generator=rng))
+        differs = [LOOKS[i] for i in torch.randperm(len(LOOKS), generator=rng)[:count]]
+    elif not differs or set(differs) - set(LOOKS):
+        raise ValueError(f"differs is {differs!r}; name at least one of {', '.join(LOOKS)}")
     other = sample_puppet(rng)
-    while other.shirt == anchor.puppet.shirt or other.trousers == anchor.puppet.trousers:
+    while any(getattr(other, name) == getattr(anchor.puppet, name) for name in differs):
         other = sample_puppet(rng)
-    looks = {name: getattr(other, name) for name in ("skin", "shirt", "trousers", "hat")}
+    looks = {name: getattr(other, name) for name in differs}
     return anchor, positive, replace(anchor, puppet=replace(anchor.puppet, **looks))
 
 

@@ -704,7 +704,7 @@ class Source:
     def __init__(self, pipe, latents_at: Callable[[int], Tensor], prompt="", keep_all: bool = False):
         """`latents_at(timestep)` -> noisy latents (1 or B, C, H, W). `keep_all` trades memory for later runs' time."""
         self.pipe, self.latents_at, self.keep_all = pipe, latents_at, keep_all
-        self.conditioning, self._readings = encode_prompt(pipe, prompt), {}
+        self.conditioning, self._readings, self._timesteps = encode_prompt(pipe, prompt), {}, []
 
     @classmethod
     def from_states(cls, pipe, states: "Iterable[SampleState]", prompt="", keep_all=False) -> "Source":
@@ -717,8 +717,7 @@ class Source:
                                  "sample or invert it with the same num_inference_steps")
             return trajectory[timestep]
         source = cls(pipe, latents_at, prompt, keep_all)
-        source.start = trajectory[max(trajectory)]      # its noise: pass it as `latents` to edit this very picture
-        source.timesteps = sorted(trajectory)           # those at which it can be read
+        source._timesteps = sorted(trajectory)
         return source
 
     @classmethod
@@ -727,6 +726,19 @@ class Source:
         clean, scheduler = encode(pipe, pictures), ddim_scheduler(pipe)
         noise = randn_tensor(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
         return cls(pipe, lambda t: scheduler.add_noise(clean, noise, torch.tensor([t])), prompt, keep_all)
+
+    @property
+    def timesteps(self) -> list[int]:
+        """The timesteps of its trajectory, ascending. Raises ValueError where it has none, as `from_picture`'s."""
+        if not self._timesteps:
+            raise ValueError("this source is a picture without a trajectory, so there is no noise to edit it from; invert "
+                             "the picture and make it by Source.from_states(pipe, invert(pipe, picture, prompt), prompt)")
+        return self._timesteps
+
+    @property
+    def start(self) -> Tensor:
+        """The noise of its trajectory, (1 or B, C, h, w): pass it as `latents` to edit this very picture."""
+        return self.latents_at(self.timesteps[-1])
 
     @torch.no_grad()
     def __call__(self, timestep, branch: str = "conditional") -> Reading:

@@ -32,7 +32,7 @@ from torch import Tensor
 from . import plots
 from .editing import drag
 from .heads import CELLS, depth_objective, edge_objective, identity_objective, pose_objective
-from .pipelines import _find, load_head, load_pipeline
+from .pipelines import find_folder, load_head, load_pipeline
 from .puppets import SIZE
 from .readout import ReadoutHead, SampleState, Source, decode, guided_sample, latent_shape, vae_factor
 from .widgets import as_array, check_arrows, check_joints, check_strokes, draw_arrows, paint, paint_over, png_bytes
@@ -214,7 +214,7 @@ def read_reference(where: str) -> Tensor:
     """A picture from a file or from a text "data:image/...;base64,...": the square in its middle, (1, 3, 128, 128)."""
     shown = where if len(where) < 80 else f"{where[:60]}..."
     try:
-        file = io.BytesIO(base64.b64decode(where.split(",", 1)[1])) if where.startswith("data:") else _find(where)
+        file = io.BytesIO(base64.b64decode(where.split(",", 1)[1])) if where.startswith("data:") else find_folder(where)
         with Image.open(file) as picture:
             return _square(picture)
     except (OSError, UnidentifiedImageError, ValueError, IndexError) as error:
@@ -260,7 +260,7 @@ def load_kit(model: str = START["model"], heads: str = START["heads"]) -> Kit:
     kit = Kit(pipe, {}, {})
     for name, folder in HEADS.items():
         path = Path(heads) / folder
-        if not Path(_find(path)).exists():
+        if not Path(find_folder(path)).exists():
             out = "" if heads == START["heads"] else f" --out {heads}"
             kit.notes[name] = (f"there is no {folder} head in {path.as_posix()}. Make it with `python -m rg_minimal.heads "
                                f"{folder}{out}`, then start again")

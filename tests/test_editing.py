@@ -136,6 +136,15 @@ def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
     assert identity(looks, source, boxes=((0, 0, 10, 10), (5, 5, 20, 20)))["objectives"][0].boxes is not None
 
 
+@pytest.mark.parametrize("anatomy", [False, True])
+def test_a_drag_needs_a_source_with_a_trajectory(tiny_pipe, anatomy):
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    source = Source.from_picture(tiny_pipe, picture, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="invert the picture"):
+        drag(new_head(tiny_pipe, "correspondence"), source, [(10, 10)], [(20, 10)],
+             anatomy=new_head(tiny_pipe, "pose") if anatomy else None)
+
+
 def test_joints_on_what_moves_go_along(tiny_pipe):
     states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
     source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "pose")

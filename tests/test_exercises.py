@@ -21,6 +21,22 @@ def test_every_check_answers_none_with_not_done_yet():
         assert isinstance(answer, str) and answer.startswith("Not done yet: "), (check.__name__, answer)
 
 
+# ---------------------------------------------------------------------------------------------- 0  start here
+
+def test_left_hand():
+    target = noise_of(0, 14, 2).abs() * 50
+    check = lambda answer: exercises.left_hand(answer, target)
+    assert check(target[6]).startswith("Right: ") and "right wrist" in check(target[7]) and "head" in check(target[0])
+    assert "exchanged" in check(target[6].flip(0)) and "no joint" in check(target[6] + 1) and "shape" in check(target)
+
+
+@pytest.mark.parametrize("answer, said", [
+    ((150, 170), "Right: "), ([torch.tensor(150.0), 170], "Right: "), ((150, 15), "the right hand is"), ((0, 0), "y grows"),
+    ((2.6, 3.0), "radians"), ((150, 200), "200 degrees"), (150, "two numbers"), ((150, "up"), "two numbers")])
+def test_hands_up(answer, said):
+    assert said in exercises.hands_up(answer)
+
+
 # ---------------------------------------------------------------------------------------------- 1  diffusion
 
 def noise_of(seed, *shape):
@@ -357,6 +373,29 @@ def test_head_config():
     assert "another" in check(HeadConfig((1, 2), width=384, out_channels=1)) and "int" in check(3)
     assert "width is 128" in check(HeadConfig.for_unet(unet, width=128, out_channels=1))
     assert "out_channels is 0" in check(HeadConfig.for_unet(unet, width=384))
+
+
+# ---------------------------------------------------------------------------------------------- A1  the base model
+
+def test_repeatable_draws():
+    def global_one(seed, step):
+        torch.manual_seed(seed * 1000 + step)
+        return torch.Generator().manual_seed(seed * 1000 + step)
+    seeded = lambda rule: exercises.repeatable_draws(lambda seed, step: torch.Generator().manual_seed(rule(seed, step)))
+    assert seeded(lambda seed, step: seed * 1_000_003 + step).startswith("Right: ")
+    assert "shifted" in seeded(lambda seed, step: seed + step) and "the step makes" in seeded(lambda seed, step: seed)
+    assert "the seed makes" in seeded(lambda seed, step: step) and "raises" in exercises.repeatable_draws(lambda seed: 1)
+    one = torch.Generator().manual_seed(0)
+    assert "two different" in exercises.repeatable_draws(lambda seed, step: one)
+    assert "global" in exercises.repeatable_draws(global_one)
+    assert "a int" in exercises.repeatable_draws(lambda seed, step: seed) and "a int" in exercises.repeatable_draws(3)
+
+
+def test_running_average():
+    check = exercises.running_average
+    assert check(lambda a, w, d: d * a + (1 - d) * w).startswith("Right: ") and check(lambda a, w, d: a.lerp(w, 1 - d)).startswith("Right: ")
+    assert "change slowly" in check(lambda a, w, d: (1 - d) * a + d * w) and "add up" in check(lambda a, w, d: d * a + w)
+    assert "float" in check(lambda a, w, d: d) and "raises" in check(lambda a, w: a) and "function" in check(0.9)
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring

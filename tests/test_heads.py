@@ -284,7 +284,7 @@ def test_pairs_and_triplets_are_those_of_the_puppet_world():
                                for pictures, scene in zip((anchor, positive, negative), puppets.sample_triplet(8)))
     scenes = H.sample_looks(8)
     assert scenes[3].puppet == replace(scenes[1].puppet, **{name: getattr(scenes[2].puppet, name)
-                                                            for name in ("skin", "shirt", "trousers", "hat")})
+                                                            for name in puppets.LOOKS})
     assert replace(scenes[3], puppet=scenes[1].puppet) == scenes[1], "the fourth picture is the second with other clothes"
 
 

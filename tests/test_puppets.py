@@ -299,13 +299,25 @@ def test_pairs_are_one_puppet_twice():
 
 
 def test_triplets_keep_and_change_what_they_say():
-    for seed in range(20):
+    differing = []
+    for seed in range(60):
         anchor, positive, negative = P.sample_triplet(P.HELD_OUT + seed)
         assert positive.puppet == anchor.puppet and positive.pose != anchor.pose and positive.x != anchor.x
         assert replace(negative, puppet=anchor.puppet) == anchor, "all but the puppet stays"
-        assert negative.puppet.shirt != anchor.puppet.shirt and negative.puppet.trousers != anchor.puppet.trousers
+        differing.append([name for name in P.LOOKS if getattr(negative.puppet, name) != getattr(anchor.puppet, name)])
         assert P.skeleton(negative) == P.skeleton(anchor)
+    assert {len(names) for names in differing} == {1, 2, 3, 4}
+    assert {names[0] for names in differing if len(names) == 1} == {*P.LOOKS}, "each differs alone now and then"
     assert P.sample_triplet(3) == P.sample_triplet(3)
+
+
+def test_what_differs_in_a_triplet_can_be_asked_for():
+    for seed in range(10):
+        anchor, _, negative = P.sample_triplet(seed, ("hat", "skin"))
+        for name in P.LOOKS:
+            assert (getattr(negative.puppet, name) != getattr(anchor.puppet, name)) == (name in ("hat", "skin"))
+    with pytest.raises(ValueError, match="'shoes'.*skin"):
+        P.sample_triplet(0, ("shoes",))
 
 
 # ---------------------------------------------------------------------------------------------- promises

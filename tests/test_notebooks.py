@@ -1,0 +1,161 @@
+"""The course as papermill sees it: other parameters run, wrong ones stop at once; and what every notebook has.
+
+That the notebooks run as they are, and print what is committed, is nbval's part (`make test`); what the files look like
+is in test_house.py. Runs with other parameters are miniatures: fewer steps, fewer pictures.
+"""
+import re
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from rg_minimal.parameters import angles, check_parameters, fits, folder, interval, joints, texts
+from rg_minimal.widgets import PicturePoints
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+COURSE = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+SOLUTIONS = {path.stem: path for path in sorted((FOLDER / "solutions").glob("*.ipynb"))}
+
+PUPPET = "a puppet with pale skin in a green shirt and black trousers"
+POSE = [[70, 34], [70, 48], [80, 52], [60, 52], [92, 62], [52, 66], [104, 50], [46, 84],
+        [75, 76], [65, 76], [78, 96], [62, 96], [80, 116], [60, 116]]
+STROKE = {"points": [[20, 90], [110, 90]], "width": 6, "shade": 0.5}
+OTHER = {
+    "00_start_here": dict(prompt=f"{PUPPET} is cheering in the snow", seed=3, count=1, steps=4, left_arm=20, right_arm=150.5),
+    "01_diffusion": dict(prompt=f"{PUPPET} on a beach", seed=1, scene_seed=5, steps=5, guidance_scale=2),
+    "02_features": dict(scene_seed=40, pictures=5, timestep=300, timesteps=[100, 500], layer=4, joint="head", seed=2),
+    "03_aggregation": dict(head_folder="data/heads/depth", timestep=500, timesteps=[100, 700], pictures=4, layer=1, seed=2),
+    "04_train_a_head": dict(task="edges", pictures=8, steps=4, batch=4, every=2, held_out=4, seed=5),
+    "05_guided_sampling": dict(prompt=f"{PUPPET} at night", seed=2, steps=5, step_size=0.05, stop=0.8, pose=POSE),
+    "06_sketches": dict(seed=4, count=1, steps=4, scene_seed=1_000_000_007, backgrounds=[0.5], depth_strokes=[STROKE],
+                        edge_strokes=[STROKE], timesteps=[200]),
+    "07_drag": dict(seed=2, steps=4, arrows=[[[60, 60], [80, 50]]], pinned=[[50, 50]], turn=-30, arm="right", points=5,
+                    timestep=300, pair_seed=1_000_000_009, real_scale=1),
+    "08_appearance": dict(reference_seed=1_000_000_031, prompts=["a puppet at night"], seed=2, steps=4, held_out=4, timestep=300,
+                          factors=[0.5]),
+    "09_combining": dict(prompt="a puppet is waving in the snow", seed=2, count=1, steps=4, drag_steps=4, pose_weight=0.5,
+                         looks_interval=[0.0, 0.5], turns={"left": 40}),
+    "10_your_own_head": dict(prompt=f"{PUPPET} in a desert", sun=30, pictures=8, train_steps=4, batch=4, steps=5, seed=2),
+    "11_larger_models": dict(model="data/puppet-diffusion", prompt=PUPPET, seed=2, steps=2, pictures=4, training_steps=2),
+    "12_studio": dict(prompt=f"{PUPPET} in a meadow", seed=4, steps=5, pose={"use": False},
+                      drag={"use": True, "arrows": [[[60, 60], [80, 50]]]}),
+    "A1_train_the_base_model": dict(seed=3, vae_pictures=8, vae_steps=2, vae_batch=4, pictures=8, steps=2, batch=4, samples=2,
+                                    sample_steps=2),
+    "A2_how_the_numbers_are_measured": dict(count=1, steps=4, a=0.05, covered="right_ankle"),
+}
+WRONG = {
+    "00_start_here": dict(left_arm=270, count="four", head_folder="data/heads/poses", prompt=" ", steps=1.5, step_size=float("nan")),
+    "01_diffusion": dict(guidance_scale=0, seed=-1, model="data/none"),
+    "02_features": dict(joint="elbow", timesteps=[20, 1000], layer=6, timestep=True),
+    "03_aggregation": dict(head_folder="data/heads/appearance", pictures=1, timesteps=[]),
+    "04_train_a_head": dict(task="appearance", lr=1.0, batch=0),
+    "05_guided_sampling": dict(pose=POSE[:13], stop=0.0, step_size="0.1"),
+    "06_sketches": dict(edge_strokes=[{"points": [[200, 0]], "width": 6, "shade": 1}], backgrounds=[-1]),
+    "07_drag": dict(arm="both", arrows=[[[60, 60], [300, 50]]], pinned=[[1]], real_scale=-1),
+    "08_appearance": dict(prompts=[], factors=0.5, held_out=0),
+    "09_combining": dict(pose_interval=[0.5, 0.2], looks_weight=-1, turns={"leg": 20}),
+    "10_your_own_head": dict(sun=2, train_steps=1),
+    "11_larger_models": dict(download="yes", steps=0),
+    "12_studio": dict(drag={"weight": -1}, steps=0),
+    "A1_train_the_base_model": dict(samples=0, vae_batch=0, device="tpu"),
+    "A2_how_the_numbers_are_measured": dict(a=2, covered="nose"),
+}
+each_notebook = pytest.mark.parametrize("name", COURSE)
+
+
+def cells_of(path, kind="code"):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def prose_of(path):
+    return "\n\n".join(cell.source for cell in cells_of(path, "markdown"))
+
+
+def figures(cells):
+    return sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+def test_every_notebook_is_tried_with_other_and_with_wrong_parameters():
+    assert list(COURSE) == list(OTHER) == list(WRONG)
+
+
+@each_notebook
+def test_other_parameters_run(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    extra = {"run": str(tmp_path / "run")} if name.startswith("A1") else {}
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(COURSE[name], out, OTHER[name] | extra, kernel_name="python3", cwd=FOLDER, progress_bar=False)
+    ran = cells_of(out)
+    injected = next(cell for cell in ran if "injected-parameters" in cell.metadata.tags)
+    assert all(f"{key} = " in injected.source for key in OTHER[name])
+    assert all(cell.execution_count for cell in ran if cell.source.strip())
+    said = [output for cell in ran for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+    assert not said, said[0]["text"]
+    assert figures(ran) >= figures(cells_of(COURSE[name])) - 1, "one that papermill's run does not show may be a widget's"
+
+
+@pytest.mark.parametrize("name, parameter", [(name, parameter) for name, wrong in WRONG.items() for parameter in wrong])
+def test_a_wrong_parameter_stops_in_the_first_cell_by_its_name(name, parameter, tmp_path):
+    """The parameters cell, what papermill would inject after it, and the next one: no further cell is needed to stop."""
+    (first, *_), values = cells_of(COURSE[name]), {"run": str(tmp_path / "run")}
+    assert "parameters" in first.metadata.tags
+    exec(first.source, values)
+    assert parameter in values, "there is no such parameter"
+    values |= {parameter: WRONG[name][parameter], "display": lambda *figures: None}
+    if "run" in values:
+        values["run"] = str(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"^{parameter}\b.* (is|holds) ") as stopped:
+        exec(cells_of(COURSE[name])[1].source, values)
+    assert len(str(stopped.value)) > len(parameter) + 20, "and says what to choose"
+
+
+def test_rules_accept_and_refuse():
+    good = dict(count=3, size=0.5, whole=2, shades=[0, 0.5], word="head", use=True, prompt="a puppet", place="data", prompts=["a"],
+                when=[0, 0.5], turns={"left": 3}, pose=POSE, dots=[[3, 4]])
+    rules = dict(count=(1, 5), size=(0.0, 1.0), whole=(0.0, 3.0), shades=[0.0, 1.0], word={"head", "neck"}, use=bool, prompt=str,
+                 place=folder, prompts=texts, when=interval, turns=angles, pose=joints, dots=fits(PicturePoints))
+    assert check_parameters(good, **rules) is None
+    bad = dict(count=[True, 6, 1.0, None], size=["1", float("nan"), -0.1], shades=[[], 0.5, [2]], word=["nose", 3, ["head"]], use=[1, "no"],
+               prompt=["", 3], place=["no/such", "", 3], prompts=["a", [], [1]], when=[[0.5, 0.5], [0], "ab", [0, 2]],
+               turns=[{}, {"leg": 1}, {"left": "x"}, 3], pose=[POSE[1:], 3, [[200, 1]] * 14], dots=[[[1]], 5])
+    for name, values in bad.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"^{name} is "):
+                check_parameters(good | {name: value}, **rules)
+
+
+# ---------------------------------------------------------------------------------------------- what every notebook has
+
+@each_notebook
+def test_a_notebook_says_what_it_is_for_and_what_comes_next(name):
+    prose = prose_of(COURSE[name])
+    for part in ("**You will**", "**You will learn**", "**You need**", "**Time:**", "## Parameters", "## Exercises", "## What you learned",
+                 "**Next:**"):
+        assert part in prose, f"no {part}"
+    assert re.search(r"\*\*Next:\*\*.*\]\([\w./#]+\)", prose), "Next has no link"
+
+
+@each_notebook
+def test_a_notebook_has_exercises_that_check_themselves_and_solutions_that_are_right(name):
+    checks = [cell.source for cell in cells_of(COURSE[name]) if "print(exercises." in cell.source]
+    assert len(checks) >= 2
+    asked = {check for source in checks for check in re.findall(r"exercises\.(\w+)\(", source)}
+    assert f"(solutions/{name}.ipynb)" in prose_of(COURSE[name])
+    solved = [cell for cell in cells_of(SOLUTIONS[name]) if re.search(r"\bexercises\.\w+\(", cell.source)]
+    assert asked <= {check for cell in solved for check in re.findall(r"exercises\.(\w+)\(", cell.source)}
+    for cell in solved:
+        said = "".join(output.get("text", "") for output in cell.outputs)
+        assert said.startswith("Right"), f"{cell.source}: {said}"
+    fresh = [output.get("text", "") for cell in cells_of(COURSE[name]) if "print(exercises." in cell.source for output in cell.outputs]
+    assert all(text.startswith("Not done yet: ") for text in fresh), "an exercise is committed solved"
+
+
+def test_each_notebook_leads_to_the_next():
+    order = list(COURSE)
+    for name, following in zip(order, order[1:]):
+        after = prose_of(COURSE[name]).split("**Next:**")[1]
+        first = re.search(r"\]\(([\w./#]+)\)", after).group(1)
+        assert first == f"{following}.ipynb", f"{name} leads to {first}"
