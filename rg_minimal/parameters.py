@@ -22,7 +22,7 @@ def check_parameters(values: Mapping, **rules) -> None:
         bool, str: True or False; a text that is not empty
         a set, or the keys of a dict: one of its members
         a function: called with the value; its ValueError's message is passed on
-    `folder`, `texts`, `interval`, `angles`, `points(...)` and `fits(...)` in this module are such functions.
+    `existing_folder`, `list_of_texts`, `interval`, `arm_angles`, `joint_points`, `fits(...)` in this module are such functions.
     """
     for name, rule in rules.items():
         try:
@@ -31,13 +31,13 @@ def check_parameters(values: Mapping, **rules) -> None:
             raise ValueError(f"{name} is {values[name]!r}: {error}") from None
 
 
-def folder(value) -> None:
+def existing_folder(value) -> None:
     """A folder, found as `load_pipeline` finds it."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or not Path(find_folder(value)).is_dir():
         raise ValueError("there is no such folder; name one that exists, from here or from the repository's top")
 
 
-def texts(value) -> None:
+def list_of_texts(value) -> None:
     """A list of at least one text."""
     if not isinstance(value, (list, tuple)) or not value or not all(isinstance(each, str) and each.strip() for each in value):
         raise ValueError("give a list of at least one text")
@@ -49,13 +49,13 @@ def interval(value) -> None:
         raise ValueError("give two fractions of the steps, [start, stop] with 0 <= start < stop <= 1")
 
 
-def angles(value) -> None:
+def arm_angles(value) -> None:
     """Degrees for the left arm, the right arm, or both."""
     if not isinstance(value, dict) or not value or set(value) - {"left", "right"} or any(map(_not_number, value.values())):
         raise ValueError("give degrees by arm, such as {'left': 65, 'right': 65}")
 
 
-def points(count: int, names=()) -> Callable:
+def picture_points(count: int, names=()) -> Callable:
     """`count` points [x, y] inside the picture, in pixels; `names` are theirs."""
     def rule(value):
         good = isinstance(value, (list, tuple)) and len(value) == count and all(
@@ -67,7 +67,7 @@ def points(count: int, names=()) -> Callable:
     return rule
 
 
-joints = points(len(JOINTS), JOINTS)
+joint_points = picture_points(len(JOINTS), JOINTS)
 
 
 def fits(widget: type) -> Callable:
