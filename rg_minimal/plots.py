@@ -62,6 +62,7 @@ def show_picture(axes, picture: Tensor, title: str = "") -> None:
     height, width = array.shape[:2]
     axes.imshow(array.squeeze(), cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
     axes.set_title(title, fontsize=8, pad=3)
+    axes.set_anchor("S")                                    # what room is left over is above, for the title
 
 
 def draw_skeleton(axes, joints: Tensor, faint: bool = False) -> None:

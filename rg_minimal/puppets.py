@@ -596,25 +596,24 @@ def sample_pair(seed: int) -> tuple[Scene, Scene]:
     return first, second
 
 
-def sample_triplet(seed: int, differs: tuple[str, ...] | None = None) -> tuple[Scene, Scene, Scene]:
+def sample_triplet(seed: int, differs: Sequence[str] = ()) -> tuple[Scene, Scene, Scene]:
     """(anchor, positive, negative): the positive is the anchor's puppet in another pose and place, the negative is
     another puppet with the anchor's pose, place, background and prop.
 
-    `differs` names those of `LOOKS` that the negative has otherwise; by default the seed chooses one to four of them. What
-    always differs together would teach nothing about its parts.
+    `differs` names those of `LOOKS` that the negative has otherwise. By default the seed decides for each, one in three,
+    so that each differs alone now and then: what always differs with something else need not be learned. Where none does,
+    shirt and trousers exchange their colours.
     """
+    if set(differs) - set(LOOKS):
+        raise ValueError(f"differs is {differs!r}; choose from {', '.join(LOOKS)}")
     rng = torch.Generator().manual_seed(seed)
     anchor = sample_scene(rng)
     positive = sample_scene(rng, anchor.puppet)
-    if differs is None:
-        count = int(torch.randint(1, len(LOOKS) + 1, (1,), generator=rng))
-        differs = [LOOKS[i] for i in torch.randperm(len(LOOKS), generator=rng)[:count]]
-    elif not differs or set(differs) - set(LOOKS):
-        raise ValueError(f"differs is {differs!r}; name at least one of {', '.join(LOOKS)}")
+    differs = differs or [name for name in LOOKS if _uniform(rng, 0, 1) < 1 / 3]
     other = sample_puppet(rng)
     while any(getattr(other, name) == getattr(anchor.puppet, name) for name in differs):
         other = sample_puppet(rng)
-    looks = {name: getattr(other, name) for name in differs}
+    looks = {name: getattr(other, name) for name in differs} or dict(shirt=anchor.puppet.trousers, trousers=anchor.puppet.shirt)
     return anchor, positive, replace(anchor, puppet=replace(anchor.puppet, **looks))
 
 

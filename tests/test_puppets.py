@@ -299,14 +299,15 @@ def test_pairs_are_one_puppet_twice():
 
 
 def test_triplets_keep_and_change_what_they_say():
-    differing = []
-    for seed in range(60):
+    differing, exchanged = [], 0
+    for seed in range(80):
         anchor, positive, negative = P.sample_triplet(P.HELD_OUT + seed)
         assert positive.puppet == anchor.puppet and positive.pose != anchor.pose and positive.x != anchor.x
         assert replace(negative, puppet=anchor.puppet) == anchor, "all but the puppet stays"
         differing.append([name for name in P.LOOKS if getattr(negative.puppet, name) != getattr(anchor.puppet, name)])
+        exchanged += (negative.puppet.shirt, negative.puppet.trousers) == (anchor.puppet.trousers, anchor.puppet.shirt)
         assert P.skeleton(negative) == P.skeleton(anchor)
-    assert {len(names) for names in differing} == {1, 2, 3, 4}
+    assert {len(names) for names in differing} >= {1, 2, 3} and 5 < exchanged < 35
     assert {names[0] for names in differing if len(names) == 1} == {*P.LOOKS}, "each differs alone now and then"
     assert P.sample_triplet(3) == P.sample_triplet(3)
 
