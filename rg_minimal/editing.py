@@ -132,13 +132,21 @@ def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor,
     return (joints + way).clamp(0, puppets.SIZE)[None]
 
 
-def identity(head: ReadoutHead, source: Source, *, boxes=None, stop: float = 0.8, step_size: float = 5e-2) -> dict:
+def identity(head: ReadoutHead, source: Source, *, boxes=None, start: float = 0.15, stop: float = 0.95,
+             step_size: float = 5e-2, eta: float = 1.0) -> dict:
     """Give the new picture the looks of the source's puppet, whatever the prompt says of pose and place.
 
     Args:
         head: an appearance head.
-        source: the reference, from `Source.from_picture` (any picture) or `Source.from_states`.
+        source: the reference, from `Source.from_picture` (any picture) or `Source.from_states`. Give it the prompt of the
+            new picture: features depend on the words, too.
         boxes: (box in the source, box in the new picture) around the puppets, each (x0, y0, x1, y1); by default the
             whole pictures are compared.
+        start, stop: the fractions of the steps at which guidance begins, since at first there is nothing to tell looks by,
+            and ends.
+        step_size: as of `guided_sample`.
+        eta: new noise at each step. A prompt that does not say the colour of a shirt leaves it open to the end, and
+            patches of several colours remain where guidance changed its mind; noise gives the model the chance to mend them.
     """
-    return {"objectives": [identity_objective(head, source, boxes=boxes, stop=stop)], "step_size": step_size}
+    objective = identity_objective(head, source, boxes=boxes, start=start, stop=stop)
+    return {"objectives": [objective], "step_size": step_size, "eta": eta}

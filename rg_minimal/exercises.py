@@ -507,28 +507,28 @@ def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
 # ---------------------------------------------------------------------------------------------- 8  appearance
 
 def distance_of_looks(answer, features_a, features_b) -> str:
-    """8.1: 1 minus the cosine similarity of the generalised means of power 3 over positions, for features (1, C, h, w)."""
+    """8.1: 1 minus the cosine similarity of the centred generalised means of power 6, for features (1, C, h, w)."""
     if answer is None:
         return "Not done yet: put the distance, one number, into my_distance."
     value = _number(answer)
     if value is None:
         return f"Not yet: my_distance is a {type(answer).__name__}, and a single number is asked for."
-    cosine, features_a, features_b = torch.nn.functional.cosine_similarity, features_a.detach(), features_b.detach()
-    pooled = [pool_features(each)[..., 0, 0] for each in (features_a, features_b)]
-    right = 1 - float(cosine(*pooled, dim=1))
-    cubes = 1 - float(cosine(*(each ** 3 for each in pooled), dim=1))
-    plain = 1 - float(cosine(features_a.mean((2, 3)), features_b.mean((2, 3)), dim=1))
-    cells = 1 - float(cosine(features_a, features_b, dim=1).mean())
+    features = [each.detach().float() for each in (features_a, features_b)]
+    centred = lambda vectors: [each - each.mean(1, keepdim=True) for each in vectors]
+    distance = lambda vectors: 1 - float(torch.nn.functional.cosine_similarity(*vectors, dim=1).mean())
+    means = [(each ** 6).mean((2, 3)) ** (1 / 6) for each in features]
+    right = distance([pool_features(each) for each in features])
     if abs(value - right) <= 2e-3 * max(right, 0.05):
         return "Right: the means forget where things are, and the cosine forgets how many there are."
-    if abs(value - (1 - right)) <= 1e-4:
-        return f"Not yet: {value:.3f} is the similarity; the distance is 1 minus that."
-    if abs(value - plain) <= 1e-4:
-        return f"Not yet: {value:.3f} compares plain means; take the cube of each feature before the mean, and the cube root after it."
-    if abs(value - cubes) <= 1e-4:
-        return f"Not yet: {value:.3f} lacks the cube root of the means."
-    if abs(value - cells) <= 1e-3:
-        return f"Not yet: {value:.3f} compares cell by cell and then takes the mean; take the means over rows and columns first."
+    slips = ((1 - right, 1e-4, "is the similarity; the distance is 1 minus that."),
+             (distance(means), 1e-4, "is the distance of the means as they are; take from each vector its own mean over the channels."),
+             (distance(centred(each.mean((2, 3)) for each in features)), 1e-4,
+              "compares plain means; raise each feature to the power 6 before the mean, and take the sixth root after it."),
+             (distance(centred(each ** 6 for each in means)), 1e-4, "lacks the sixth root of the means."),
+             (distance(features), 1e-3, "compares cell by cell and then takes the mean; take the means over rows and columns first."))
+    for slip, tolerance, words in slips:
+        if abs(value - slip) <= tolerance:
+            return f"Not yet: {value:.3f} {words}"
     return (f"Not yet: you have {value:.3f}. Means over the last two axes leave (1, {features_a.shape[1]}); the cosine is taken "
             "over the channels, dim=1.")
 

@@ -250,21 +250,24 @@ def identity_objective(head: ReadoutHead, source: Source, **settings) -> Appeara
     return AppearanceObjective(head=head, source=source, **{"pool": True, **settings})
 
 
-def _triplet_samples(count: int, seed: int):
+def _triplet_samples(count: int, seed: int, differs=()):
     """Anchor, positive, and the negative twice: in the anchor's pose and scene, and in the positive's."""
-    scenes = [sample_looks(seed + i) for i in range(count)]
+    scenes = [sample_looks(seed + i, differs) for i in range(count)]
     return tuple(puppets.render(each).image for each in zip(*scenes)), ()
 
 
-def sample_looks(seed: int) -> tuple[puppets.Scene, ...]:
-    """Two puppets, each in the same two poses and scenes: (first in 1, first in 2, second in 1, second in 2)."""
-    anchor, positive, negative = puppets.sample_triplet(seed)
+def sample_looks(seed: int, differs=()) -> tuple[puppets.Scene, ...]:
+    """Two puppets, each in the same two poses and scenes: (first in 1, first in 2, second in 1, second in 2).
+
+    `differs` as in `puppets.sample_triplet`.
+    """
+    anchor, positive, negative = puppets.sample_triplet(seed, differs)
     clothes = {name: getattr(negative.puppet, name) for name in puppets.LOOKS}
     return anchor, positive, negative, replace(positive, puppet=replace(positive.puppet, **clothes))
 
 
 def _triplet_loss(*features: Tensor) -> Tensor:
-    """Hinge loss of four triplets: either picture of the first puppet as anchor, either of the second as negative.
+    """Hinge loss of four triplets, margin 1: either picture of the first puppet as anchor, either of the second as negative.
 
     With negatives in the anchor's scene alone, the quickest way to a small loss is to make all features equal. So half of
     it is taken after what the four pictures have in common is taken away, which would leave nothing of equal features.
@@ -272,7 +275,7 @@ def _triplet_loss(*features: Tensor) -> Tensor:
     members = torch.stack([pool_features(each) for each in features])                   # (4, B, C, 1, 1)
 
     def hinge(first_1, first_2, second_1, second_2):
-        return sum(appearance_loss(anchor, positive, negative) for negative in (second_1, second_2)
+        return sum(appearance_loss(anchor, positive, negative, margin=1.0) for negative in (second_1, second_2)
                    for anchor, positive in ((first_1, first_2), (first_2, first_1))) / 4
     return (hinge(*members) + hinge(*(members - members.mean(0)))) / 2
 
@@ -296,7 +299,8 @@ class Task:
     A sample is one picture, or two or three that a relative head compares. `samples(count, seed)` returns a tuple of
     pictures (count, 3, H, W) in [0, 1], one for each member of a sample, and a tuple of what is known about them, each
     (count, ...); the same count and seed give the same. `loss(*readouts, *truth)` is one number and
-    `score(*readouts, *truth)` is (B,), with one readout for each member.
+    `score(*readouts, *truth)` is (B,), with one readout for each member. Scored are samples of other seeds, or what
+    `held_out` makes in the same way; `further` are other such functions, a row of the card for each.
     """
     name: str
     reads: str                          # what comes out, for the card
@@ -311,6 +315,8 @@ class Task:
     measured: str = ""                  # the score in words
     limits: str = "rendered puppets only, 128 x 128."
     extra: dict = field(default_factory=dict)           # goes into the head's config
+    held_out: Callable | None = None    # samples to score on, where they are not made as those to learn from
+    further: dict[str, Callable] = field(default_factory=dict)
     count: int = 1536                   # labelled samples
     steps: int = 400
     batch: int = 16                     # samples a step
@@ -353,11 +359,15 @@ TASKS = {task.name: task for task in (
          limits="trained and scored on puppet and prop, not on the background; 128 x 128."),
     Task("appearance", "features (B, 128, 32, 32): their generalised means over positions (`pool_features`) are alike "
          "(cosine similarity) where the puppets look alike, whatever their pose and place", _triplet_samples, _triplet_loss,
-         triplet_score, unit="triplets", batch=6, count=448, steps=250, lr=2e-3, learns="hinge loss of the difference of cosine "
-         "distances between generalised means over positions, margin 0.5, as they are and after what the pictures of a "
-         "triplet have in common is taken away; all pictures at one timestep", measure="triplet accuracy",
-         measured="share of triplets in which the same puppet in another pose, place and scene is nearer than another "
-         "puppet in the same pose, place and scene"),
+         triplet_score, unit="triplets", batch=6, count=640, steps=620, lr=4e-3, learns="hinge loss of the difference of cosine "
+         "distances between centred generalised means over positions, margin 1, as they are and after what the pictures of a "
+         "triplet have in common is taken away; all pictures at one timestep; two negatives of three differ in one look alone",
+         measure="triplet accuracy",
+         measured="share of triplets in which the same puppet in another pose, place and scene is nearer than one in the same "
+         "pose, place and scene whose shirt and trousers are others (further down: that differs in one look alone)",
+         held_out=lambda count, seed: _triplet_samples(count, seed, ("shirt", "trousers")),
+         further={f"{look} alone differs": lambda count, seed, look=look: _triplet_samples(count, seed, (look,))
+                  for look in puppets.LOOKS}),
 )}
 
 
@@ -386,13 +396,22 @@ class Samples:
         return Samples(*(tuple(each[index] for each in part) for part in (self.latents, self.truth)))
 
 
-def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_SEED, chunk: int = 32) -> Samples:
-    """Render `count` samples of a task (by default as many as it is trained on) and encode their pictures, once."""
+def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_SEED, chunk: int = 32,
+            make: Callable | None = None) -> Samples:
+    """Render `count` samples of a task (by default as many as it is trained on) and encode their pictures, once.
+
+    `make` (count, seed) takes the place of the task's `samples`.
+    """
     task, parts = get_task(task, count=count), []
     for first in range(0, task.count, chunk):
-        pictures, truth = task.samples(min(chunk, task.count - first), seed + first)
+        pictures, truth = (make or task.samples)(min(chunk, task.count - first), seed + first)
         parts.append(([encode(pipe, each).cpu() for each in pictures], truth))
     return Samples(*(tuple(torch.cat(each) for each in zip(*part)) for part in zip(*parts)))
+
+
+def collect_held_out(pipe, task: str | Task, count: int = SCORED) -> Samples:
+    """Samples to score a task on; no head was trained on their seeds."""
+    return collect(pipe, task, count, SCORE_SEED, make=get_task(task).held_out)
 
 
 def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> ReadoutHead:
@@ -435,7 +454,7 @@ def train_task(pipe, task: str | Task, samples: Samples | None = None, head: Rea
 def score_head(pipe, task: str | Task, head: ReadoutHead, timesteps=TIMESTEPS, samples: Samples | None = None,
                count: int = SCORED) -> dict[int, float]:
     """The task's score on samples noised to each timestep, by default `count` held-out ones."""
-    samples = collect(pipe, task, count, SCORE_SEED) if samples is None else samples
+    samples = collect_held_out(pipe, task, count) if samples is None else samples
     scores = _score(pipe, get_task(task), samples, timesteps, [lambda reading: reading(head)])
     return {timestep: values[0] for timestep, values in scores.items()}
 
@@ -447,7 +466,7 @@ def score_raw_layers(pipe, task: str | Task, timesteps=TIMESTEPS, samples: Sampl
     task = get_task(task)
     if task.out_channels:
         raise ValueError(f"{task.name} is read by an output head, raw features have no such score; choose a relative task")
-    samples = collect(pipe, task, count, SCORE_SEED) if samples is None else samples
+    samples = collect_held_out(pipe, task, count) if samples is None else samples
     layer = lambda index: lambda reading: _resize(reading.features[index], reading.latents.shape[-2:])
     layers = len(new_head(pipe, task).config.layer_channels)
     return _score(pipe, task, samples, timesteps, [layer(index) for index in range(layers)])
@@ -495,7 +514,7 @@ def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "ru
     the raw features: at each timestep the best of the decoder's layers.
     """
     task, start = get_task(task, **changes), time.time()
-    samples, held_out = collect(pipe, task, max(task.count, FEW)), collect(pipe, task, SCORED, SCORE_SEED)
+    samples, held_out = collect(pipe, task, max(task.count, FEW)), collect_held_out(pipe, task)
     prepared = time.time() - start
     report(f"{task.name}: {len(samples)} {task.unit} and {SCORED} held-out ones rendered and encoded, {prepared:.0f} s")
     results, files = {}, []
@@ -505,6 +524,8 @@ def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "ru
         results[f"{count} {task.unit}"] = score_head(pipe, task, trained, samples=held_out)
         if count == task.count and len(results) == 1:
             head, taken = trained, prepared + seconds
+    for name, make in task.further.items():
+        results[f"{task.count} {task.unit}, {name}"] = score_head(pipe, task, head, samples=collect(pipe, task, SCORED, SCORE_SEED, make=make))
     if not task.out_channels:
         raw = score_raw_layers(pipe, task, samples=held_out)
         results["raw features, best layer"] = {timestep: max(values) for timestep, values in raw.items()}

@@ -244,28 +244,33 @@ def summary(rows: list[dict]) -> dict:
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def measure_identity(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
+def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
                      seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: str | Path | None = None,
                      **settings) -> Progress:
-    """One reference picture each, a new prompt that names action, background and prop only: how often skin, shirt,
-    trousers and hat are those of the reference, guided by the appearance head and not. `sheet` is a file for the first 7."""
+    """One reference picture each; a new prompt that names action, background and prop only; a new pose, for the pose head.
+    How often are skin, shirt, trousers and hat those of the reference, with the appearance head and without it?
+
+    `settings` are those of `editing.identity`. `sheet` is a file for the first 7, whatever they look like.
+    """
     references, wanted = puppets.sample_scenes(count, seed), puppets.sample_scenes(count, seed + count)
-    totals: dict[str, dict] = {"unguided": {}, "guided": {}}
+    totals: dict[str, dict] = {"unguided": {}, "guided": {}, "posed": {}, "posed and guided": {}}
     for start in range(0, count, batch):
         old, new = references[start:start + batch], wanted[start:start + batch]
-        rendered = puppets.render(old).image
-        rows = {"reference": rendered[:7]}
-        source = Source.from_picture(pipe, rendered, generator=torch.Generator().manual_seed(seed + start))
+        rendered, posed = puppets.render(old).image, puppets.render(new)
         prompts = [puppets.caption(scene, ("action", "background", "prop")) for scene in new]
-        for how, extra in (("unguided", {}), ("guided", identity(head, source, **settings))):
+        source = Source.from_picture(pipe, rendered, prompts, torch.Generator().manual_seed(seed + start))
+        looks, goal = identity(head, source, **settings), pose_objective(pose, posed.joints)
+        rows = {"reference": rendered[:7]}
+        for how, objectives in zip(totals, ([], looks["objectives"], [goal], [goal, *looks["objectives"]])):
             pictures, _ = sample(pipe, prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
-                                 generator=torch.Generator().manual_seed(seed + start), **extra)
+                                 generator=torch.Generator().manual_seed(seed + start), **(looks | {"objectives": objectives}))
             reading = judge(pictures)
-            looks = [{name: scene.attributes[name] for name in puppets.LOOKS} for scene in old]
+            agreement = attribute_accuracy(reading, [{name: scene.attributes[name] for name in puppets.LOOKS} for scene in old])
             words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
-            agreement, rows[how] = attribute_accuracy(reading, looks), pictures[:7]
+            rows[how] = pictures[:7]
             _add(totals[how], len(old) / count, {
                 "agreement": agreement.pop("mean"), **agreement, "words": attribute_accuracy(reading, words)["mean"],
+                "pck@0.1": pck(reading.joints, posed.joints, 0.1, posed.visible).mean(),
                 "all_joints_found": judge.found(reading).float().mean()})
         if sheet and not start:
             save_figure(picture_rows(rows), sheet)
@@ -364,7 +369,7 @@ def main() -> None:
         "edges": lambda: measure_map(pipe, judge, head("edges"), "edges", sheet=options.sheet, **size),
         "drag": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), sheet=options.sheet, **size),
         "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), real=True, sheet=options.sheet, **size),
-        "identity": lambda: measure_identity(pipe, judge, head("appearance"), sheet=options.sheet, **size),
+        "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=options.sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **steps)}
     for what in options.what:

@@ -600,16 +600,18 @@ def sample_triplet(seed: int, differs: Sequence[str] = ()) -> tuple[Scene, Scene
     """(anchor, positive, negative): the positive is the anchor's puppet in another pose and place, the negative is
     another puppet with the anchor's pose, place, background and prop.
 
-    `differs` names those of `LOOKS` that the negative has otherwise. By default the seed decides for each, one in three,
-    so that each differs alone now and then: what always differs with something else need not be learned. Where none does,
-    shirt and trousers exchange their colours.
+    `differs` names those of `LOOKS` that the negative has otherwise. By default the seed decides: in two triplets of three
+    it is one alone, since what always differs together with something else need not be learned; in the others each
+    differs with a chance of one in three, and where none does, shirt and trousers exchange their colours.
     """
     if set(differs) - set(LOOKS):
         raise ValueError(f"differs is {differs!r}; choose from {', '.join(LOOKS)}")
     rng = torch.Generator().manual_seed(seed)
     anchor = sample_scene(rng)
     positive = sample_scene(rng, anchor.puppet)
-    differs = differs or [name for name in LOOKS if _uniform(rng, 0, 1) < 1 / 3]
+    if not differs:
+        alone = _choice(rng, LOOKS)
+        differs = [alone] if _uniform(rng, 0, 1) < 2 / 3 else [name for name in LOOKS if _uniform(rng, 0, 1) < 1 / 3]
     other = sample_puppet(rng)
     while any(getattr(other, name) == getattr(anchor.puppet, name) for name in differs):
         other = sample_puppet(rng)

@@ -490,15 +490,18 @@ def point_similarity(features_a, features_b, in_a) -> Tensor:
     return points @ F.normalize(features_b.flatten(2), dim=1)                           # (B, N, h*w)
 
 
-def pool_features(features, weight=None, power: float = 3.0) -> Tensor:
+def pool_features(features, weight=None, power: float = 6.0) -> Tensor:
     """Features (B, C, h, w), not negative, to one vector a picture (B, C, 1, 1): what there is, not where.
 
-    A generalised mean (Radenovic et al., arXiv 1711.02512): a plain one drowns what is small in its background, all the
-    more since the head's GroupNorm fixes the mean over positions. `weight` (B or 1, 1, h, w) says which positions count.
+    A generalised mean (Radenovic et al., arXiv 1711.02512), between the mean (power 1) and the maximum: the mean drowns
+    what is small in its background, all the more since the head's GroupNorm fixes the mean over positions. Then the
+    vector's own mean is taken away: what is positive everywhere is nearly parallel, and cosine similarities of pictures
+    that have nothing in common would be 0.99. `weight` (B or 1, 1, h, w) says which positions count.
     """
-    raised = features.clamp_min(1e-6) ** power
+    raised = features.float().clamp_min(1e-3) ** power                  # half precision would overflow
     weight = torch.ones_like(raised[:, :1]) if weight is None else weight
-    return ((raised * weight).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)) ** (1 / power)
+    pooled = ((raised * weight).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)) ** (1 / power)
+    return pooled - pooled.mean(1, keepdim=True)
 
 
 def appearance_loss(anchor, positive, negative, margin: float = 0.5) -> Tensor:

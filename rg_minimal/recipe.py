@@ -39,7 +39,7 @@ from .widgets import as_array, check_arrows, check_joints, check_strokes, draw_a
 
 # ---------------------------------------------------------------------------------------------- state
 
-HALF, MOST = ({"weight": 1.0, "interval": [0.0, stop]} for stop in (0.5, 0.8))      # how strong, which fractions of the steps
+HALF = {"weight": 1.0, "interval": [0.0, 0.5]}          # how strong, in which fractions of the steps
 
 START = {
     "prompt": "a puppet with tan skin in a red shirt and blue trousers is waving its left hand in a meadow next to a tree",
@@ -50,11 +50,13 @@ START = {
     "pose": {"use": True, **HALF, "joints": [           # the 14 joints in the order of `puppets.JOINTS`
         [54, 35], [54, 49], [64, 52], [44, 52], [80, 44], [40, 70], [93, 31], [38, 88], [59, 75], [49, 75], [62, 96],
         [46, 96], [65, 117], [43, 117]]},
-    "drag": {"use": False, **MOST, "arrows": [],        # [[handle, target], ...] on the picture without guidance; an arrow
+    "drag": {"use": False, "weight": 1.0, "interval": [0.0, 0.8],
+             "arrows": [],                              # [[handle, target], ...] on the picture without guidance; an arrow
              "keep": True},                             # without length holds its place. keep: the rest stays as it is
     "depth": {"use": False, **HALF, "strokes": []},     # shade is nearness: 1 near, 0 far
     "edges": {"use": False, **HALF, "strokes": []},     # wherever there is a stroke, whatever its shade
-    "appearance": {"use": False, **MOST, "picture": "",         # a file, or an embedded "data:image/png;base64,..."; ...
+    "appearance": {"use": False, "weight": 1.0, "interval": [0.15, 0.95],
+                   "picture": "",                       # a file, or an embedded "data:image/png;base64,..."; ...
                    "prompt": "a puppet with dark skin in a yellow shirt and black trousers and a green hat is standing "
                              "on a beach", "seed": 1},          # ... if empty, the picture of this prompt and seed
     "model": "data/puppet-diffusion",
@@ -372,6 +374,7 @@ def _without_guidance(kit: Kit, run: dict) -> Iterator[SampleState]:
 def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict:
     """What `guided_sample` is told of the objectives in use: they, the step size and, for a drag, noise and what may change.
 
+    Looks are given as in `editing.identity`, with new noise at each step, unless a drag is to keep the rest of the picture.
     `known` has the states of the picture "before", and of the "reference" if it was sampled.
     """
     made = {"objectives": [], "step_size": state["step_size"]}
@@ -386,6 +389,8 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict
                 made |= {"mask": edit["mask"], "keep": edit["keep"]}
         else:
             made["objectives"].append(BUILDERS[name](kit, state, known, weight=weight, start=start, stop=stop))
+    if state["appearance"]["use"] and not state["drag"]["use"]:
+        made["eta"] = 1.0
     return made
 
 

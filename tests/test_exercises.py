@@ -258,14 +258,17 @@ def test_leg_drag():
 # ---------------------------------------------------------------------------------------------- 8  appearance
 
 def test_distance_of_looks():
-    a, b = torch.rand(2, 1, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.arange(8.0).view(8, 1, 1)
+    a, b = torch.rand(2, 1, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9.0).view(8, 1, 1)
     check = lambda answer: exercises.distance_of_looks(answer, a, b)
-    cubes = [(each ** 3).mean((2, 3)) for each in (a, b)]
-    similarity = torch.cosine_similarity(*(each ** (1 / 3) for each in cubes), dim=1)
+    centred = lambda *vectors: [each - each.mean(1, keepdim=True) for each in vectors]
+    powers = [(each ** 6).mean((2, 3)) for each in (a, b)]
+    means = [each ** (1 / 6) for each in powers]
+    similarity = torch.cosine_similarity(*centred(*means), dim=1)
     assert check(1 - similarity).startswith("Right: ") and check(float(1 - similarity)).startswith("Right: ")
     assert "is the similarity" in check(similarity)
-    assert "plain means" in check(1 - torch.cosine_similarity(a.mean((2, 3)), b.mean((2, 3)), dim=1))
-    assert "cube root" in check(1 - torch.cosine_similarity(*cubes, dim=1))
+    assert "its own mean over the channels" in check(1 - torch.cosine_similarity(*means, dim=1))
+    assert "plain means" in check(1 - torch.cosine_similarity(*centred(a.mean((2, 3)), b.mean((2, 3))), dim=1))
+    assert "sixth root" in check(1 - torch.cosine_similarity(*centred(*powers), dim=1))
     assert "cell by cell" in check(1 - torch.cosine_similarity(a, b, dim=1).mean())
     assert "single number" in check(a) and "dim=1" in check(7.0)
 

@@ -307,8 +307,9 @@ def test_triplets_keep_and_change_what_they_say():
         differing.append([name for name in P.LOOKS if getattr(negative.puppet, name) != getattr(anchor.puppet, name)])
         exchanged += (negative.puppet.shirt, negative.puppet.trousers) == (anchor.puppet.trousers, anchor.puppet.shirt)
         assert P.skeleton(negative) == P.skeleton(anchor)
-    assert {len(names) for names in differing} >= {1, 2, 3} and 5 < exchanged < 35
-    assert {names[0] for names in differing if len(names) == 1} == {*P.LOOKS}, "each differs alone now and then"
+    alone = [names[0] for names in differing if len(names) == 1]
+    assert {len(names) for names in differing} >= {1, 2, 3} and exchanged
+    assert 40 < len(alone) < 75 and all(alone.count(name) > 4 for name in P.LOOKS), "most differ in one look alone"
     assert P.sample_triplet(3) == P.sample_triplet(3)
 
 

@@ -261,14 +261,17 @@ def test_points_are_left_or_not_one_by_one(pipe):
         make(points, to, anti_ghosting=torch.ones(3))
 
 
-def test_pooled_features_are_a_generalised_mean():
+def test_pooled_features_are_a_centred_generalised_mean():
     features = torch.rand(2, 3, 4, 4, generator=seed())
-    assert torch.allclose(rg.pool_features(features, power=1.0)[..., 0, 0], features.mean((2, 3)), atol=1e-5)
-    assert torch.allclose(rg.pool_features(features)[..., 0, 0], (features ** 3).mean((2, 3)) ** (1 / 3), atol=1e-5)
+    for power, options in ((1, {"power": 1.0}), (6, {})):
+        by_hand = (features ** power).mean((2, 3)) ** (1 / power)
+        assert torch.allclose(rg.pool_features(features, **options)[..., 0, 0], by_hand - by_hand.mean(1, keepdim=True), atol=1e-5)
     left = torch.zeros(1, 1, 4, 4)
     left[..., :2] = 1
     assert torch.allclose(rg.pool_features(features, left), rg.pool_features(features[..., :2]), atol=1e-5)
     assert rg.pool_features(torch.zeros(1, 3, 4, 4, requires_grad=True)).sum().requires_grad
+    large = torch.full((1, 2, 4, 4), 30.0, dtype=torch.float16) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).half()
+    assert torch.allclose(rg.pool_features(large).flatten(), torch.tensor([-15.0, 15.0]), atol=1e-3), "30 ** 6 is no float16"
 
 
 def test_pictures_of_a_batch_do_not_influence_each_other(pipe):
