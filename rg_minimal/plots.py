@@ -179,7 +179,7 @@ def picture_rows(rows: dict[str, Sequence[Tensor | None]], titles: Sequence[Sequ
         raise ValueError("there are no rows to show: pass {'name': [picture, ...], ...}, each (3, H, W) or (1, H, W)")
     columns = max(map(len, rows.values()))
     heights = [inches + (0.22 if i < len(titles) and any(titles[i]) else 0.03) for i in range(len(rows))]
-    figure = Figure(figsize=(columns * inches + 0.35, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(columns * inches + (0.35 if any(rows) else 0.05), sum(heights)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for i, (name, row) in enumerate(rows.items()):
