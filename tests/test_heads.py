@@ -432,8 +432,8 @@ def test_raw_layers_are_scored_each_by_itself(tiny_pipe, monkeypatch):
 
     def read(pipe, latents, timestep, generator):
         index = next(calls) % 3                                                            # anchor, positive, negative
-        features = [torch.ones(len(latents), 2, 4, 4) for _ in range(layers)]
-        features[1] = torch.tensor([1.0, -1.0 if index == 2 else 1.0]).reshape(1, 2, 1, 1).expand(len(latents), 2, 8, 8)
+        features = [torch.ones(len(latents), 3, 4, 4) for _ in range(layers)]
+        features[1] = torch.eye(3)[1 if index == 2 else 0].reshape(1, 3, 1, 1).expand(len(latents), 3, 8, 8)
         return rg_minimal.readout.Reading(None, features, latents, timestep, (128, 128))
     monkeypatch.setattr(H, "read_picture", read)
     samples = H.Samples((torch.zeros(3, 4, 32, 32),) * 3, ())
