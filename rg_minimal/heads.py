@@ -396,22 +396,18 @@ class Samples:
         return Samples(*(tuple(each[index] for each in part) for part in (self.latents, self.truth)))
 
 
-def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_SEED, chunk: int = 32,
-            make: Callable | None = None) -> Samples:
-    """Render `count` samples of a task (by default as many as it is trained on) and encode their pictures, once.
-
-    `make` (count, seed) takes the place of the task's `samples`.
-    """
+def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_SEED, chunk: int = 32) -> Samples:
+    """Render `count` samples of a task (by default as many as it is trained on) and encode their pictures, once."""
     task, parts = get_task(task, count=count), []
     for first in range(0, task.count, chunk):
-        pictures, truth = (make or task.samples)(min(chunk, task.count - first), seed + first)
+        pictures, truth = task.samples(min(chunk, task.count - first), seed + first)
         parts.append(([encode(pipe, each).cpu() for each in pictures], truth))
     return Samples(*(tuple(torch.cat(each) for each in zip(*part)) for part in zip(*parts)))
 
 
 def collect_held_out(pipe, task: str | Task, count: int = SCORED) -> Samples:
     """Samples to score a task on; no head was trained on their seeds."""
-    return collect(pipe, task, count, SCORE_SEED, make=get_task(task).held_out)
+    return collect(pipe, get_task(task, samples=get_task(task).held_out), count, SCORE_SEED)
 
 
 def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> ReadoutHead:
@@ -525,7 +521,8 @@ def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "ru
         if count == task.count and len(results) == 1:
             head, taken = trained, prepared + seconds
     for name, make in task.further.items():
-        results[f"{task.count} {task.unit}, {name}"] = score_head(pipe, task, head, samples=collect(pipe, task, SCORED, SCORE_SEED, make=make))
+        others = collect_held_out(pipe, get_task(task, held_out=make))
+        results[f"{task.count} {task.unit}, {name}"] = score_head(pipe, task, head, samples=others)
     if not task.out_channels:
         raw = score_raw_layers(pipe, task, samples=held_out)
         results["raw features, best layer"] = {timestep: max(values) for timestep, values in raw.items()}

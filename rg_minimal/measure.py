@@ -260,13 +260,14 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, c
         prompts = [puppets.caption(scene, ("action", "background", "prop")) for scene in new]
         source = Source.from_picture(pipe, rendered, prompts, torch.Generator().manual_seed(seed + start))
         looks, goal = identity(head, source, **settings), pose_objective(pose, posed.joints)
+        clothes = [{name: scene.attributes[name] for name in puppets.LOOKS} for scene in old]
+        words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
         rows = {"reference": rendered[:7]}
         for how, objectives in zip(totals, ([], looks["objectives"], [goal], [goal, *looks["objectives"]])):
             pictures, _ = sample(pipe, prompts, num_inference_steps=steps, guidance_scale=guidance_scale,
                                  generator=torch.Generator().manual_seed(seed + start), **(looks | {"objectives": objectives}))
             reading = judge(pictures)
-            agreement = attribute_accuracy(reading, [{name: scene.attributes[name] for name in puppets.LOOKS} for scene in old])
-            words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
+            agreement = attribute_accuracy(reading, clothes)
             rows[how] = pictures[:7]
             _add(totals[how], len(old) / count, {
                 "agreement": agreement.pop("mean"), **agreement, "words": attribute_accuracy(reading, words)["mean"],

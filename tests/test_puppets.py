@@ -308,7 +308,7 @@ def test_triplets_keep_and_change_what_they_say():
         exchanged += (negative.puppet.shirt, negative.puppet.trousers) == (anchor.puppet.trousers, anchor.puppet.shirt)
         assert P.skeleton(negative) == P.skeleton(anchor)
     alone = [names[0] for names in differing if len(names) == 1]
-    assert {len(names) for names in differing} >= {1, 2, 3} and exchanged
+    assert {len(names) for names in differing} >= {1, 2, 3} and 0 < exchanged < 15
     assert 40 < len(alone) < 75 and all(alone.count(name) > 4 for name in P.LOOKS), "most differ in one look alone"
     assert P.sample_triplet(3) == P.sample_triplet(3)
 
