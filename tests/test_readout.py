@@ -315,12 +315,39 @@ def test_sampling_is_reproducible_bit_for_bit_and_leaves_no_trace(pipe):
     assert not any(resnet.conv2._forward_hooks for resnet in rg.decoder_resnets(pipe.unet))
 
 
-def test_the_source_is_computed_once_a_timestep(pipe, monkeypatch):
-    source, head, calls = source_of(pipe), make_head(pipe, 0), []
+@pytest.mark.parametrize("read_ahead, calls", [
+    (1, [1, 1, 2] * 3 + [2] * 3),                   # edited with gradient, source without, then the CFG pair
+    (4, [1, 2, 2, 1, 2, 1, 4, 2] + [2] * 3)])       # the source's six timesteps in batches of four and two
+def test_the_source_is_computed_once_a_timestep(pipe, monkeypatch, read_ahead, calls):
+    source, head, found = source_of(pipe), make_head(pipe, 0), []
+    source.read_ahead = read_ahead
     objectives = [rg.AppearanceObjective(head=head, source=source) for _ in range(3)]
-    monkeypatch.setattr(rg, "denoise", lambda *args, real=rg.denoise: calls.append(args[1].shape[0]) or real(*args))
+    monkeypatch.setattr(rg, "denoise", lambda *args, real=rg.denoise: found.append(args[1].shape[0]) or real(*args))
     run(pipe, objectives)
-    assert calls == [1, 1, 2] * 3 + [2] * 3         # edited with gradient, source without, then the CFG pair
+    assert found == calls
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_a_source_reads_ahead_and_finds_the_same(pipe, keep_all):
+    states = run(pipe, num_inference_steps=6)
+    one, four, other = (rg.Source.from_states(pipe, states, PROMPT, keep_all, ahead) for ahead in (1, 4, 4))
+    other(four.timesteps[1])                        # whatever was asked for before, the bits are the same
+    for timestep in reversed(four.timesteps):
+        for branch in ("conditional", "negative"):
+            expected, found, again = (source(timestep, branch) for source in (one, four, other))
+            assert found.timestep == timestep and found.branch == branch and found.image_size == expected.image_size
+            assert torch.equal(found.latents, expected.latents)
+            for a, b, c in zip(expected.features, found.features, again.features):
+                torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+                assert torch.equal(b, c)
+        assert len(four._readings) == (2 * sum(t >= min(four._together(timestep)) for t in four.timesteps) if keep_all
+                                       else 2 * len(four._together(timestep)))
+
+
+def test_of_several_pictures_a_source_reads_one_timestep(pipe):
+    source = rg.Source.from_states(pipe, run(pipe, prompt=[PROMPT, "a blue shirt"]), [PROMPT, "a blue shirt"])
+    assert [each.shape[0] for each in source(source.timesteps[0]).features] == [2] * len(rg.decoder_resnets(pipe.unet))
+    assert len(source._readings) == 1
 
 
 def test_a_picture_is_a_source_at_any_timestep(pipe):
