@@ -21,6 +21,9 @@ from .heads import drag_objective, identity_objective, pixel_grid, pose_objectiv
 from .readout import ReadoutHead, Source, sample
 
 
+LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are given, see `identity`
+
+
 def region(points, margin: float, image_size: int = puppets.SIZE, soft: float = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
     distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), torch.as_tensor(points, dtype=torch.float32)).amin(-1)
@@ -132,7 +135,7 @@ def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor,
     return (joints + way).clamp(0, puppets.SIZE)[None]
 
 
-def identity(head: ReadoutHead, source: Source, *, boxes=None, start: float = 0.15, stop: float = 0.95,
+def identity(head: ReadoutHead, source: Source, *, boxes=None, start: float = LOOKS[0], stop: float = LOOKS[1],
              step_size: float = 5e-2, eta: float = 1.0) -> dict:
     """Give the new picture the looks of the source's puppet, whatever the prompt says of pose and place.
 

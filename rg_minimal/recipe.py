@@ -30,8 +30,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from . import plots
-from .editing import drag
-from .heads import CELLS, depth_objective, edge_objective, identity_objective, pose_objective
+from .editing import LOOKS, drag, identity
+from .heads import CELLS, depth_objective, edge_objective, pose_objective
 from .pipelines import find_folder, load_head, load_pipeline
 from .puppets import SIZE
 from .readout import ReadoutHead, SampleState, Source, decode, guided_sample, latent_shape, vae_factor
@@ -55,7 +55,7 @@ START = {
              "keep": True},                             # without length holds its place. keep: the rest stays as it is
     "depth": {"use": False, **HALF, "strokes": []},     # shade is nearness: 1 near, 0 far
     "edges": {"use": False, **HALF, "strokes": []},     # wherever there is a stroke, whatever its shade
-    "appearance": {"use": False, "weight": 1.0, "interval": [0.15, 0.95],
+    "appearance": {"use": False, "weight": 1.0, "interval": list(LOOKS),
                    "picture": "",                       # a file, or an embedded "data:image/png;base64,..."; ...
                    "prompt": "a puppet with dark skin in a yellow shirt and black trousers and a green hat is standing "
                              "on a beach", "seed": 1},          # ... if empty, the picture of this prompt and seed
@@ -377,25 +377,37 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict
     Looks are given as in `editing.identity`, with new noise at each step, unless a drag is to keep the rest of the picture.
     `known` has the states of the picture "before", and of the "reference" if it was sampled.
     """
-    made = {"objectives": [], "step_size": state["step_size"]}
+    made, edits = {"objectives": [], "step_size": state["step_size"]}, {}
     for name in in_use(state):
         weight, (start, stop) = state[name]["weight"], state[name]["interval"]
-        if name == "drag":
-            edit = _drag(kit, state, known)
+        if name in EDITS:
+            edits[name] = EDITS[name](kit, state, known)
             made["objectives"] += [replace(each, weight=each.weight * weight, start=start, stop=stop)
-                                   for each in edit["objectives"]]
-            made["latents"] = edit["latents"]
-            if state["drag"]["keep"]:
-                made |= {"mask": edit["mask"], "keep": edit["keep"]}
+                                   for each in edits[name]["objectives"]]
         else:
-            made["objectives"].append(BUILDERS[name](kit, state, known, weight=weight, start=start, stop=stop))
-    if state["appearance"]["use"] and not state["drag"]["use"]:
-        made["eta"] = 1.0
+            made["objectives"].append(BUILDERS[name](kit, state, weight=weight, start=start, stop=stop))
+    if "drag" in edits:
+        made["latents"] = edits["drag"]["latents"]
+        if state["drag"]["keep"]:
+            made |= {"mask": edits["drag"]["mask"], "keep": edits["drag"]["keep"]}
+    elif "appearance" in edits:
+        made["eta"] = edits["appearance"]["eta"]
     return made
 
 
-def _pose(kit, state, known, **settings):
+def _pose(kit, state, **settings):
     return pose_objective(kit.heads["pose"], torch.tensor(state["pose"]["joints"]), **settings)
+
+
+def _depth(kit, state, **settings):
+    strokes = state["depth"]["strokes"]
+    shades, cover = (F.adaptive_avg_pool2d(paint(strokes, (SIZE, SIZE), shade=shade), CELLS) for shade in (None, 1.0))
+    return depth_objective(kit.heads["depth"], (shades / cover.clamp_min(1e-6)).clamp(0, 1), mask=cover, **settings)
+
+
+def _edges(kit, state, **settings):
+    lines = paint(state["edges"]["strokes"], (SIZE, SIZE), shade=1.0)
+    return edge_objective(kit.heads["edges"], lines, background=0.0, **settings)
 
 
 def _drag(kit, state, known) -> dict:
@@ -406,28 +418,18 @@ def _drag(kit, state, known) -> dict:
     return drag(kit.heads["drag"], source, handles, targets, fixed=fixed, anatomy=anatomy)
 
 
-def _depth(kit, state, known, **settings):
-    strokes = state["depth"]["strokes"]
-    shades, cover = (F.adaptive_avg_pool2d(paint(strokes, (SIZE, SIZE), shade=shade), CELLS) for shade in (None, 1.0))
-    return depth_objective(kit.heads["depth"], (shades / cover.clamp_min(1e-6)).clamp(0, 1), mask=cover, **settings)
-
-
-def _edges(kit, state, known, **settings):
-    lines = paint(state["edges"]["strokes"], (SIZE, SIZE), shade=1.0)
-    return edge_objective(kit.heads["edges"], lines, background=0.0, **settings)
-
-
-def _appearance(kit, state, known, **settings):
-    entry = state["appearance"]
-    if entry["picture"]:
+def _appearance(kit, state, known) -> dict:
+    picture = state["appearance"]["picture"]
+    if picture:
         noise = torch.Generator().manual_seed(state["seed"])
-        source = Source.from_picture(kit.pipe, read_reference(entry["picture"]), generator=noise)
+        source = Source.from_picture(kit.pipe, read_reference(picture), state["prompt"], generator=noise)
     else:
-        source = Source.from_states(kit.pipe, known["reference"], entry["prompt"])
-    return identity_objective(kit.heads["appearance"], source, **settings)
+        source = Source.from_states(kit.pipe, known["reference"], state["prompt"])
+    return identity(kit.heads["appearance"], source)
 
 
-BUILDERS = {"pose": _pose, "depth": _depth, "edges": _edges, "appearance": _appearance}
+BUILDERS = {"pose": _pose, "depth": _depth, "edges": _edges}        # state -> objective
+EDITS = {"drag": _drag, "appearance": _appearance}                  # state, states of the sampling -> see editing.py
 
 
 def asked_and_got(result: Result) -> plots.Figure:

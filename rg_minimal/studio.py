@@ -111,7 +111,7 @@ class Studio:
         made, shown = {}, -math.inf
         with contextlib.closing(moments(self.kit, state)) as steps:
             for moment in steps:
-                if moment.last or moment.state.step == 0 or time.monotonic() - shown > 0.4:
+                if moment.last or moment.state.step == 0 or time.monotonic() - shown > 0.6:
                     made[moment.name], shown = moment.picture(), time.monotonic()
                     self.desk.show_pictures(made, moment)
                 self.desk.show_progress(moment)
