@@ -6,6 +6,7 @@ right (told apart by nearly everybody), and every colour is doubled by a shape o
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Sequence
 
@@ -137,6 +138,11 @@ def readout_strip(picture: Tensor, maps: Sequence[Tensor], titles: Sequence[str]
     return figure
 
 
+def upright(label: str) -> str:
+    """A label for the upright axis of a small figure: a long one is broken into lines, so that none is cut off."""
+    return textwrap.fill(label, 18)
+
+
 def curve(values: Sequence[float], label: str, x: str = "step", smooth: int = 0, inches: tuple = (4.2, 2.1)) -> Figure:
     """A line of values, such as a loss, with a running mean over `smooth` values where asked for."""
     figure = Figure(figsize=inches, layout="constrained")
@@ -145,7 +151,7 @@ def curve(values: Sequence[float], label: str, x: str = "step", smooth: int = 0,
     if smooth and len(values) >= smooth:
         mean = torch.tensor(values).unfold(0, smooth, 1).mean(1).tolist()
         axes.plot(range(smooth - 1, len(values)), mean, color=LEFT, linewidth=1.8)
-    axes.set(xlabel=x, ylabel=label)
+    axes.set(xlabel=x, ylabel=upright(label))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -250,7 +256,7 @@ def bars(values: dict[str, float], label: str, highlight: Sequence[str] = (), in
     axes = figure.subplots()
     drawn = axes.bar(list(values), list(values.values()), color=[RIGHT if name in highlight else LEFT for name in values])
     axes.bar_label(drawn, fmt="%.2f", fontsize=7)
-    axes.set_ylabel(label, fontsize=8)
+    axes.set_ylabel(upright(label), fontsize=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -269,7 +275,7 @@ def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str,
         colour, mark, dash = STYLES[i % len(STYLES)]
         axes.plot(x_values, values, dash, marker=mark if len(x_values) <= 12 else "", color=colour, markersize=4,
                   linewidth=1.5, label=name)
-    axes.set(xlabel=x, ylabel=y, **({"yscale": "log"} if log else {}))
+    axes.set(xlabel=x, ylabel=upright(y), **({"yscale": "log"} if log else {}))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -285,7 +291,7 @@ def marked_bars(values: dict[str, float], label: str, marks: Sequence[float] | f
     axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     long = max(map(len, values)) > 8
     axes.set_xticks(list(places), list(values), fontsize=8, rotation=40 if long else 0, ha="right" if long else "center")
-    axes.set_ylabel(label, fontsize=8)
+    axes.set_ylabel(upright(label), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -334,7 +340,7 @@ def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps
     if scores:
         right.legend(fontsize=8, frameon=False)
     left.set(xlabel="step", ylabel="loss", xlim=(0, steps), ylim=(0, None))
-    right.set(xlabel="step", ylabel=f"{measure}, held out", xlim=(0, steps * 1.03))
+    right.set(xlabel="step", ylabel=upright(f"{measure}, held out"), xlim=(0, steps * 1.03))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

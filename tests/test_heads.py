@@ -687,6 +687,18 @@ def test_a_curve_and_its_running_mean():
     assert len(plots.curve([1.0], "loss", smooth=5).axes[0].lines) == 1
 
 
+@pytest.mark.parametrize("draw", [
+    lambda label: plots.curve([1.0, 2.0], label), lambda label: plots.lines({"a": [1.0, 2.0]}, [1, 2], "step", label),
+    lambda label: plots.bars({"a": 1.0}, label), lambda label: plots.marked_bars({"a": 1.0}, label, 0.5, "threshold"),
+    lambda label: plots.learning([1.0], {1: {100: 1.0}}, 1, label)], ids=["curve", "lines", "bars", "marked_bars", "learning"])
+def test_a_long_label_of_the_upright_axis_is_not_cut_off(draw):
+    figure = draw("loss of the diffusion model in all its timesteps")
+    figure._repr_png_()                             # lays it out
+    for axes in figure.axes:
+        box = axes.yaxis.label.get_window_extent()
+        assert 0 <= box.y0 and box.y1 <= figure.bbox.height and 0 <= box.x0
+
+
 def test_a_sheet_is_written_pixel_for_pixel(frames, tmp_path):
     path = plots.save_grid(frames.image[:5], tmp_path / "new" / "sheet.png", columns=3)
     with Image.open(path) as image:
