@@ -71,7 +71,7 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
 def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, anatomy: ReadoutHead | None = None,
          appearance: ReadoutHead | None = None, free: Tensor | None = None, amount: float = 1.0, stop: float = 0.8,
          anatomy_weight: float = 4.0, looks_weight: float = 0.3, anti_ghosting: float = 0.3, margin: float = 12.0,
-         radius: float = 6.0, step_size: float = 5e-2, seed: int = 0) -> dict:
+         radius: float = 6.0, step_size: float = 5e-2, eta: float = 0.5, seed: int = 0) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
     Args:
@@ -90,7 +90,8 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
         anti_ghosting: how strongly the handles are to be left, but for those that something else is moved to.
         radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
         step_size: as of `guided_sample`.
-        seed: of the noise that fills the places that were left.
+        eta: new noise at each step, in the free part, with which the model mends what a long drag has bent or torn.
+        seed: of that noise, and of the noise that fills the places that were left.
     Raises ValueError where handles and targets do not match, and for an amount outside [0, 1].
     """
     handles, targets = (torch.as_tensor(p, dtype=torch.float32).reshape(-1, 2) for p in (handles, targets))
@@ -109,10 +110,13 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
         objectives.append(pose_objective(anatomy, moved_joints(anatomy, source, start, goal), weight=anatomy_weight, stop=stop))
     if appearance is not None and looks_weight:
         objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, stop=stop))
-    latents = source.start
+    latents, generator = source.start, torch.Generator().manual_seed(seed)
     if radius:
-        latents = carry(latents, start, goal, radius, torch.Generator().manual_seed(seed))
-    return {"objectives": objectives, "latents": latents, "mask": free, "keep": source, "step_size": step_size}
+        latents = carry(latents, start, goal, radius, generator)
+    settings = {"objectives": objectives, "latents": latents, "mask": free, "keep": source, "step_size": step_size, "eta": eta}
+    if eta:
+        settings["variance_noise"] = torch.randn((len(source.timesteps), *latents.shape), generator=generator)
+    return settings
 
 
 def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:

@@ -403,6 +403,8 @@ def mirrored_pose(answer, joints: Tensor, width: int = 128) -> str:
         "left and right joints are exchanged, but no point has moved: x becomes 128 - x.": joints[MIRROR],
         "this is the pose as it was.": joints,
         "you reflected y, which puts the puppet on its head: reflect x.": torch.stack((joints[:, 0], width - joints[:, 1]), -1)[MIRROR],
+        "x became 127 - x; points lie between 0 and 128, they are not numbers of pixels: x becomes 128 - x.":
+            torch.stack((width - 1 - joints[:, 0], joints[:, 1]), -1)[MIRROR],
         "x became -x, which lies outside the picture: x becomes 128 - x.": torch.stack((-joints[:, 0], joints[:, 1]), -1)[MIRROR]},
         "a mirror image, and left is left again.")
 

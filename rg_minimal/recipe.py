@@ -372,9 +372,10 @@ def _without_guidance(kit: Kit, run: dict) -> Iterator[SampleState]:
 
 
 def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict:
-    """What `guided_sample` is told of the objectives in use: they, the step size and, for a drag, noise and what may change.
+    """What `guided_sample` is told of the objectives in use: they, the step size, noise and, for a drag, what may change.
 
-    Looks are given as in `editing.identity`, with new noise at each step, unless a drag is to keep the rest of the picture.
+    New noise at each step is what `editing.identity` asks for, or else `editing.drag`, which gets it only where it is to keep
+    the rest: of a picture that is free everywhere, noise would make another one.
     `known` has the states of the picture "before", and of the "reference" if it was sampled.
     """
     made, edits = {"objectives": [], "step_size": state["step_size"]}, {}
@@ -387,9 +388,8 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict
         else:
             made["objectives"].append(BUILDERS[name](kit, state, weight=weight, start=start, stop=stop))
     if "drag" in edits:
-        made["latents"] = edits["drag"]["latents"]
-        if state["drag"]["keep"]:
-            made |= {"mask": edits["drag"]["mask"], "keep": edits["drag"]["keep"]}
+        kept = ("latents", "mask", "keep", "eta", "variance_noise") if state["drag"]["keep"] else ("latents",)
+        made |= {name: value for name, value in edits["drag"].items() if name in kept}
     elif "appearance" in edits:
         made["eta"] = edits["appearance"]["eta"]
     return made

@@ -130,6 +130,9 @@ def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
     settings = drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)], appearance=looks, anatomy=pose)
     assert [type(each).__name__ for each in settings["objectives"]] == ["CorrespondenceObjective", "SpatialObjective", "AppearanceObjective"]
     assert settings["keep"] is source and drag(head, source, [(10, 10)], [(20, 10)], radius=0)["latents"] is source.start
+    assert settings["variance_noise"].shape == (4, *source.start.shape) and settings["eta"] == 0.5
+    assert torch.equal(settings["variance_noise"], drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)])["variance_noise"])
+    assert "variance_noise" not in drag(head, source, [(10, 10)], [(20, 10)], eta=0)
     assert settings["objectives"][0].anti_ghosting[-1] == 0 and settings["objectives"][0].anti_ghosting[0] > 0
     new, _ = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
     assert new.shape[1:] == (3, 32, 32) and new.isfinite().all()

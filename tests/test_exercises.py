@@ -190,6 +190,7 @@ def test_a_pose_in_the_mirror():
     assert check(reflected[MIRROR]).startswith("Right") and check(reflected[MIRROR].tolist()).startswith("Right")
     assert "still called left" in check(reflected) and "no point has moved" in check(joints[MIRROR])
     assert "as it was" in check(joints) and "outside" in check((joints * negate)[MIRROR])
+    assert "they are not numbers of pixels" in check(torch.stack((127 - joints[:, 0], joints[:, 1]), -1)[MIRROR])
     assert "on its head" in check(torch.stack((joints[:, 0], 128 - joints[:, 1]), -1)[MIRROR])
     assert "has shape" in check(joints[:3]) and "a tensor is asked for" in check("left")
 

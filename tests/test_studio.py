@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rg_minimal import load_pipeline, sample, studio
+from rg_minimal import guided_sample, load_pipeline, sample, studio
 from rg_minimal.heads import new_head
-from rg_minimal.recipe import (HEADS, OBJECTIVES, START, check_state, embed, in_use, load_kit, make, moments, read_reference,
-                               read_yaml, to_yaml, without_guidance, write_yaml)
+from rg_minimal.recipe import (HEADS, OBJECTIVES, START, check_state, embed, guidance, in_use, load_kit, make, moments,
+                               read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
 from rg_minimal.studio import Studio
 from rg_minimal.widgets import as_array, png_bytes
 
@@ -182,6 +182,17 @@ def test_every_objective_guides(kit, name):
     assert (result.after - result.before).abs().max() > 0.02
     assert (result.reference is not None) == (name == "appearance")
     assert Image.open(io.BytesIO(result.figure()._repr_png_())).width > 300
+
+
+def test_new_noise_at_each_step_for_looks_and_for_drags_that_keep_the_rest(kit):
+    states = list(guided_sample(kit.pipe, "a puppet", num_inference_steps=2, generator=torch.Generator().manual_seed(0)))
+    known = {"before": states, "reference": states}
+    settings = lambda *names, **more: guidance(kit, using(*names, **more), known)
+    assert settings("pose").keys() == {"objectives", "step_size"}
+    assert settings("pose", "appearance").keys() == {"objectives", "step_size", "eta"} and settings("appearance")["eta"] == 1
+    kept = settings("drag", "appearance")
+    assert kept["eta"] == 0.5 and len(kept["variance_noise"]) == 2 and {"mask", "keep", "latents"} < kept.keys()
+    assert settings("drag", drag={"use": True, **WHOLE, **AIMS["drag"], "keep": False}).keys() == {"objectives", "step_size", "latents"}
 
 
 def test_drag_keeps_the_rest_of_the_picture(kit):
