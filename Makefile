@@ -7,15 +7,17 @@
 #   here from PYTHON; where that Python already has torch, `.venv` sees and keeps it (--system-site-packages).
 #   `make VIRTUAL_ENV= CONDA_DEFAULT_ENV=` makes a `.venv` all the same.
 # What is installed
-#   pyproject.toml says it. Only torch is looked at first: where none can be imported, TORCH is installed by itself,
+#   pyproject.toml says it: what the course and its tests need and, where a chromium is installed, what the tests in a
+#   browser need. Only torch is looked at first: where none can be imported, TORCH is installed by itself,
 #   so that the version is one that was tested. On Linux this brings CUDA along; without a GPU spare the gigabytes by
 #       make TORCH='torch --index-url https://download.pytorch.org/whl/cpu'
 # When
-#   Once. The stamp in the environment holds a checksum of pyproject.toml and of this folder's name; while it
-#   matches, set-up does nothing.
+#   Once. The stamp in the environment holds a checksum of pyproject.toml, of this folder's name and of the extras;
+#   while it matches, set-up does nothing.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
+EXTRAS := test$(shell { command -v chromium || command -v chromium-browser; } >/dev/null 2>&1 && echo ,browser)
 
 ifneq ($(VIRTUAL_ENV),)
 ENV := $(VIRTUAL_ENV)
@@ -50,7 +52,7 @@ start: setup  ## set up, run notebooks/00_start_here.ipynb and say where the res
 
 setup:  ## set up only: make .venv where no environment is active, install what pyproject.toml lists
 	@set -e; \
-	stamp="$$({ cat pyproject.toml; pwd; } | cksum)"; \
+	stamp="$$({ cat pyproject.toml; pwd; echo $(EXTRAS); } | cksum)"; \
 	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$stamp" ]; then exit 0; fi; \
 	if [ ! -x $(PY) ]; then \
 	    if [ "$(ENV)" != .venv ]; then echo "The active environment $(ENV) has no bin/python: leave it and try again."; exit 1; fi; \
@@ -64,7 +66,7 @@ setup:  ## set up only: make .venv where no environment is active, install what 
 	fi; \
 	echo "Installing into $(ENV)"; \
 	if ! $(PY) -c 'import torch' 2>/dev/null; then $(PY) -m pip install $(TORCH); fi; \
-	$(PY) -m pip install --editable '.[test]'; \
+	$(PY) -m pip install --editable '.[$(EXTRAS)]'; \
 	if [ "$(ENV)" = .venv ]; then $(PY) -m ipykernel install --sys-prefix --name python3 --display-name "Python 3 (ipykernel)" >/dev/null; fi; \
 	echo "$$stamp" > $(STAMP)
 

@@ -100,6 +100,7 @@ def visible_text(path):
 
 # Installed for what they do, not for an import of ours: by a command of the Makefile, or as an extra of another package.
 COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval": "--nbval-lax "}
+BROWSER = {Requirement(line).name for line in PROJECT["optional-dependencies"]["browser"]}      # may be missing
 EXTRAS = {"accelerate": "diffusers", "ipywidgets": "tqdm"}
 
 
@@ -123,6 +124,8 @@ def test_every_import_is_declared():
 def test_every_dependency_is_used():
     unused = DECLARED - set(distributions_imported())
     unused -= {name for name, command in COMMANDS.items() if command in MAKEFILE}
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "browser").glob("*.py"))
+    unused -= {name for name in BROWSER if re.search(rf'"{name}[".]', tests)}
     for name, package in EXTRAS.items():
         wanted = [Requirement(line).name for line in importlib.metadata.requires(package)]
         unused -= {name} & {canonicalize_name(want) for want in wanted}
@@ -135,7 +138,11 @@ def test_every_dependency_is_named_once_with_bounds_that_hold_here():
         operators = {bound.operator for bound in requirement.specifier}
         assert ">=" in operators, f"{requirement} has no lower bound"
         assert "<" in operators or requirement.name == "packaging", f"{requirement} has no upper bound"
-        installed = importlib.metadata.version(requirement.name)
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            assert requirement.name in BROWSER, f"{requirement.name} is not installed"
+            continue
         assert requirement.specifier.contains(installed, prereleases=True), f"{requirement}, but {installed} is installed"
 
 

@@ -89,10 +89,21 @@ class Page:
         page.goto(address, wait_until="commit")
         if name != "voila":
             page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            self.run_all()
         page.locator(".rg-stage figure").nth(1).wait_for()
         self.studio = page.locator(".rg-studio")
+
+    def run_all(self):
+        """Asked before the kernel answers, Jupyter runs nothing and says nothing: ask until a cell has a number or a star."""
+        begun = self.page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+        for second in range(PATIENCE // 1000):
+            if begun.count():
+                return
+            if second % 15 == 0:
+                self.page.get_by_role("menuitem", name="Run", exact=True).click()
+                self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            self.page.wait_for_timeout(1000)
+        raise AssertionError("no cell was run")
 
     def outside(self, route):
         """Nothing is fetched from outside; Voila's own page asks for a font of icons, does not get it, and does without."""
