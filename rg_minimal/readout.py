@@ -1011,7 +1011,8 @@ def guided_sample(pipe, prompt, objectives: Iterable[Objective] = (), *, num_inf
     latents = _initial_latents(pipe, conditioning, latents, generator)
     guide.check(pipe, latents.shape[0], _image_size(pipe, latents))
     if variance_noise is not None and len(variance_noise) != num_inference_steps:
-        raise ValueError(f"variance_noise holds {len(variance_noise)} steps of noise, not {num_inference_steps}")
+        raise ValueError(f"variance_noise holds {len(variance_noise)} steps of noise, not {num_inference_steps}; pass as many "
+                         "as num_inference_steps (for a drag: with which its source was sampled)")
     if keep is not None and guide.mask is None:
         raise ValueError("keep needs a mask (B, 1, h, w): 1 where the picture may change, 0 where it is kept")
     noises = [None] * num_inference_steps if variance_noise is None else variance_noise

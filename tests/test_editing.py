@@ -136,6 +136,8 @@ def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
     assert settings["objectives"][0].anti_ghosting[-1] == 0 and settings["objectives"][0].anti_ghosting[0] > 0
     new, _ = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
     assert new.shape[1:] == (3, 32, 32) and new.isfinite().all()
+    with pytest.raises(ValueError, match="4 steps of noise, not 5; .* with which its source was sampled"):
+        sample(tiny_pipe, "a puppet", num_inference_steps=5, **settings)
     dressed = identity(looks, source, boxes=((0, 0, 10, 10), (5, 5, 20, 20)))
     assert dressed["objectives"][0].boxes is not None and dressed["eta"] == 1
     picture, _ = sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0), **dressed)
