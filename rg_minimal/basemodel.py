@@ -421,6 +421,8 @@ def _portable(folder: Path) -> None:
     for path in folder.glob("*/config.json"):                                              # where a part was loaded from
         config = json.loads(path.read_text())
         path.write_text(json.dumps({k: v for k, v in config.items() if k != "_name_or_path"}, indent=1) + "\n")
+    for path in folder.glob("*/*.safetensors"):                # safetensors 0.8 writes files that only their owner can read
+        shutil.copymode(folder / "model_index.json", path)
 
 
 # ---------------------------------------------------------------------------------------------- small helpers

@@ -26,7 +26,8 @@ from typing import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from . import puppets
@@ -99,7 +100,7 @@ class Judge:
                    for name, value in self.network.state_dict().items()}
         config = {"channels": list(self.network.channels), "thresholds": list(self.thresholds), "figures": self.figures,
                   "recipe": self.recipe}
-        write_whole(folder / "model.safetensors", lambda path: save_file(weights, path))
+        write_whole(folder / "model.safetensors", lambda path: path.write_bytes(to_safetensors(weights)))
         write_whole(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
 
     @classmethod

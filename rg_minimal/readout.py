@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1270,8 +1270,8 @@ def _frozen(module):
 
 def _save_tensors(tensors, path, metadata=None) -> None:
     """Write a safetensors file aside, then move it in place: a killed run leaves the old file or the new one."""
-    aside = Path(f"{path}.tmp")
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, aside, metadata)
+    aside = Path(f"{path}.tmp")     # as bytes: `save_file` of safetensors 0.8 writes files that only their owner can read
+    aside.write_bytes(to_safetensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata))
     os.replace(aside, path)
 
 

@@ -313,6 +313,7 @@ def test_exporting_again_keeps_the_card_and_survives_a_kill(miniature, tmp_path)
     B.export_pipeline(recipe, folder)
     assert (folder / "README.md").read_text() == "the card" and [path.name for path in tmp_path.iterdir()] == ["model"]
     check_layout(folder)
+    assert len({path.stat().st_mode for path in folder.rglob("*.*")}) == 1                 # readable by the same people
     same = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(value, same[name])
                for name, value in load_file(first / "unet" / "diffusion_pytorch_model.safetensors").items())

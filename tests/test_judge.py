@@ -164,7 +164,9 @@ def test_save_and_load_keep_everything(tiny, tmp_path, frames):
     assert torch.allclose(before.depth, after.depth, atol=5e-3)                           # fp16 on disk
     again.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
-    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["config.json", "model.safetensors"]
+    files = sorted(tmp_path.glob("*.*"))
+    assert [path.name for path in files] == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in files}) == 1                              # readable by the same people
 
 
 def test_a_damaged_folder_is_named(tiny, tmp_path):
