@@ -7,7 +7,7 @@ leaves a whole puppet behind. Points are (x, y) in pixels of the image.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ LIMB_JOINTS = {"wrist": ("shoulder", "elbow", "wrist"), "ankle": ("hip", "knee",
 KINDS = ("wrist", "ankle", "puppet", "prop")
 WAYS = {"wrist": (12.0, 45.0), "ankle": (7.0, 30.0)}      # how far a wrist or an ankle goes, in pixels
 MARGIN = 5.0                            # pixels that a target keeps from the border
+INSIDE = 5                              # points well inside a prop, see `_spread`
+CLEAR = 10.0                            # pixels that points on a prop's outline keep from the puppet
 
 
 @dataclass
@@ -47,7 +49,7 @@ def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = Non
 
     Args:
         picture: (3, H, W) in [0, 1]: the targets are then on free background, so that nothing hides what was moved.
-        prop: for kind 'prop' points (N, 2) on the prop, the first in its middle.
+        prop: for kind 'prop' points (N, 2) on the prop, the first in its middle, the first five well inside.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
@@ -56,7 +58,7 @@ def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = Non
         case = (_limb if kind in LIMB_JOINTS else _shift)(kind, joints, seed, prop, rng)
         if case is not None and case.targets.min() >= MARGIN and case.targets.max() <= puppets.SIZE - MARGIN \
                 and _apart(case, joints) and (picture is None or _on_background(case, joints, picture)):
-            return case
+            return case if kind in LIMB_JOINTS else _with_rim(case, joints, prop)
     return None
 
 
@@ -90,8 +92,21 @@ def _shift(kind, joints, seed, prop, rng) -> DragCase:
     """Move all of the puppet or the prop by 12 to 30 pixels to one side, and by up to 3 up or down."""
     across = _uniform(rng, 12, 30) * (1 if _uniform(rng, 0, 1) < 0.5 else -1)
     offset = torch.tensor([across, _uniform(rng, -3, 3)])
-    handles = joints if kind == "puppet" else prop
+    handles = joints if kind == "puppet" else prop[:INSIDE]
     return DragCase(kind, seed, handles, handles + offset, list(range(14)) if kind == "puppet" else [], handles[:0])
+
+
+def _with_rim(case: DragCase, joints: Tensor, prop: Tensor | None) -> DragCase:
+    """Also take hold of the top of the head or hat, or of the prop's outline, or else scraps of it stay behind: all that
+    lies within the picture and, of a prop, clear of the puppet, before and after."""
+    head, neck = joints[:2]
+    rim = (head + (head - neck))[None] if case.kind == "puppet" else prop[INSIDE:]
+    moved = rim + (case.targets - case.handles)[0]
+    ends = torch.stack((rim, moved))                                                     # (2, N, 2)
+    good = ((ends >= MARGIN) & (ends <= puppets.SIZE - MARGIN)).all(-1).all(0)
+    if case.kind == "prop":
+        good &= (torch.cdist(ends, _body(joints)) >= CLEAR).all(-1).all(0)
+    return replace(case, handles=torch.cat((case.handles, rim[good])), targets=torch.cat((case.targets, moved[good])))
 
 
 def _apart(case: DragCase, joints: Tensor) -> bool:
@@ -119,17 +134,22 @@ def _on_background(case: DragCase, joints: Tensor, picture: Tensor) -> bool:
 
 
 def prop_points(frames: puppets.Frames, i: int = 0) -> Tensor | None:
-    """(5, 2) points on the prop of rendered frame i, the middle first; None where too little of it is seen."""
+    """(13, 2) points on the prop of rendered frame i: the middle, four around it, and eight near its outline, each as far
+    from the others as can be; None where too little of it is seen."""
     spots = (frames.parts[i] == puppets.PART["prop"]).nonzero().flip(-1).float() + 0.5
     if len(spots) < 120:
         return None
-    return _spread(spots)
+    points = _spread(spots)
+    middle, rim = points[0], []
+    for _ in range(8):
+        far = torch.cdist(spots, torch.stack([middle, *rim])).amin(1).argmax()
+        rim.append(spots[far])
+    return torch.cat((points, torch.lerp(middle, torch.stack(rim), 0.85)))
 
 
 def ball_points(picture: Tensor, scene: puppets.Scene) -> Tensor | None:
-    """The same for the ball of a picture (3, H, W) that a model made for this scene's caption, by its colour.
-
-    None where the scene has no ball, something else has its colour, or what has it is no single disc.
+    """(5, 2) points on the ball of a picture (3, H, W) that a model made for this scene's caption, by its colour, the
+    middle first. None where the scene has no ball, something else has its colour, or what has it is no single disc.
     """
     looks = scene.puppet
     if scene.prop != "ball" or scene.prop_colour in (looks.shirt, looks.trousers, looks.hat):

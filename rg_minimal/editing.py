@@ -77,7 +77,8 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
     Args:
         head: a correspondence head.
         source: the picture to edit, from `Source.from_states`: a generated one, or a real one after `invert`.
-        handles, targets: (N, 2) each. Several points on one limb keep it a limb, see `joined`.
+        handles, targets: (N, 2) each. Several points on one limb keep it a limb, see `joined`. Take hold of all that is to
+            move, out to its edges: what is more than `margin` pixels from any of them stays where it is.
         fixed: (M, 2) points that belong to what moves, but stay: a shoulder, a hip. They are handles without a way to go.
         anatomy: a pose head, which knows that there is one left hand: joints on what moves go along, all others stay.
             Without it a second hand at the target would do as well.
