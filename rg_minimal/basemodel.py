@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import puppets
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_whole
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, puppets.HELD_OUT       # disjoint ranges of scenes
 
@@ -244,8 +244,7 @@ def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
             rng = torch.Generator().manual_seed(DATA_SEED + first)
             texts = [[scene.caption] + [puppets.training_caption(scene, rng) for _ in range(recipe.captions - 1)]
                      for scene in scenes]
-            write_whole(path, lambda temporary: save_file({"latents": torch.cat(latents).contiguous()}, temporary,
-                                                     metadata={"captions": json.dumps(texts)}))
+            write_tensors(path, {"latents": torch.cat(latents).contiguous()}, {"captions": json.dumps(texts)})
         yield TrainingState("encode", first + count, recipe.pictures, math.nan, time.time() - start)
 
 
@@ -321,8 +320,7 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         _update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))
         save_every(run / "diffusion.pt", recipe, step + 1, recipe.steps, model=model, average=average, optimizer=optimizer)
         yield TrainingState("diffusion", step + 1, recipe.steps, loss.item(), time.time() - start)
-    write_whole(run / "model.safetensors", lambda temporary: save_file(
-        {name: value.cpu().contiguous() for name, value in average.items()}, temporary))
+    write_tensors(run / "model.safetensors", {name: value.cpu().contiguous() for name, value in average.items()})
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
@@ -413,7 +411,7 @@ def _portable(folder: Path) -> None:
     """
     path = folder / "text_encoder" / "model.safetensors"
     weights = {"text_model." + name.removeprefix("text_model."): value for name, value in load_file(path).items()}
-    save_file(weights, path, metadata={"format": "pt"})
+    write_tensors(path, weights, {"format": "pt"})
     for path, change in ((folder / "model_index.json", {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}),
                          (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
                          (folder / "text_encoder" / "config.json", {"dtype": "float32"})):
@@ -421,7 +419,7 @@ def _portable(folder: Path) -> None:
     for path in folder.glob("*/config.json"):                                              # where a part was loaded from
         config = json.loads(path.read_text())
         path.write_text(json.dumps({k: v for k, v in config.items() if k != "_name_or_path"}, indent=1) + "\n")
-    for path in folder.glob("*/*.safetensors"):                # safetensors 0.8 writes files that only their owner can read
+    for path in folder.glob("*/*.safetensors"):                              # of diffusers: see `write_tensors`
         shutil.copymode(folder / "model_index.json", path)
 
 

@@ -56,8 +56,8 @@ def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = Non
     rng = torch.Generator().manual_seed(seed)
     for _ in range(60):
         case = (_limb if kind in LIMB_JOINTS else _shift)(kind, joints, seed, prop, rng)
-        if case is not None and case.targets.min() >= MARGIN and case.targets.max() <= puppets.SIZE - MARGIN \
-                and _apart(case, joints) and (picture is None or _on_background(case, joints, picture)):
+        if case is not None and _inside(case.targets).all() and _apart(case, joints) \
+                and (picture is None or _on_background(case, joints, picture)):
             return case if kind in LIMB_JOINTS else _with_rim(case, joints, prop)
     return None
 
@@ -103,10 +103,16 @@ def _with_rim(case: DragCase, joints: Tensor, prop: Tensor | None) -> DragCase:
     rim = (head + (head - neck))[None] if case.kind == "puppet" else prop[INSIDE:]
     moved = rim + (case.targets - case.handles)[0]
     ends = torch.stack((rim, moved))                                                     # (2, N, 2)
-    good = ((ends >= MARGIN) & (ends <= puppets.SIZE - MARGIN)).all(-1).all(0)
+    good = _inside(ends)
     if case.kind == "prop":
-        good &= (torch.cdist(ends, _body(joints)) >= CLEAR).all(-1).all(0)
+        good &= (torch.cdist(ends, _body(joints)) >= CLEAR).all(-1)
+    good = good.all(0)
     return replace(case, handles=torch.cat((case.handles, rim[good])), targets=torch.cat((case.targets, moved[good])))
+
+
+def _inside(points: Tensor) -> Tensor:
+    """(...) bool: which points (..., 2) keep their distance from the border."""
+    return ((points >= MARGIN) & (points <= puppets.SIZE - MARGIN)).all(-1)
 
 
 def _apart(case: DragCase, joints: Tensor) -> bool:

@@ -27,11 +27,10 @@ from typing import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from . import puppets
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_whole
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_tensors, write_whole
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
@@ -100,7 +99,7 @@ class Judge:
                    for name, value in self.network.state_dict().items()}
         config = {"channels": list(self.network.channels), "thresholds": list(self.thresholds), "figures": self.figures,
                   "recipe": self.recipe}
-        write_whole(folder / "model.safetensors", lambda path: path.write_bytes(to_safetensors(weights)))
+        write_tensors(folder / "model.safetensors", weights)
         write_whole(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
 
     @classmethod

@@ -96,12 +96,13 @@ def test_a_write_that_fails_leaves_no_file(miniature, tmp_path, monkeypatch):
     recipe = replace(TINY, run=str(tmp_path))
     shutil.copytree(Path(miniature[0].run) / "vae", tmp_path / "vae")
 
-    def half(tensors, path, metadata=None):
-        Path(path).write_bytes(b"half of it")
+    def half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[:10])
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(B, "save_file", half)
+        patch.setattr(Path, "write_bytes", half)
         list(B.encode_pictures(recipe))
     assert not list((tmp_path / "latents").glob("*.safetensors"))
     list(B.encode_pictures(recipe))

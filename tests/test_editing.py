@@ -90,17 +90,15 @@ def test_points_on_a_prop_lie_on_it():
     assert all(frames.scenes[i].prop != "none" for i, points in found if points is not None)
     on = [frames.parts[i, p[:, 1].long(), p[:, 0].long()] == puppets.PART["prop"] for i, p in found if p is not None]
     assert len(on) > 10 and torch.stack(on).float().mean() > 0.85
-    seen = [i for i, points in found if points is not None]
-    made = [(i, drag_case("prop", frames.joints[i], i, frames.image[i], dict(found)[i])) for i in seen]
-    assert sum(case is not None for _, case in made) > 10
-    for i, case in made:
-        if case is not None:
-            count = len(case.handles)                            # the outline where it is clear of puppet and border
-            ends = torch.cat((case.handles[cases.INSIDE:], case.targets[cases.INSIDE:]))
-            assert cases.INSIDE <= count <= 13 and torch.equal(case.handles[:5], dict(found)[i][:5])
-            assert ends.numel() == 0 or torch.cdist(ends, frames.joints[i]).min() >= cases.CLEAR
-            assert case.targets.min() >= cases.MARGIN and case.targets.max() <= puppets.SIZE - cases.MARGIN
-    assert max(len(case.handles) for _, case in made if case) > 9
+    made = [(i, points, case) for i, points in found if points is not None
+            and (case := drag_case("prop", frames.joints[i], i, frames.image[i], points))]
+    assert len(made) > 10
+    for i, points, case in made:                                 # the outline where it is clear of puppet and border
+        ends = torch.cat((case.handles[cases.INSIDE:], case.targets[cases.INSIDE:]))
+        assert cases.INSIDE <= len(case.handles) <= 13 and torch.equal(case.handles[:5], points[:5])
+        assert ends.numel() == 0 or torch.cdist(ends, frames.joints[i]).min() >= cases.CLEAR
+        assert case.targets.min() >= cases.MARGIN and case.targets.max() <= puppets.SIZE - cases.MARGIN
+    assert max(len(case.handles) for _, _, case in made) > 9
     balls = [(i, cases.ball_points(frames.image[i], frames.scenes[i])) for i in range(30)]
     assert sum(points is not None for _, points in balls) >= 2
     for i, points in balls:
