@@ -6,8 +6,13 @@ _logging.set_verbosity_error()                          # transformers warns tha
 from diffusers import StableDiffusionPipeline as _      # noqa: E402, F401
 _logging.set_verbosity(_level)
 
-from .pipelines import check_prompt, encode_prompts, load_head, load_pipeline, prepare_pipeline
-from .readout import (AppearanceObjective, Conditioning, CorrespondenceObjective, Guidance, GuidanceCallback, HeadConfig,
-                      Objective, ReadoutHead, SampleState, Source, SpatialObjective, TrainState, appearance_loss,
-                      collect_features, correspondence_loss, decode, encode, guided_sample, invert, load_reference_head,
-                      read_picture, sample, spatial_loss, train_head)
+from .callback import GuidanceCallback
+from .conditioning import Conditioning
+from .maps import pool_features
+from .pipelines import (check_prompt, decode, encode, encode_prompts, guided_sample, invert, load_head, load_pipeline, prepare_pipeline,
+                        read_picture, sample)
+from .readout import (AppearanceObjective, CorrespondenceObjective, Guidance, HeadConfig, Objective, SampleState, SpatialObjective,
+                      TrainState, appearance_loss, collect_features, correspondence_loss, spatial_loss)
+from .reference import load_reference_head
+from .saving import ReadoutHead, train_head
+from .sources import Source

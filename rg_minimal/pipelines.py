@@ -1,23 +1,164 @@
-"""Loading diffusers pipelines for Readout Guidance, and what differs between them.
+"""The doors: pipelines from disk, prompts and pictures in, and what `readout.py` does with them.
 
-The method itself is in `readout.py` and asks little of a pipeline: a `unet`, a `scheduler`, a `vae`, `encode_prompt`.
-This module gets one from disk (or, if asked, from the hub) ready for use.
+`guided_sample`, `sample`, `invert` and `read_picture` check what they are given, before anything slow begins, bring it into
+the form that the method works on (a `Denoiser`, a `Conditioning`, latents), and hand it over.
 """
+from __future__ import annotations
+
 import json
 import warnings
 from pathlib import Path
+from typing import Iterable, Iterator
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
+from torch import Tensor
 
-from .readout import Conditioning, ReadoutHead, ddim_scheduler, encode_prompt, warn_unknown_words
+from . import autoencoders
+from .checks import Count, Fraction, Index, Number, declared, describe
+from .conditioning import Conditioning, warn_unknown_words
+from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
+from .readout import Guidance, Objective, Reading, SampleState, ddim_step, inversion, sampling, take_readings
+from .saving import ReadoutHead
+from .sources import Source
 
 DEFAULT = "data/puppet-diffusion"       # the small model that the repository ships
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 
+
+# ---- sampling, inversion, reading --------------------------------------------------------------------------------------
+
+@declared
+def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, num_inference_steps: Count = 50,
+                  guidance_scale: Number | None = None, generator=None, latents: Tensor | None = None, eta: Fraction = 0.0,
+                  height: Count | None = None, width: Count | None = None, variance_noise=None, keep: Source | None = None,
+                  scheduler=None, **settings) -> Iterator[SampleState]:
+    """Sample pictures, guided by any number of objectives; a generator that yields after every step (`readout.sampling`).
+
+    Without objectives this is diffusers' own pipeline, number for number.
+
+    Args:
+        prompt: a string, a list of strings (B pictures), or a `Conditioning`.
+        guidance_scale: how strictly the prompt is followed; 1 is the plain model. By default what the model's folder
+            recommends (see `load_pipeline`), else the pipeline's own default.
+        generator: a CPU generator, or a list of one for each picture; CPU noise is the same for every device.
+        latents: initial noise (B or 1, C, h, w), instead of drawing it.
+        eta: 0 is deterministic, 1 adds DDPM's noise, which is `variance_noise` (steps, B or 1, C, h, w) if given.
+        height, width: of the picture in pixels, the model's own by default.
+        keep: a `Source`; outside `mask` the picture follows its trajectory.
+        scheduler: any of diffusers' that suits the model; DDIM by default, a flow model's own.
+        settings: those of `Guidance` (step_size, step_rule, gradient_branch, inner_steps, mask, moves), and what diffusers'
+            pipelines take beside the prompt: negative_prompt, num_images_per_prompt, prompt_embeds, negative_prompt_embeds,
+            pooled_prompt_embeds, negative_pooled_prompt_embeds.
+    Raises ValueError at the call, before anything is sampled.
+    """
+    model = denoiser(pipe)
+    told = {name: settings.pop(name) for name in list(settings) if "prompt" in name}
+    guide = Guidance(objectives, **settings)
+    if keep is not None and guide.mask is None:
+        raise ValueError("keep needs a mask (B, 1, h, w): 1 where the picture may change, 0 where it is kept")
+    scale = model.default_guidance_scale if guidance_scale is None else guidance_scale
+    conditioning = model.encode_prompt(prompt, image_size=model.image_size(latents, height, width), **told)
+    latents = model.initial_latents(conditioning, latents, generator, height, width)
+    conditioning.check(model, latents, model.two_branches(scale) or guide.gradient_branch == "both")
+    guide.check(model, len(latents), model.image_size(latents))
+    take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
+    scheduler = model.scheduler(num_inference_steps, scheduler, latents)
+    steps = step_settings(scheduler, eta, variance_noise, generator)
+    return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
+
+
+def sample(pipe, prompt=None, objectives=(), **settings) -> tuple[Tensor, Tensor]:
+    """Run `guided_sample` to its end: pictures (B, 3, H, W) in [0, 1] and latents (B, C, h, w)."""
+    for state in guided_sample(pipe, prompt, objectives, **settings):
+        pass
+    return state.model.decode(state.latents), state.latents
+
+
+@declared
+def invert(pipe, pictures: Tensor, prompt="", *, num_inference_steps: Count = 50, guidance_scale: Number = 1.0,
+           negative_prompt=None, fixed_point_iterations: Index = 0) -> Iterator[SampleState]:
+    """From pictures back to noise; a generator of states at rising timesteps, the last holds the noise (`readout.inversion`).
+
+    Sample from the last state's latents with the same prompt, steps and scale to get the pictures back;
+    `Source.from_states(pipe, states, prompt)` makes them a source.
+
+    Args:
+        pictures: (B, 3, H, W) in [0, 1], or clean latents (B, C, h, w).
+        fixed_point_iterations: predictions more a step, each of which brings it nearer to the inverse.
+    Raises ValueError at the call.
+    """
+    model = denoiser(pipe)
+    scheduler = model.scheduler(num_inference_steps)
+    latents = model.encode(pictures)
+    conditioning = model.encode_prompt(prompt, negative_prompt, model.image_size(latents))
+    conditioning.check(model, latents, model.two_branches(guidance_scale))
+    return inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_point_iterations)
+
+
+@torch.no_grad()
+def read_picture(pipe, pictures, timestep, prompt="", generator=None) -> Reading:
+    """Noise clean pictures to a timestep and read them: `read_picture(pipe, pictures, 300)(head)` -> (B, k, h, w).
+
+    Args:
+        pictures: (B, 3, H, W) in [0, 1], or clean latents (B, C, h, w).
+        timestep: a number, or (B,) timesteps.
+        prompt: what the denoiser is told; heads are trained with the empty prompt.
+        generator: a CPU generator for the noise, so that every device draws the same.
+    """
+    model = denoiser(pipe)
+    clean = model.encode(pictures)
+    timesteps = torch.as_tensor(timestep, device=clean.device).expand(len(clean))
+    noisy = model.add_noise(clean, draw(clean, generator), timesteps)
+    return take_readings(model, noisy, timestep, model.encode_prompt(prompt, image_size=model.image_size(clean)))[0]
+
+
+def encode(pipe, pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), the mean of the autoencoder. Latents pass through unchanged."""
+    return denoiser(pipe).encode(pictures)
+
+
+def decode(pipe, latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32."""
+    return autoencoders.decode(pipe, latents)
+
+
+def encode_prompts(pipe, prompt, negative_prompt=None, image_size=None) -> Conditioning:
+    """Encode prompts once and reuse them: the result can stand wherever a `prompt` is asked for."""
+    return denoiser(pipe).encode_prompt(prompt, negative_prompt, image_size)
+
+
+def check_prompt(pipe, prompt) -> list[str]:
+    """The words of a prompt that the model does not know, also said in a warning. CLIP tokenizers know every word."""
+    return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else prompt)
+
+
+def controlled(pipe, conditioning: Conditioning, image: Tensor, scale: float = 1.0) -> Conditioning:
+    """The same conditioning, with the residuals of the pipeline's ControlNet at every pass; `image` (1 or B, 3, H, W) in [0, 1].
+
+    One more pass of the ControlNet for each pass of the denoiser, with gradient where the denoiser has it.
+    """
+    if getattr(pipe, "controlnet", None) is None:
+        raise ValueError(f"{type(pipe).__name__} has no `controlnet`; load a StableDiffusionControlNetPipeline or its SDXL kin")
+    if not torch.is_tensor(image) or image.ndim != 4:
+        raise ValueError(f"image is {describe(image)}; pass what the ControlNet is shown as (1 or B, 3, H, W) in [0, 1]")
+
+    def residuals(latents, timestep, embeds, added):
+        shown = image.to(latents).expand(len(latents), *image.shape[1:]) if len(image) == 1 else image.to(latents).repeat(
+            len(latents) // len(image), 1, 1, 1)
+        given = {key: added[key] for key in ("text_embeds", "time_ids") if key in added}
+        down, mid = pipe.controlnet(latents, timestep, encoder_hidden_states=embeds, controlnet_cond=shown, conditioning_scale=scale,
+                                    added_cond_kwargs=given or None, return_dict=False)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+    return Conditioning(conditioning.prompt_embeds, conditioning.negative_prompt_embeds, conditioning.added,
+                        conditioning.negative_added, residuals)
+
+
+# ---- loading -----------------------------------------------------------------------------------------------------------
 
 def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool = True):
-    """Load a pipeline with a UNet (Stable Diffusion 1, 2, XL, or the shipped model): DDIM, eval mode, frozen, silent.
+    """Load a pipeline that `denoiser` knows: eval mode, frozen, silent, with DDIM unless it was trained with flow matching.
 
     Args:
         path: a folder in diffusers' layout, or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
@@ -26,16 +167,16 @@ def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool 
         dtype: float32 by default, whatever the files hold. On a GPU float16 halves the memory of large models.
         local_files_only: False allows a download from the hub.
     A `guidance_scale` in the folder's recipe.json becomes `pipe.default_guidance_scale`, which sampling then starts from.
-    Raises ValueError where nothing is found, a file is damaged, or the pipeline has no UNet.
+    Raises ValueError where nothing is found, a file is damaged, or the pipeline is of another kind.
     """
+    dtype, device = _dtype(dtype), _device(device)
     folder = find_folder(path)
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         with _quiet_bars(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)      # diffusers calls it torch_dtype in old, dtype in new versions
-            pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype or torch.float32,
-                                                     local_files_only=local_files_only)
+            pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=local_files_only)
     except Exception as error:          # diffusers, transformers, safetensors and the hub each raise their own
         raise ValueError(f"could not load a diffusion pipeline from {path!r}: {error}. Pass a folder that holds a "
                          "model_index.json, or a hub id with local_files_only=False to download it.") from error
@@ -44,15 +185,13 @@ def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool 
     recipe = Path(folder) / "recipe.json"
     if recipe.is_file():
         pipe.default_guidance_scale = float(json.loads(recipe.read_text()).get("guidance_scale", 7.5))
-    return prepare_pipeline(pipe).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return prepare_pipeline(pipe).to(device)
 
 
 def prepare_pipeline(pipe):
-    """Make a pipeline that you loaded yourself ready: DDIM scheduler, eval mode, frozen weights, no progress bars."""
-    if getattr(pipe, "unet", None) is None:
-        raise ValueError(f"{type(pipe).__name__} has no `unet`; Readout Guidance reads the decoder of a UNet, so load "
-                         "a Stable Diffusion or SDXL pipeline (transformers such as SD 3 and Flux have none)")
-    pipe.scheduler = ddim_scheduler(pipe)
+    """Make a pipeline that you loaded yourself ready: DDIM (or its own flow matching), eval mode, frozen weights, silent."""
+    if not denoiser(pipe).flow:
+        pipe.scheduler = ddim_scheduler(pipe)
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
             module.eval().requires_grad_(False)
@@ -64,23 +203,13 @@ def load_head(folder, pipe=None) -> ReadoutHead:
     """Load a head, on the pipeline's device if one is given, which it then has to fit.
 
     A relative folder such as "data/heads/pose" is found from any folder inside the repository. Raises ValueError where
-    it is missing, damaged, or made for another UNet.
+    it is missing, damaged, or made for another model.
     """
     head = ReadoutHead.from_pretrained(find_folder(folder))
     if pipe is not None:
-        head.check(pipe.unet)
-        head.to(pipe.unet.device)
+        head.check(pipe)
+        head.to(denoiser(pipe).device)
     return head
-
-
-def encode_prompts(pipe, prompt, negative_prompt=None) -> Conditioning:
-    """Encode prompts once and reuse them: the result can stand wherever a `prompt` is asked for."""
-    return encode_prompt(pipe, prompt, negative_prompt)
-
-
-def check_prompt(pipe, prompt) -> list[str]:
-    """The words of a prompt that the model does not know, also said in a warning. CLIP tokenizers know every word."""
-    return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else prompt)
 
 
 def find_folder(path) -> str:
@@ -88,6 +217,20 @@ def find_folder(path) -> str:
     where nothing is found."""
     beside = Path(__file__).resolve().parent.parent / path
     return str(beside) if not Path(path).exists() and beside.exists() else str(path)
+
+
+def _dtype(dtype) -> torch.dtype:
+    found = torch.float32 if dtype is None else DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+    return found
+
+
+def _device(device) -> torch.device:
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {device!r}, which torch does not know; pass 'cpu', 'cuda' or 'mps'") from error
 
 
 class _quiet_bars:

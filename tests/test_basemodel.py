@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import rg_minimal
-from rg_minimal import basemodel as B, puppets
-from rg_minimal.basemodel import Recipe
+from rg_minimal import puppets
+from rg_minimal.puppets import basemodel as B
+from rg_minimal.puppets.basemodel import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "data" / "puppet-diffusion"

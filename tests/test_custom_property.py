@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import rg_minimal
-from rg_minimal import heads as H
+from rg_minimal.puppets import heads as H
 from tiny import tiny_pipe, tiny_xl_pipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ def test_it_is_one_page_that_imports_the_core_and_changes_nothing_in_it():
     assert len(source().splitlines()) <= 60
     tree = ast.parse(source())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {"rg_minimal", "rg_minimal.heads"} <= imported and not any("._" in name for name in imported)
+    assert {"rg_minimal", "rg_minimal.puppets.heads"} <= imported and not any("._" in name for name in imported)
     stored = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
     assert not any(isinstance(target, ast.Attribute) for target in stored), "it assigns to something that it did not make"
     for module in ("readout", "heads"):

@@ -2,12 +2,13 @@
 import pytest
 import torch
 
-from rg_minimal import HeadConfig, Objective, ReadoutHead, exercises
-from rg_minimal.heads import heatmaps
-from rg_minimal.judge import MIRROR
+from rg_minimal import HeadConfig, Objective, ReadoutHead
+from rg_minimal.classroom import exercises
+from rg_minimal.puppets.heads import heatmaps
+from rg_minimal.puppets.judge import MIRROR
 from rg_minimal.puppets import render, sample_scene, sample_scenes
 from rg_minimal.readout import Bottleneck, normalized_step
-from rg_minimal.recipe import check_state
+from rg_minimal.classroom.recipe import check_state
 from tiny import tiny_pipe
 
 

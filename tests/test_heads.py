@@ -13,8 +13,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import rg_minimal
-from rg_minimal import basemodel, heads as H, measure as M, plots, puppets
-from rg_minimal.judge import load_judge
+from rg_minimal import puppets
+from rg_minimal.classroom import plots
+from rg_minimal.puppets import basemodel, heads as H, measure as M
+from rg_minimal.puppets.judge import load_judge
 from rg_minimal.puppets import JOINTS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rg_minimal import basemodel, puppets
-from rg_minimal import judge as J
-from rg_minimal.judge import (Judge, JudgeNetwork, JudgeRecipe, Reading, attribute_accuracy, augment, degrade,
+from rg_minimal import puppets
+from rg_minimal.puppets import basemodel
+from rg_minimal.puppets import judge as J
+from rg_minimal.puppets.judge import (Judge, JudgeNetwork, JudgeRecipe, Reading, attribute_accuracy, augment, degrade,
                               depth_rmse, edge_f_score, evaluate, label, limb_lengths, load_judge, locate, pck, train_judge)
 
 TINY = JudgeRecipe(channels=(8, 8, 8), pictures=6, steps=4, batch=2, save_every=2)

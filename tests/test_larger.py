@@ -5,7 +5,8 @@ import nbformat
 import pytest
 import torch
 
-from rg_minimal import larger, sample
+from rg_minimal import sample
+from rg_minimal.classroom import larger
 from rg_minimal.readout import decoder_resnets, feature_channels
 from test_readout import seed, spatial
 from tiny import tiny_pipe, tiny_xl_pipe

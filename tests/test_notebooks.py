@@ -10,8 +10,8 @@ import nbformat
 import papermill
 import pytest
 
-from rg_minimal.parameters import arm_angles, check_parameters, existing_folder, fits, interval, joint_points, list_of_texts
-from rg_minimal.widgets import PicturePoints
+from rg_minimal.classroom.parameters import arm_angles, check_parameters, existing_folder, fits, interval, joint_points, list_of_texts
+from rg_minimal.classroom.widgets import PicturePoints
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 COURSE = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}

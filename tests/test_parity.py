@@ -14,11 +14,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from parity.seeded import fill
-from rg_minimal import readout as rg
+from rg_minimal import pipelines, readout as rg, reference, saving
+from rg_minimal.conditioning import Conditioning
+from rg_minimal.denoisers import denoiser
+from rg_minimal.maps import bilinear, resize
+from rg_minimal.sources import Source
 
 FOLDER = Path(__file__).parent / "parity"
 SETUP = json.loads((FOLDER / "golden.json").read_text())
-REFERENCE = dict(step_rule="adam", step_size=2e-2, gradient_branch="both")      # the reference as a setting
+REFERENCE = reference.SETTINGS
 
 
 def make_pipe(dtype):
@@ -47,19 +51,19 @@ def exact_pipe():
 def make_head(name):
     settings = {"spatial": dict(out_channels=3), "features": {}, "keypoints": dict(out_channels=14, activation="none")}
     config = rg.HeadConfig(tuple(SETUP["feature_channels"]), SETUP["emb"], SETUP["projection"], **settings[name])
-    return fill(rg.ReadoutHead(config), SETUP["head_seeds"][name])
+    return fill(saving.ReadoutHead(config), SETUP["head_seeds"][name])
 
 
 def legacy_head(folder):
     """A `bottleneck_sequential` head, saved with its old parameter names and loaded by our loader."""
-    head = rg.ReadoutHead(rg.HeadConfig(tuple(SETUP["feature_channels"]), SETUP["emb"], SETUP["projection"], 1))
+    head = saving.ReadoutHead(rg.HeadConfig(tuple(SETUP["feature_channels"]), SETUP["emb"], SETUP["projection"], 1))
     head.bottleneck_layers = nn.ModuleList(nn.Sequential(layer) for layer in head.bottleneck_layers)
     fill(head, SETUP["head_seeds"]["legacy_sequential"])
     options = {"use_output_head": True, "output_head_channels": 1, "bottleneck_sequential": True}
     torch.save({"step": 0, "aggregation_network": head.state_dict(), "optimizer_state_dict": {},
                 "config": {"dims": SETUP["feature_channels"], "projection_dim": SETUP["projection"],
                            "aggregation_kwargs": options}}, folder / "legacy.pt")
-    return rg.load_reference_head(folder / "legacy.pt")
+    return reference.load_reference_head(folder / "legacy.pt")
 
 
 def agree(value, expected, tolerance=1e-5):
@@ -79,13 +83,14 @@ def pixels(points_yx):
 # ---- single outputs ------------------------------------------------------------------------------------------------
 
 def test_features_prediction_and_time_embedding(pipe, golden):
-    assert rg.feature_channels(pipe.unet) == tuple(SETUP["feature_channels"])
-    with torch.no_grad(), rg.collect_features(pipe.unet) as features:
-        prediction = rg.denoise(pipe.unet, golden["x"], 501, golden["context"][:2])
+    model = denoiser(pipe)
+    assert model.channels == tuple(SETUP["feature_channels"])
+    with torch.no_grad(), rg.collect_features(model, golden["x"]) as features:
+        prediction = model(golden["x"], 501, golden["context"][:2], {})
     agree(prediction, golden["eps_plain"])
-    agree(torch.cat([rg._resize(feature, (16, 16)) for feature in features], dim=1), golden["features"])
+    agree(torch.cat([resize(feature, (16, 16)) for feature in features], dim=1), golden["features"])
     with torch.no_grad():
-        agree(rg.timestep_embedding(pipe.unet, 501).expand(2, -1), golden["timestep_embedding"])
+        agree(model.embed(501).expand(2, -1), golden["timestep_embedding"])
 
 
 @pytest.mark.parametrize("name", ["spatial", "features", "keypoints"])
@@ -98,7 +103,7 @@ def test_readouts(golden, name):
 
 @torch.no_grad()
 def test_a_reading_equals_the_readout(pipe, golden):
-    conditioning = rg.Conditioning(golden["context"][:2])
+    conditioning = Conditioning(golden["context"][:2])
     reading, = rg.take_readings(pipe, golden["x"], 501, conditioning)
     agree(reading(make_head("spatial")), golden["readout_spatial"])
     agree(reading(make_head("spatial"), use_timestep=False), golden["readout_spatial_noemb"])
@@ -113,7 +118,7 @@ def test_legacy_sequential_head_ignores_the_timestep(golden, tmp_path):
 
 @torch.no_grad()
 def test_official_checkpoint(golden):
-    head = rg.load_reference_head(FOLDER / "official_layout_head.pt")
+    head = reference.load_reference_head(FOLDER / "official_layout_head.pt")
     assert (head.config.out_channels, head.config.activation) == (3, "tanh")
     agree(head(layers(golden), golden["timestep_embedding"]), golden["readout_spatial"])
 
@@ -127,12 +132,12 @@ def test_spatial_losses(golden):
     agree(loss.reshape(1), golden["train_loss_spatial_sparse"].reshape(1))
 
 
-@pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
-def test_correspondence_loss(golden, sampling):
+@pytest.mark.parametrize("locate", [reference.nearest, bilinear])
+def test_correspondence_loss(golden, locate):
     """In the middle of a cell both ways of sampling are the reference's."""
     a, b = golden["readout_features"].split(1)
     points = pixels(golden["points_src_yx"]), pixels(golden["points_dst_yx"])
-    loss = rg.correspondence_loss(a, b, *points, image_size=(16, 16), sampling=sampling)
+    loss = rg.correspondence_loss(a, b, *points, image_size=(16, 16), locate=locate)
     agree(loss.reshape(1), golden["train_loss_correspondence"].reshape(1))
 
 
@@ -144,13 +149,13 @@ def test_appearance_loss(golden):
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 def conditioning(golden, row):
-    return rg.Conditioning(golden["context"][2 + row:3 + row], golden["context"][row:1 + row])
+    return Conditioning(golden["context"][2 + row:3 + row], golden["context"][row:1 + row])
 
 
 def run(pipe, golden, row, objectives=(), **settings):
     golden = {name: tensor.to(pipe.unet.dtype) for name, tensor in golden.items()}
     prompt, latents = conditioning(golden, row), golden["init_latents"]
-    return list(rg.guided_sample(pipe, prompt, objectives, latents=latents, **settings))
+    return list(pipelines.guided_sample(pipe, prompt, objectives, latents=latents, **settings))
 
 
 def relative_error(states, expected):
@@ -162,7 +167,7 @@ def compare(pipe, golden, name, make_objectives, guidance, **settings):
     source_states = run(pipe, golden, 0, **settings)
     assert relative_error(source_states, golden[name][0]) <= 1e-3
     embeds = conditioning({"context": golden["context"].to(pipe.unet.dtype)}, 0)
-    source = rg.Source.from_states(pipe, source_states, embeds)
+    source = Source.from_states(pipe, source_states, embeds)
     states = run(pipe, golden, 1, make_objectives(source), **settings, **guidance)
     assert relative_error(states, golden[name][1]) <= 1e-3
     assert relative_error(run(pipe, golden, 1, **settings), golden[name][1]) > 1e-2      # guidance did something
@@ -181,8 +186,8 @@ def test_run_spatial(golden, name, request):
     pipe = request.getfixturevalue(name)
 
     def objectives(source):
-        return [rg.SpatialObjective(head=make_head("spatial").to(pipe.unet.dtype), target=golden["control_map"],
-                                    weight=0.5, scale_by_latents=True)]
+        return [reference.ScaledByLatents(objective=rg.SpatialObjective(
+            head=make_head("spatial").to(pipe.unet.dtype), target=golden["control_map"], weight=0.5))]
     states = compare(pipe, golden, "run_spatial", objectives, REFERENCE, num_inference_steps=10, eta=1.0,
                      variance_noise=golden["run_spatial_noise"])
     assert [state.losses[0] is not None for state in states] == [True] * 5 + [False] * 5
@@ -195,9 +200,9 @@ def test_run_drag(golden, name, request):
     start, end = pixels(golden["drag_points_yx"])
 
     def objectives(source):
-        return [rg.AppearanceObjective(head=head, source=source, scale_by_latents=True),
+        return [reference.ScaledByLatents(objective=rg.AppearanceObjective(head=head, source=source)),
                 rg.CorrespondenceObjective(head=head, source=source, source_points=start, target_points=end,
-                                           sampling="nearest", use_timestep=False)]
+                                           locate=reference.nearest, use_timestep=False)]
     compare(pipe, golden, "run_drag", objectives, REFERENCE, num_inference_steps=10, guidance_scale=3.5)
 
 
@@ -206,7 +211,7 @@ def test_run_identity(exact_pipe, golden):
     head = make_head("features").double()
 
     def objectives(source):
-        return [rg.AppearanceObjective(head=head, source=source, start=0.25, stop=0.75, scale_by_latents=True,
-                                       boxes=((2, 2, 10, 12), (4, 4, 14, 14)))]
+        return [reference.ScaledByLatents(objective=rg.AppearanceObjective(
+            head=head, source=source, start=0.25, stop=0.75, boxes=((2, 2, 10, 12), (4, 4, 14, 14))))]
     compare(exact_pipe, golden, "run_identity", objectives, {**REFERENCE, "step_size": 4e-2, "inner_steps": 2},
             num_inference_steps=8, guidance_scale=3.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rg_minimal import puppets as P
-from rg_minimal.basemodel import build_tokenizer
+from rg_minimal.puppets.basemodel import build_tokenizer
 from rg_minimal.puppets import COLOURS, JOINTS, PART, PARTS, Limb, Pose, Puppet, Scene, render
 
 STAND = Limb(6.0)

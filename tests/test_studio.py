@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from rg_minimal import guided_sample, load_pipeline, sample, studio
-from rg_minimal.heads import new_head
-from rg_minimal.recipe import (HEADS, OBJECTIVES, START, check_state, embed, guidance, in_use, load_kit, make, moments,
+from rg_minimal import guided_sample, load_pipeline, sample
+from rg_minimal.classroom import studio
+from rg_minimal.puppets.heads import new_head
+from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, check_state, embed, guidance, in_use, load_kit, make, moments,
                                read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
-from rg_minimal.studio import Studio
-from rg_minimal.widgets import as_array, png_bytes
+from rg_minimal.classroom.studio import Studio
+from rg_minimal.classroom.widgets import as_array, png_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "12_studio.ipynb"
@@ -113,7 +114,7 @@ def test_missing_and_damaged_heads_are_named_with_how_to_make_them(kit, tmp_path
     (tmp_path / "depth" / "config.json").write_text("{")
     bare = load_kit(heads=str(tmp_path))
     assert list(bare.notes) == list(OBJECTIVES) and not bare.heads
-    with pytest.raises(ValueError, match="drag.use is true, but there is no correspondence head .* rg_minimal.heads correspondence"):
+    with pytest.raises(ValueError, match="drag.use is true, but there is no correspondence head .* rg_minimal.puppets.heads correspondence"):
         moments(bare, using("drag"))
     with pytest.raises(ValueError, match="depth.use is true, but the depth head cannot be used"):
         moments(bare, using("depth"))
@@ -317,7 +318,7 @@ def test_objective_without_a_head_is_disabled_and_says_why(tmp_path):
     shown.desk.controls["pose", "use"].value = False
     assert shown.desk.controls["pose", "use"].disabled
     notes = [child.value for panel in shown.desk.view.children[0].children[-1].children for child in panel.children[1:]]
-    assert len(notes) == 5 and all("Not available" in note and "python -m rg_minimal.heads" in note for note in notes)
+    assert len(notes) == 5 and all("Not available" in note and "python -m rg_minimal.puppets.heads" in note for note in notes)
 
 
 def test_upload_goes_into_the_state_and_out_again(desk):
@@ -396,8 +397,8 @@ def papermill(folder, *arguments):
 def test_exported_file_makes_the_picture_again_bit_for_bit_through_papermill(tmp_path):
     code = """if True:
         from PIL import Image
-        from rg_minimal.studio import Studio, check_state, load_kit
-        from rg_minimal.widgets import as_array
+        from rg_minimal.classroom.studio import Studio, check_state, load_kit
+        from rg_minimal.classroom.widgets import as_array
         shown = Studio(load_kit(), check_state({"steps": 4, "seed": 11, "pose": {"interval": [0.0, 1.0], "weight": 1.5}}))
         result = shown.start()
         shown.export("studio.yaml")

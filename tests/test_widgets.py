@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rg_minimal import widgets
+from rg_minimal.classroom import widgets
 from rg_minimal.puppets import JOINTS, sample_scene, skeleton
-from rg_minimal.widgets import PictureArrows, PictureBox, PicturePoints, PictureSkeleton, PictureStrokes
+from rg_minimal.classroom.widgets import PictureArrows, PictureBox, PicturePoints, PictureSkeleton, PictureStrokes
 
 SCRIPT = Path(widgets.__file__).with_name("widgets.js")
 PICTURE = torch.linspace(0, 1, 3 * 96 * 128).view(3, 96, 128)                                   # 128 wide, 96 high

@@ -17,7 +17,7 @@ import nbformat
 import pytest
 
 from rg_minimal.puppets import JOINTS, SIZE
-from rg_minimal.recipe import START, read_yaml
+from rg_minimal.classroom.recipe import START, read_yaml
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "12_studio.ipynb"
 STEPS = 4

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rg_minimal import widgets
+from rg_minimal.classroom import widgets
 from rg_minimal.puppets import JOINTS, render, sample_scene, skeleton
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>widgets</title><body style="margin: 40px"><div id="here"></div>

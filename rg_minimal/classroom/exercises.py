@@ -12,10 +12,12 @@ import itertools
 import torch
 from torch import Tensor
 
-from .heads import heatmaps, score_head
-from .judge import MIRROR
-from .puppets import JOINTS, Limb, Pose, Puppet, Scene, render, sample_scenes, skeleton
-from .readout import HeadConfig, feature_channels, pool_features
+from ..puppets.heads import heatmaps, score_head
+from ..puppets.judge import MIRROR
+from ..puppets.world import JOINTS, Limb, Pose, Puppet, Scene, render, sample_scenes, skeleton
+from ..denoisers import denoiser
+from ..maps import pool_features
+from ..readout import HeadConfig
 
 # ---------------------------------------------------------------------------------------------- for all checks
 
@@ -712,7 +714,7 @@ def head_config(answer, unet, width: int, out_channels: int) -> str:
         return "Not done yet: set my_config to a HeadConfig."
     if not isinstance(answer, HeadConfig):
         return f"Not yet: my_config is a {type(answer).__name__}; HeadConfig.for_unet(...) makes a HeadConfig."
-    channels, embedding = feature_channels(unet), unet.time_embedding.linear_2.out_features
+    channels, embedding = denoiser(unet).channels, denoiser(unet).embedding_channels
     if answer.layer_channels != channels:
         return (f"Not yet: this head reads layers of {answer.layer_channels} channels, the UNet has {channels}. Is it for another "
                 "model? HeadConfig.for_unet(unet, ...) fills them in.")

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from .pipelines import DEFAULT, find_folder, load_pipeline
-from .readout import HeadConfig, ReadoutHead, collect_features, denoise
+from ..pipelines import DEFAULT, find_folder, load_pipeline
+from ..denoisers import denoiser
+from ..readout import HeadConfig
+from ..saving import ReadoutHead
 
 ON_CPU = 200_000_000                    # weights of a UNet; larger ones run on a GPU, or on a CPU if somebody insists
 
@@ -36,20 +38,14 @@ def weightless_unet(config: dict) -> UNet2DConditionModel:
 
 def feature_shapes(unet) -> list[tuple[int, int, int]]:
     """(C, h, w) of each decoder feature of a weightless UNet, for one picture of the model's own size."""
-    added = None
-    with torch.device("meta"), torch.no_grad(), collect_features(unet) as features:
-        latents = torch.zeros(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-        if unet.config.addition_embed_type == "text_time":
-            pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-            added = {"text_embeds": torch.zeros(1, pooled), "time_ids": torch.zeros(1, 6)}
-        denoise(unet, latents, 500, torch.zeros(1, 77, unet.config.cross_attention_dim), added)
-    return [tuple(feature.shape[1:]) for feature in features]
+    model = denoiser(unet)
+    return [(channels, *size) for channels, size in zip(model.channels, model.sizes())]
 
 
 def weightless_head(unet, **settings) -> ReadoutHead:
     """A head for a weightless UNet, as weightless; `settings` as of `HeadConfig`."""
     with torch.device("meta"):
-        return ReadoutHead(HeadConfig.for_unet(unet, **settings))
+        return ReadoutHead(HeadConfig.for_model(unet, **settings))
 
 
 def what_is_missing(model, download: bool = False, on_cpu: bool = False) -> str:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from . import plots
 from .plots import Figure
-from .puppets import JOINTS, LIMBS, SIZE
+from ..puppets.world import JOINTS, LIMBS, SIZE
 
 COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
 

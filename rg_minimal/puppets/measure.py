@@ -1,6 +1,6 @@
 """How the project's numbers are measured: the base model, pose guidance, and what guidance costs.
 
-`python -m rg_minimal.measure base` (or `pose`, `cost`) measures and writes `data/results/NAME.json`. Each measurement is a
+`python -m rg_minimal.puppets.measure base` (or `pose`, `cost`) measures and writes `data/results/NAME.json`. Each measurement is a
 generator that yields (pictures done, pictures in all) and ends with the result as its return value; `finish` runs one.
 """
 from __future__ import annotations
@@ -14,23 +14,22 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generator, Iterator
+from typing import Callable, Generator, Iterator
 
 import torch
 
-from . import puppets
+from . import world
 from .basemodel import autoencoder_psnr
 from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_points, whole
 from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
-from .pipelines import load_head, load_pipeline
-from .plots import picture_rows, save_figure, save_grid
-from .readout import ReadoutHead, Source, decode, encode, guided_sample, invert, sample
-from .widgets import draw_arrows
+from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
+from ..saving import ReadoutHead
+from ..sources import Source
 
-BASE_SEED, POSE_SEED = puppets.HELD_OUT + 10_000, puppets.HELD_OUT + 20_000
-MAP_SEED, DRAG_SEED, IDENTITY_SEED = puppets.HELD_OUT + 30_000, puppets.HELD_OUT + 60_000, puppets.HELD_OUT + 40_000
+BASE_SEED, POSE_SEED = world.HELD_OUT + 10_000, world.HELD_OUT + 20_000
+MAP_SEED, DRAG_SEED, IDENTITY_SEED = world.HELD_OUT + 30_000, world.HELD_OUT + 60_000, world.HELD_OUT + 40_000
 SCALE = 3.0                              # guidance scale, what the puppet model's recipe.json recommends
 MEASURED = ("shirt", "trousers", "hat", "background", "prop", "action")      # what every caption decides
 
@@ -54,12 +53,12 @@ def facts(scenes) -> list[dict[str, str]]:
 
 
 def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: int = 20, seed: int = BASE_SEED,
-                 guidance_scale: float = SCALE, sheet: str | Path | None = None) -> Progress:
+                 guidance_scale: float = SCALE, sheet: Callable | None = None) -> Progress:
     """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions.
 
-    `sheet` is a file for the first 32 pictures, whatever they look like.
+    `sheet` is called with the first 32 pictures, whatever they look like.
     """
-    scenes, rng = puppets.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
+    scenes, rng = world.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
     hits, found, first = [], [], []
     for start in range(0, count, batch):
         part = scenes[start:start + batch]
@@ -67,7 +66,7 @@ def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: i
                              guidance_scale=guidance_scale)
         first = [*first, *pictures][:32]
         if sheet and (len(first) == 32 or start + len(part) == count):
-            save_grid(torch.stack(first), sheet)
+            sheet(torch.stack(first))
             sheet = None
         reading = judge(pictures)
         hits.append((attribute_accuracy(reading, facts(part)), len(part)))
@@ -84,11 +83,11 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps:
 
     `objective` are settings of the objective (weight, start, stop, schedule), `guidance` those of `guided_sample`.
     """
-    scenes = puppets.sample_scenes(count, seed)
+    scenes = world.sample_scenes(count, seed)
     totals: dict[str, dict] = {"unguided": {}, "guided": {}}
     for start in range(0, count, batch):
         part = scenes[start:start + batch]
-        frames = puppets.render(part)
+        frames = world.render(part)
         goal = [pose_objective(head, frames.joints, **(objective or {}))]
         for name, objectives, extra in (("unguided", [], {}), ("guided", goal, guidance)):
             pictures, _ = sample(pipe, [scene.caption for scene in part], objectives, num_inference_steps=steps,
@@ -106,8 +105,8 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps:
 
 def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, seed: int = POSE_SEED) -> Progress:
     """Process time of one guided picture (half of the steps guided) against an unguided one, in turn; medians."""
-    scene = puppets.sample_scene(seed)
-    goal = [pose_objective(head, puppets.render(scene).joints)]
+    scene = world.sample_scene(seed)
+    goal = [pose_objective(head, world.render(scene).joints)]
     times: dict[str, list] = {"unguided": [], "guided": []}
     for repeat in range(repeats + 1):                                  # the first one warms up and does not count
         for name, objectives in (("unguided", []), ("guided", goal)):
@@ -128,17 +127,17 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
 
 
 def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 100, steps: int = 50, batch: int = 10,
-                seed: int = MAP_SEED, guidance_scale: float = SCALE, sheet: str | Path | None = None, **settings) -> Progress:
+                seed: int = MAP_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None, **settings) -> Progress:
     """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
-    guided and unguided, with the same captions and initial noise. `sheet` is a file for the first 7, whatever they look like.
+    guided and unguided, with the same captions and initial noise. `sheet` is called with rows of the first 7, whatever they look like.
     """
     if what not in ("depth", "edges"):
         raise ValueError(f"what is {what!r}; choose depth or edges")
     objective, name = {"depth": (depth_objective, "depth_rmse"), "edges": (edge_objective, "edge_f_score")}[what]
-    scenes, totals = puppets.sample_scenes(count, seed), {"unguided": {}, "guided": {}}
+    scenes, totals = world.sample_scenes(count, seed), {"unguided": {}, "guided": {}}
     for start in range(0, count, batch):
         part = scenes[start:start + batch]
-        target = getattr(puppets.render(part), what)
+        target = getattr(world.render(part), what)
         rows = {"asked for": target[:7]}
         for how, objectives in (("unguided", []), ("guided", [objective(head, target)])):
             pictures, _ = sample(pipe, [scene.caption for scene in part], objectives, num_inference_steps=steps,
@@ -150,19 +149,19 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 1
                 name: score.mean(), "all_joints_found": judge.found(reading).float().mean(),
                 "attribute_accuracy": attribute_accuracy(reading, facts(part))["mean"]})
         if sheet and not start:
-            save_figure(picture_rows(rows), sheet)
+            sheet(rows)
         yield start + len(part), count
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
 
 def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: bool = False,
                  count: int = 100, steps: int = 50, seed: int = DRAG_SEED, guidance_scale: float = SCALE,
-                 sheet: str | Path | None = None, **settings) -> Progress:
+                 sheet: Callable | None = None, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
     source is a whole puppet by the judge and has room for the drag. Where the handles are joints the judge says where
-    they ended, else the nearest patch of pixels does. `sheet` is a file for the first 2 of each kind, whatever they look like.
+    they ended, else the nearest patch of pixels does. `sheet` is called with rows of the first 2 of each kind, whatever they look like, and their arrows.
     """
     rows, scale, first = [], guidance_scale, []
     for kind in KINDS:
@@ -178,10 +177,8 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
                 first.append((case, picture[0]))
             yield len(rows), count
     if sheet:
-        figure = picture_rows({"before": [case.picture[0] for case, _ in first], "after": [picture for _, picture in first]})
-        for axes, (case, _) in zip(figure.axes, first):
-            draw_arrows(axes, torch.stack((case.case.handles, case.case.targets), 1)[1:2].tolist())     # the wrist, the ankle ...
-        save_figure(figure, sheet)
+        sheet({"before": [case.picture[0] for case, _ in first], "after": [picture for _, picture in first]},
+              [torch.stack((case.case.handles, case.case.targets), 1)[1:2].tolist() for case, _ in first])     # the wrist, the ankle ...
     return {"cases": len(rows), "steps": steps, "seed": seed, "guidance_scale": scale, "inverted": real,
             **summary(rows), "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS},
             "settings": {key: value for key, value in settings.items() if isinstance(value, (int, float, str))}}
@@ -190,7 +187,7 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
 @dataclass
 class DragSource:
     """A picture to drag in, (1, 3, H, W), what is to be done with it, and what the judge reads in it."""
-    scene: puppets.Scene
+    scene: world.Scene
     picture: torch.Tensor
     reading: Reading
     source: Source
@@ -201,10 +198,10 @@ def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: int =
                  guidance_scale: float = SCALE) -> Iterator[DragSource]:
     """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind."""
     for number in itertools.count(seed):
-        scene = puppets.sample_scene(number)
+        scene = world.sample_scene(number)
         if kind == "prop" and (scene.prop == "none" if real else scene.prop != "ball"):
             continue
-        frames = puppets.render(scene)
+        frames = world.render(scene)
         if real:
             states = list(invert(pipe, frames.image, scene.caption, num_inference_steps=steps))
             picture = decode(pipe, encode(pipe, frames.image))
@@ -245,22 +242,22 @@ def summary(rows: list[dict]) -> dict:
 
 
 def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
-                     seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: str | Path | None = None,
+                     seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None,
                      **settings) -> Progress:
     """One reference picture each; a new prompt that names action, background and prop only; a new pose, for the pose head.
     How often are skin, shirt, trousers and hat those of the reference, with the appearance head and without it?
 
-    `settings` are those of `editing.identity`. `sheet` is a file for the first 7, whatever they look like.
+    `settings` are those of `editing.identity`. `sheet` is called with rows of the first 7, whatever they look like.
     """
-    references, wanted = puppets.sample_scenes(count, seed), puppets.sample_scenes(count, seed + count)
+    references, wanted = world.sample_scenes(count, seed), world.sample_scenes(count, seed + count)
     totals: dict[str, dict] = {"unguided": {}, "guided": {}, "posed": {}, "posed and guided": {}}
     for start in range(0, count, batch):
         old, new = references[start:start + batch], wanted[start:start + batch]
-        rendered, posed = puppets.render(old).image, puppets.render(new)
-        prompts = [puppets.caption(scene, ("action", "background", "prop")) for scene in new]
+        rendered, posed = world.render(old).image, world.render(new)
+        prompts = [world.caption(scene, ("action", "background", "prop")) for scene in new]
         source = Source.from_picture(pipe, rendered, prompts, torch.Generator().manual_seed(seed + start))
         looks, goal = identity(head, source, **settings), pose_objective(pose, posed.joints)
-        clothes = [{name: scene.attributes[name] for name in puppets.LOOKS} for scene in old]
+        clothes = [{name: scene.attributes[name] for name in world.LOOKS} for scene in old]
         words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in new]
         rows = {"reference": rendered[:7]}
         for how, objectives in zip(totals, ([], looks["objectives"], [goal], [goal, *looks["objectives"]])):
@@ -274,7 +271,7 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, c
                 "pck@0.1": pck(reading.joints, posed.joints, 0.1, posed.visible).mean(),
                 "all_joints_found": judge.found(reading).float().mean()})
         if sheet and not start:
-            save_figure(picture_rows(rows), sheet)
+            sheet(rows)
         yield start + len(old), count
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
@@ -282,8 +279,8 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, c
 def measure_inversion(pipe, count: int = 20, steps: int = 50, seed: int = DRAG_SEED, iterations=(0, 1, 3)) -> Progress:
     """PSNR in dB of rendered pictures, inverted and sampled again at guidance scale 1, against the autoencoder's round trip,
     for each number of fixed-point iterations."""
-    scenes, result = puppets.sample_scenes(count, seed), {}
-    prompts, latents = [scene.caption for scene in scenes], encode(pipe, puppets.render(scenes).image)
+    scenes, result = world.sample_scenes(count, seed), {}
+    prompts, latents = [scene.caption for scene in scenes], encode(pipe, world.render(scenes).image)
     there = decode(pipe, latents)
     for done, number in enumerate(iterations, 1):
         for state in invert(pipe, latents, prompts, num_inference_steps=steps, fixed_point_iterations=number):
@@ -297,8 +294,8 @@ def measure_inversion(pipe, count: int = 20, steps: int = 50, seed: int = DRAG_S
 
 def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, repeats: int = 3, seed: int = POSE_SEED) -> Progress:
     """Process time of one picture guided by five objectives, one of each head, against the pose objective alone."""
-    scene = puppets.sample_scene(seed)
-    frames = puppets.render(scene)
+    scene = world.sample_scene(seed)
+    frames = world.render(scene)
     states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, guidance_scale=SCALE,
                                 generator=torch.Generator().manual_seed(seed)))
     times: dict[str, list] = {"one": [], "five": []}
@@ -348,6 +345,25 @@ def write_result(name: str, result: dict, folder: str | Path = "data/results") -
 WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination")
 
 
+def measurement(what: str, pipe, judge: Judge, heads: str | Path, count: int | None = None, steps: int | None = None,
+                sheet: Callable | None = None) -> Progress:
+    """One of `WHAT` with its defaults, or with another count and number of steps."""
+    head = lambda name: load_head(Path(heads) / name, pipe)
+    few = {"steps": steps} if steps else {}
+    size = few | ({"count": count} if count else {})
+    return {
+        "base": lambda: measure_base(pipe, judge, sheet=sheet, **size),
+        "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
+        "cost": lambda: measure_cost(pipe, head("pose"), **few),
+        "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", sheet=sheet, **size),
+        "edges": lambda: measure_map(pipe, judge, head("edges"), "edges", sheet=sheet, **size),
+        "drag": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), sheet=sheet, **size),
+        "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), real=True, sheet=sheet, **size),
+        "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=sheet, **size),
+        "inversion": lambda: measure_inversion(pipe, **size),
+        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few)}[what]()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure and write data/results/NAME.json.")
     parser.add_argument("what", nargs="+", choices=WHAT)
@@ -355,26 +371,12 @@ def main() -> None:
     parser.add_argument("--heads", default="data/heads", help="folder with a folder for each head")
     parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, else 100; 20 for inversion)")
     parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50)")
-    parser.add_argument("--sheet", default=None, help="with base, depth, edges, drag, drag-inverted, identity: a file for the first pictures")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args()
     pipe, judge = load_pipeline(options.model), load_judge()
-    head = lambda name: load_head(Path(options.heads) / name, pipe)
-    size = {name: value for name, value in (("count", options.count), ("steps", options.steps)) if value}
-    steps = {"steps": options.steps} if options.steps else {}
-    measurements = {
-        "base": lambda: measure_base(pipe, judge, sheet=options.sheet, **size),
-        "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
-        "cost": lambda: measure_cost(pipe, head("pose"), **steps),
-        "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", sheet=options.sheet, **size),
-        "edges": lambda: measure_map(pipe, judge, head("edges"), "edges", sheet=options.sheet, **size),
-        "drag": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), sheet=options.sheet, **size),
-        "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), real=True, sheet=options.sheet, **size),
-        "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=options.sheet, **size),
-        "inversion": lambda: measure_inversion(pipe, **size),
-        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **steps)}
     for what in options.what:
-        result = finish(measurements[what](), lambda done, of: print(f"{what}: {done} of {of}", flush=True))
+        result = finish(measurement(what, pipe, judge, options.heads, options.count, options.steps),
+                        lambda done, of: print(f"{what}: {done} of {of}", flush=True))
         print(json.dumps(result, indent=1))
         print("written to", write_result(what, result, options.out))
 

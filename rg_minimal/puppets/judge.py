@@ -10,10 +10,10 @@ that a model made, and shares nothing with the readout heads, so it can measure 
     judge.found(reading)                                        # (B,) bool: a whole puppet?
 
 The second half of this file is how `data/judge` was made: `train_judge` (a generator that can be killed and resumed),
-`calibrate`, `evaluate`, `export_judge`, all in one by `python -m rg_minimal.judge`.
+`calibrate`, `evaluate`, `export_judge`, all in one by `python -m rg_minimal.puppets.judge`.
 
 Conventions are those of `puppets`: points are (x, y) in pixels, depth is larger where nearer, left and right are the
-puppet's own. B pictures, J = 14 joints in the order of `puppets.JOINTS`.
+puppet's own. B pictures, J = 14 joints in the order of `world.JOINTS`.
 """
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import puppets
+from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_tensors, write_whole
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
-TEST_SEED = puppets.HELD_OUT                            # scenes that its figures are measured on
-CALIBRATION_SEED = puppets.HELD_OUT + 500_000_000       # scenes that the thresholds of `found` are set on
+TEST_SEED = world.HELD_OUT                            # scenes that its figures are measured on
+CALIBRATION_SEED = world.HELD_OUT + 500_000_000       # scenes that the thresholds of `found` are set on
 
-SIZE, JOINTS = puppets.SIZE, len(puppets.JOINTS)
+SIZE, JOINTS = world.SIZE, len(world.JOINTS)
 CELL = 2                                                # pixels a cell of the joint maps, which are 64 x 64
 WINDOW = 5                                              # cells a side around a peak that count as that peak
-SIZES = tuple(len(values) for values in puppets.ATTRIBUTES.values())        # classes of each attribute
+SIZES = tuple(len(values) for values in world.ATTRIBUTES.values())        # classes of each attribute
 _SWAP = {"left": "right", "right": "left"}
-MIRROR = ["_".join(_SWAP.get(word, word) for word in name.split("_")) for name in puppets.JOINTS]
-MIRROR = [puppets.JOINTS.index(name) for name in MIRROR]        # the joint that each one becomes in a mirror
+MIRROR = ["_".join(_SWAP.get(word, word) for word in name.split("_")) for name in world.JOINTS]
+MIRROR = [world.JOINTS.index(name) for name in MIRROR]        # the joint that each one becomes in a mirror
 
 
 # ---------------------------------------------------------------------------------------------- the judge
@@ -55,7 +55,7 @@ class Reading:
     confidence: Tensor                  # (B, J) in [0, 1], the probability that the joint is seen, and seen there
     depth: Tensor                       # (B, 1, 128, 128) in [0, 1], larger is nearer
     edges: Tensor                       # (B, 1, 128, 128) in [0, 1], the probability of an edge
-    attributes: list[dict[str, str]]    # B dicts, keys and values as in puppets.ATTRIBUTES
+    attributes: list[dict[str, str]]    # B dicts, keys and values as in world.ATTRIBUTES
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -108,7 +108,7 @@ class Judge:
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
             raise ValueError(f"{folder} is not a judge (it needs config.json and model.safetensors): pass the folder of "
-                             f"one, {DEFAULT} is shipped, or make one with `python -m rg_minimal.judge`")
+                             f"one, {DEFAULT} is shipped, or make one with `python -m rg_minimal.puppets.judge`")
         try:
             config = json.loads((folder / "config.json").read_text())
             network = JudgeNetwork(config["channels"])
@@ -116,12 +116,12 @@ class Judge:
             return cls(network, config["thresholds"], config["figures"], config["recipe"])
         except Exception as error:                       # json, safetensors and torch each raise their own
             raise ValueError(f"{folder} is damaged ({error}): fetch it again, or make it again with "
-                             "`python -m rg_minimal.judge`") from error
+                             "`python -m rg_minimal.puppets.judge`") from error
 
 
 def load_judge(folder: str | Path = DEFAULT) -> Judge:
     """The shipped judge, or the one in `folder`. A relative folder is looked for here and in the repository."""
-    here, there = Path(folder), Path(__file__).resolve().parent.parent / folder
+    here, there = Path(folder), Path(__file__).resolve().parents[2] / folder
     return Judge.from_pretrained(there if not here.is_dir() and there.is_dir() else here)
 
 
@@ -149,7 +149,7 @@ def locate(maps: Tensor) -> tuple[Tensor, Tensor]:
 def _named(logits: Tensor) -> list[dict[str, str]]:
     """(B, 44) class logits to B dicts of names."""
     picks = torch.stack([part.argmax(-1) for part in logits.split(SIZES, -1)], -1).tolist()            # B lists of 7
-    return [{name: values[i] for (name, values), i in zip(puppets.ATTRIBUTES.items(), row)} for row in picks]
+    return [{name: values[i] for (name, values), i in zip(world.ATTRIBUTES.items(), row)} for row in picks]
 
 
 def _pictures(images: Tensor) -> Tensor:
@@ -301,26 +301,26 @@ def attribute_accuracy(reading: Reading, expected: Sequence) -> dict[str, float]
         expected: B scenes, or B dicts such as `scene.attributes`. What a dict leaves out does not count, so a prompt
             that names a shirt alone is asked for the shirt alone; an attribute that no dict names is not in the result.
     """
-    facts = [each.attributes if isinstance(each, puppets.Scene) else each for each in expected]
+    facts = [each.attributes if isinstance(each, world.Scene) else each for each in expected]
     if len(facts) != len(reading) or not facts:
         raise ValueError(f"expected has {len(facts)} entries for {len(reading)} pictures: pass one scene or dict a picture")
     for name, value in {pair for each in facts for pair in each.items()}:
-        if value not in puppets.ATTRIBUTES.get(name, ()):
-            raise ValueError(f"{name}={value!r} is no attribute of the puppet world: choose from {puppets.ATTRIBUTES}")
+        if value not in world.ATTRIBUTES.get(name, ()):
+            raise ValueError(f"{name}={value!r} is no attribute of the puppet world: choose from {world.ATTRIBUTES}")
     hits = {name: [seen[name] == each[name] for seen, each in zip(reading.attributes, facts) if name in each]
-            for name in puppets.ATTRIBUTES}
+            for name in world.ATTRIBUTES}
     result = {name: sum(hit) / len(hit) for name, hit in hits.items() if hit}
     if not result:
-        raise ValueError("expected names no attribute at all: put at least one key of puppets.ATTRIBUTES into a dict")
+        raise ValueError("expected names no attribute at all: put at least one key of world.ATTRIBUTES into a dict")
     return result | {"mean": sum(result.values()) / len(result)}
 
 
 def limb_lengths(joints: Tensor) -> Tensor:
-    """Points (B, J, 2) to the lengths in pixels (B, 13) of the limbs in `puppets.LIMBS`."""
+    """Points (B, J, 2) to the lengths in pixels (B, 13) of the limbs in `world.LIMBS`."""
     _points("joints", joints)
     if joints.shape[1] != JOINTS:
-        raise ValueError(f"joints has {joints.shape[1]} points a picture: pass the {JOINTS} of puppets.JOINTS")
-    start, end = zip(*puppets.LIMBS)
+        raise ValueError(f"joints has {joints.shape[1]} points a picture: pass the {JOINTS} of world.JOINTS")
+    start, end = zip(*world.LIMBS)
     return (joints[:, list(start)] - joints[:, list(end)]).norm(dim=-1)
 
 
@@ -389,7 +389,7 @@ def train_judge(recipe: JudgeRecipe) -> Iterator[TrainingState]:
         return
     pieces = []
     for first in range(0, recipe.pictures, 256):
-        pieces.append(label(puppets.render(puppets.sample_scenes(min(256, recipe.pictures - first), TRAIN_SEED + first))))
+        pieces.append(label(world.render(world.sample_scenes(min(256, recipe.pictures - first), TRAIN_SEED + first))))
         yield TrainingState("render", min(first + 256, recipe.pictures), recipe.pictures, math.nan, time.time() - start)
     pool = Batch(*(torch.cat([getattr(piece, name) for piece in pieces]) for name in Batch.__dataclass_fields__))
     del pieces
@@ -414,10 +414,10 @@ def train_judge(recipe: JudgeRecipe) -> Iterator[TrainingState]:
     Judge(network, recipe=asdict(recipe) | {"run": run.name}).save_pretrained(run / "judge")
 
 
-def label(frames: puppets.Frames) -> Batch:
+def label(frames: world.Frames) -> Batch:
     """Rendered frames as bytes and class numbers."""
     packed = torch.cat((frames.image, frames.depth, frames.edges), 1)                      # (B, 5, H, W)
-    classes = [[values.index(scene.attributes[name]) for name, values in puppets.ATTRIBUTES.items()]
+    classes = [[values.index(scene.attributes[name]) for name, values in world.ATTRIBUTES.items()]
                for scene in frames.scenes]
     return Batch((packed * 255).round().to(torch.uint8), frames.joints, torch.tensor(classes),
                  torch.ones(frames.joints.shape[:2], dtype=torch.bool), torch.ones(len(frames), dtype=torch.bool))
@@ -501,7 +501,7 @@ def calibrate(judge: Judge, count: int = 3000, seed: int = CALIBRATION_SEED, sha
     """The 14 thresholds with which at least `share` of the renderings whose joints are all visible pass `found`."""
     confidence, visible = [], []
     for first in range(0, count, 100):
-        frames = puppets.render(puppets.sample_scenes(min(100, count - first), seed + first))
+        frames = world.render(world.sample_scenes(min(100, count - first), seed + first))
         confidence.append(judge(frames.image).confidence.cpu())
         visible.append(frames.visible)
     return thresholds_of(torch.cat(confidence)[torch.cat(visible).all(-1)], share)
@@ -524,7 +524,7 @@ def evaluate(judge: Judge, vae=None, count: int = 500, seed: int = TEST_SEED) ->
     pictures after its round trip ("autoencoded")."""
     if count < 1:
         raise ValueError(f"count is {count}: ask for at least one picture")
-    frames = puppets.render(puppets.sample_scenes(count, seed))
+    frames = world.render(world.sample_scenes(count, seed))
     figures = {"rendered": measure(judge, judge(frames.image), frames)}
     if vae is not None:
         figures["autoencoded"] = measure(judge, judge(round_trip(vae, frames.image)), frames)
@@ -539,7 +539,7 @@ def round_trip(vae, images: Tensor) -> Tensor:
     return (torch.cat(again).float() / 2 + 0.5).clamp(0, 1)
 
 
-def measure(judge: Judge, reading: Reading, frames: puppets.Frames) -> dict:
+def measure(judge: Judge, reading: Reading, frames: world.Frames) -> dict:
     """All figures of a reading against the truth, as plain numbers."""
     truth, visible, found = frames.joints, frames.visible, judge.found(reading).float()
     whole = visible.all(-1)
@@ -577,12 +577,12 @@ def card(judge: Judge) -> str:
     return f"""# The judge
 
 Reads joints, depth, edges and attributes off pictures of the puppet world, to measure generated and guided pictures.
-{weights / 1e6:.2f} million weights, fp16. Load it with `rg_minimal.judge.load_judge()`.
+{weights / 1e6:.2f} million weights, fp16. Load it with `rg_minimal.puppets.judge.load_judge()`.
 
 ## Training
 {recipe['pictures']} renderings (seeds from {TRAIN_SEED}), {recipe['steps']} steps of {recipe['batch']} pictures, shifted, mirrored, \
 slightly blurred, noisy and discoloured, {recipe['patched']:.0%} of them with a piece of another one over a limb. No picture that a \
-model made, no readout head, no weights of another network. To repeat it: `python -m rg_minimal.judge`.
+model made, no readout head, no weights of another network. To repeat it: `python -m rg_minimal.puppets.judge`.
 
 ## Held-out figures
 Renderings with seeds from {TEST_SEED}; "autoencoded" are the same after encoder and decoder of `data/puppet-diffusion`.
@@ -602,7 +602,7 @@ are always one of the known names, however strange the picture. Licence: Apache-
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m rg_minimal.judge`: train (or go on), calibrate, measure, write the folder."""
+    """`python -m rg_minimal.puppets.judge`: train (or go on), calibrate, measure, write the folder."""
     import argparse
     parser = argparse.ArgumentParser(description="Train the judge and write data/judge.")
     for name in ("run", "device"):

@@ -30,11 +30,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from . import plots
-from .editing import LOOKS, drag, identity
-from .heads import CELLS, depth_objective, edge_objective, pose_objective
-from .pipelines import find_folder, load_head, load_pipeline
-from .puppets import SIZE
-from .readout import ReadoutHead, SampleState, Source, decode, guided_sample, latent_shape, vae_factor
+from ..puppets.editing import LOOKS, drag, identity
+from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
+from ..denoisers import denoiser
+from ..pipelines import decode, find_folder, guided_sample, load_head, load_pipeline
+from ..puppets.world import SIZE
+from ..readout import SampleState
+from ..saving import ReadoutHead
+from ..sources import Source
 from .widgets import as_array, check_arrows, check_joints, check_strokes, draw_arrows, paint, paint_over, png_bytes
 
 # ---------------------------------------------------------------------------------------------- state
@@ -255,7 +258,7 @@ class Kit:
 def load_kit(model: str = START["model"], heads: str = START["heads"]) -> Kit:
     """Load the model and those heads that are there. ValueError where the model cannot be used."""
     pipe = load_pipeline(model)
-    side = latent_shape(pipe)[-1] * vae_factor(pipe)
+    side = denoiser(pipe).image_size()[1]
     if side != SIZE:
         raise ValueError(f"model is {model!r}, which makes pictures of {side} x {side} pixels; the studio's controls are made "
                          f"for {SIZE} x {SIZE}: use data/puppet-diffusion")
@@ -264,7 +267,7 @@ def load_kit(model: str = START["model"], heads: str = START["heads"]) -> Kit:
         path = Path(heads) / folder
         if not Path(find_folder(path)).exists():
             out = "" if heads == START["heads"] else f" --out {heads}"
-            kit.notes[name] = (f"there is no {folder} head in {path.as_posix()}. Make it with `python -m rg_minimal.heads "
+            kit.notes[name] = (f"there is no {folder} head in {path.as_posix()}. Make it with `python -m rg_minimal.puppets.heads "
                                f"{folder}{out}`, then start again")
             continue
         try:

@@ -32,10 +32,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from . import puppets
+from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_tensors
 
-VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, puppets.HELD_OUT       # disjoint ranges of scenes
+VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Recipe:
 # ---------------------------------------------------------------------------------------------- the parts
 
 def build_tokenizer(length: int = 32) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over `puppets.vocabulary()`; case and punctuation do not matter."""
-    words = ["<pad>", "<unk>", "<s>", "</s>", *puppets.vocabulary()]
+    """A word-level tokenizer over `world.vocabulary()`; case and punctuation do not matter."""
+    words = ["<pad>", "<unk>", "<s>", "</s>", *world.vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("-", " "),
                                                  *(normalizers.Replace(mark, "") for mark in ",.!?;:'\"")])
@@ -116,7 +116,7 @@ def build_autoencoder(recipe: Recipe) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=recipe.vae_channels, down_block_types=("DownEncoderBlock2D",) * n,
         up_block_types=("UpDecoderBlock2D",) * n, layers_per_block=1, latent_channels=4, norm_num_groups=8,
-        mid_block_add_attention=False, sample_size=puppets.SIZE, scaling_factor=1.0)
+        mid_block_add_attention=False, sample_size=world.SIZE, scaling_factor=1.0)
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -188,7 +188,7 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
 @torch.no_grad()
 def autoencoder_psnr(vae: AutoencoderKL, count: int = 64, seed: int = TEST_SEED) -> float:
     """Mean PSNR in dB of the round trip of `count` held-out renderings."""
-    images = puppets.render(puppets.sample_scenes(count, seed)).image
+    images = world.render(world.sample_scenes(count, seed)).image
     again = torch.cat([vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample for part in images.split(16)])
     mse = ((again / 2 + 0.5).clamp(0, 1) - images).square().mean((1, 2, 3))
     return float((-10 * mse.log10()).mean())
@@ -198,8 +198,8 @@ def _pool(recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Rendered pictures (N, 3, H, W) uint8 and the joints (N, 14, 2) that crops are centred on."""
     images, joints = [], []
     for start in range(0, recipe.vae_pictures, 64):
-        scenes = puppets.sample_scenes(min(64, recipe.vae_pictures - start), VAE_SEED + start)
-        frames = puppets.render(scenes)
+        scenes = world.sample_scenes(min(64, recipe.vae_pictures - start), VAE_SEED + start)
+        frames = world.render(scenes)
         images.append((frames.image * 255).round().to(torch.uint8))
         joints.append(frames.joints)
     return torch.cat(images), torch.cat(joints)
@@ -235,14 +235,14 @@ def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
     for first in range(0, recipe.pictures, recipe.shard):
         path, count = folder / f"{first:07d}.safetensors", min(recipe.shard, recipe.pictures - first)
         if not path.exists() or len(_read_shard(path)[0]) < count:
-            scenes = puppets.sample_scenes(count, DATA_SEED + first)
+            scenes = world.sample_scenes(count, DATA_SEED + first)
             latents = []
             for i in range(0, count, 32):
-                images = puppets.render(scenes[i:i + 32]).image.to(recipe.device)
+                images = world.render(scenes[i:i + 32]).image.to(recipe.device)
                 with autocast(recipe):
                     latents.append(vae.encode(images * 2 - 1).latent_dist.mean.half().cpu())
             rng = torch.Generator().manual_seed(DATA_SEED + first)
-            texts = [[scene.caption] + [puppets.training_caption(scene, rng) for _ in range(recipe.captions - 1)]
+            texts = [[scene.caption] + [world.training_caption(scene, rng) for _ in range(recipe.captions - 1)]
                      for scene in scenes]
             write_tensors(path, {"latents": torch.cat(latents).contiguous()}, {"captions": json.dumps(texts)})
         yield TrainingState("encode", first + count, recipe.pictures, math.nan, time.time() - start)

@@ -7,8 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Mapping
 
-from .pipelines import find_folder
-from .puppets import JOINTS, SIZE
+from ..pipelines import find_folder
+from ..puppets.world import JOINTS, SIZE
 
 SEED = (0, 10**12)                      # a rule for seeds: any whole number that this project may ask for
 

@@ -16,15 +16,17 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from . import puppets
+from . import world
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective, read_joints
-from .readout import ReadoutHead, Source, sample
+from ..pipelines import sample
+from ..saving import ReadoutHead
+from ..sources import Source
 
 
 LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are given, see `identity`
 
 
-def region(points, margin: float, image_size: int = puppets.SIZE, soft: float = 4.0) -> Tensor:
+def region(points, margin: float, image_size: int = world.SIZE, soft: float = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
     distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), torch.as_tensor(points, dtype=torch.float32)).amin(-1)
     return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
@@ -50,7 +52,7 @@ def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple
 
 
 def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, generator: torch.Generator,
-          image_size: int = puppets.SIZE) -> Tensor:
+          image_size: int = world.SIZE) -> Tensor:
     """Noise (1, C, h, w) in which what lay within `radius` pixels of the handles lies at the targets; the places that
     were left get new noise.
 
@@ -137,7 +139,7 @@ def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor,
     joints = read_joints(source(timestep)(head))[0][0].cpu()
     gap, nearest = torch.cdist(joints, start).min(-1)
     way = (goal - start)[nearest] * (gap <= reach)[:, None]
-    return (joints + way).clamp(0, puppets.SIZE)[None]
+    return (joints + way).clamp(0, world.SIZE)[None]
 
 
 def identity(head: ReadoutHead, source: Source, *, boxes=None, start: float = LOOKS[0], stop: float = LOOKS[1],

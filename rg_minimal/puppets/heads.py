@@ -6,7 +6,7 @@ The core (`readout.py`) trains any head on any labels; here are the labels of th
     points, looks           features to be compared between pictures: correspondence and appearance
     tasks                   one row for each head: `TASKS`
     training, scores        `train_task`, `score_head`, the same for all rows
-    cards                   `python -m rg_minimal.heads pose` (or any other name, or `all`) trains, scores and writes
+    cards                   `python -m rg_minimal.puppets.heads pose` (or any other name, or `all`) trains, scores and writes
 
 A property of your own is one more `Task`; `train_task` and `score_head` take it as they take a name.
 Points are (x, y) in pixels; B pictures; maps have 32 x 32 cells, one for each cell of the latents.
@@ -26,15 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import puppets
+from . import world
 from .judge import depth_rmse, edge_f_score, pck
-from .pipelines import load_pipeline
-from .readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, ReadoutHead, Source, SpatialObjective,
-                      TrainState, _map, _resize, appearance_loss, correspondence_loss, encode, point_similarity,
-                      point_weights, pool_features, read_picture, spatial_loss, train_head)
+from ..checks import as_map
+from ..denoisers import denoiser
+from ..maps import bilinear, pool_features, resize
+from ..pipelines import encode, load_pipeline, read_picture
+from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
+                       correspondence_loss, point_similarity, spatial_loss)
+from ..saving import ReadoutHead, train_head
+from ..sources import Source
 
-TRAIN_SEED = 400_000_000                 # scenes that heads are trained on; the held-out ones start at puppets.HELD_OUT
-SCORE_SEED = puppets.HELD_OUT + 50_000
+TRAIN_SEED = 400_000_000                 # scenes that heads are trained on; the held-out ones start at world.HELD_OUT
+SCORE_SEED = world.HELD_OUT + 50_000
 TIMESTEPS = (20, 100, 300, 500, 750)     # at which a head is scored
 SCORED, FEW = 128, 100                   # held-out samples of a score; labelled samples of the second figure in a card
 CELLS, EDGE_CELLS = 32, 64               # a side of a readout; of the map of edges that is folded into one
@@ -42,7 +46,7 @@ CELLS, EDGE_CELLS = 32, 64               # a side of a readout; of the map of ed
 
 # ---------------------------------------------------------------------------------------------- pose
 
-def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = puppets.SIZE, sigma: float = 1.5) -> Tensor:
+def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = world.SIZE, sigma: float = 1.5) -> Tensor:
     """Joints (B, N, 2) in pixels to heatmaps (B, N, cells, cells): Gaussians of height 1, `sigma` in cells.
 
     Raises ValueError for joints that are not finite or lie outside the picture.
@@ -60,7 +64,7 @@ def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = puppets.SIZE,
     return down[..., :, None] * across[..., None, :]
 
 
-def read_joints(maps: Tensor, image_size: int = puppets.SIZE) -> tuple[Tensor, Tensor]:
+def read_joints(maps: Tensor, image_size: int = world.SIZE) -> tuple[Tensor, Tensor]:
     """Heatmaps (B, N, h, w) to joints (B, N, 2) in pixels, finer than a cell, and their peaks (B, N).
 
     A joint is the centre of mass of the 5 x 5 cells around it: the window starts on the highest cell and is moved to the
@@ -95,7 +99,7 @@ def _weighted_square(readout: Tensor, target: Tensor) -> Tensor:
 
 
 def _pose_samples(count: int, seed: int):
-    frames = puppets.render(puppets.sample_scenes(count, seed))
+    frames = world.render(world.sample_scenes(count, seed))
     return (frames.image,), (frames.joints, frames.visible)
 
 
@@ -121,7 +125,7 @@ def depth_objective(head: ReadoutHead, depth: Tensor, **settings) -> SpatialObje
 
 
 def _depth_samples(count: int, seed: int):
-    frames = puppets.render(puppets.sample_scenes(count, seed))
+    frames = world.render(world.sample_scenes(count, seed))
     return (frames.image,), (depth_target(frames.depth),)
 
 
@@ -170,7 +174,7 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: float = 1.0, **
     return SpatialObjective(head=head, target=target, distance=distance, **settings)
 
 
-def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = puppets.SIZE) -> Tensor:
+def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = world.SIZE) -> Tensor:
     """Strokes, each N >= 2 points (x, y) in pixels joined by straight lines, to a map (1, 1, H, W) of 0 and 1."""
     pixels = pixel_grid(image_size)[..., None, :]                                       # (H, W, 1, 2)
     drawn = torch.zeros(image_size, image_size, dtype=torch.bool)
@@ -192,7 +196,7 @@ def pixel_grid(cells: int, image_size: int | None = None) -> Tensor:
 
 
 def _edge_samples(count: int, seed: int):
-    frames = puppets.render(puppets.sample_scenes(count, seed))
+    frames = world.render(world.sample_scenes(count, seed))
     return (frames.image,), (edge_target(frames.edges),)
 
 
@@ -205,13 +209,13 @@ def _edge_score(readout: Tensor, target: Tensor) -> Tensor:
 POINTS, ON_PROP = 64, 16                 # matches of a training pair; those of them on its prop, if it shows one twice
 
 
-def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: int = puppets.SIZE) -> Tensor:
+def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: int = world.SIZE) -> Tensor:
     """Where points (B, N, 2) of picture a are in picture b, by nearest neighbour: centres of cells, (B, N, 2) in pixels.
 
     The features are (B, C, h, w), compared by cosine similarity.
     """
     height, width = features_a.shape[-2:]
-    weights = point_weights(points.to(features_a), (height, width), (image_size, image_size))
+    weights = bilinear(points.to(features_a), (height, width), (image_size, image_size))
     cell = point_similarity(features_a, features_b, weights).argmax(-1)                 # (B, N)
     return torch.stack(((cell % width + 0.5) * image_size / width, (cell // width + 0.5) * image_size / height), -1)
 
@@ -223,14 +227,14 @@ def drag_objective(head: ReadoutHead, source: Source, handles, targets, **settin
 
 
 def _pair_samples(count: int, seed: int):
-    first, second = (puppets.render(scenes) for scenes in zip(*(puppets.sample_pair(seed + i) for i in range(count))))
-    points = puppets.correspondences(first, second, POINTS, torch.Generator().manual_seed(seed), ON_PROP)
+    first, second = (world.render(scenes) for scenes in zip(*(world.sample_pair(seed + i) for i in range(count))))
+    points = world.correspondences(first, second, POINTS, torch.Generator().manual_seed(seed), ON_PROP)
     side = (second.joints.amax(1) - second.joints.amin(1)).amax(-1)                     # (B,) of the box of joints
     return (first.image, second.image), (*points, side)
 
 
 def _pair_loss(features_a, features_b, points_a, points_b, side) -> Tensor:
-    return correspondence_loss(features_a, features_b, points_a, points_b, (puppets.SIZE, puppets.SIZE))
+    return correspondence_loss(features_a, features_b, points_a, points_b, (world.SIZE, world.SIZE))
 
 
 def match_score(features_a, features_b, points_a, points_b, side, a: float = 0.1) -> Tensor:
@@ -253,16 +257,16 @@ def identity_objective(head: ReadoutHead, source: Source, **settings) -> Appeara
 def _triplet_samples(count: int, seed: int, differs=()):
     """Anchor, positive, and the negative twice: in the anchor's pose and scene, and in the positive's."""
     scenes = [sample_looks(seed + i, differs) for i in range(count)]
-    return tuple(puppets.render(each).image for each in zip(*scenes)), ()
+    return tuple(world.render(each).image for each in zip(*scenes)), ()
 
 
-def sample_looks(seed: int, differs=()) -> tuple[puppets.Scene, ...]:
+def sample_looks(seed: int, differs=()) -> tuple[world.Scene, ...]:
     """Two puppets, each in the same two poses and scenes: (first in 1, first in 2, second in 1, second in 2).
 
-    `differs` as in `puppets.sample_triplet`.
+    `differs` as in `world.sample_triplet`.
     """
-    anchor, positive, negative = puppets.sample_triplet(seed, differs)
-    clothes = {name: getattr(negative.puppet, name) for name in puppets.LOOKS}
+    anchor, positive, negative = world.sample_triplet(seed, differs)
+    clothes = {name: getattr(negative.puppet, name) for name in world.LOOKS}
     return anchor, positive, negative, replace(positive, puppet=replace(positive.puppet, **clothes))
 
 
@@ -331,14 +335,14 @@ class Task:
 
 
 TASKS = {task.name: task for task in (
-    Task("pose", f"14 joints as heatmaps (B, 14, 32, 32). Order of the joints: {', '.join(puppets.JOINTS)}. Left and right "
+    Task("pose", f"14 joints as heatmaps (B, 14, 32, 32). Order of the joints: {', '.join(world.JOINTS)}. Left and right "
          "are the puppet's own. `read_joints` turns them into points",
          _pose_samples, lambda readout, joints, visible: pose_loss(readout, heatmaps(joints)),
          lambda readout, joints, visible: pck(read_joints(readout)[0], joints, 0.05, visible),
-         out_channels=len(puppets.JOINTS), learns="squared error weighted by 1 + 20 x target", measure="pck@0.05",
+         out_channels=len(world.JOINTS), learns="squared error weighted by 1 + 20 x target", measure="pck@0.05",
          measured="PCK@0.05 (within 5 % of the larger side of the puppet's joint box), visible joints",
          limits="rendered puppets only, 128 x 128; above t = 700 little of the picture is left to read.",
-         extra={"joints": list(puppets.JOINTS), "heatmap_sigma_cells": 1.5}),
+         extra={"joints": list(world.JOINTS), "heatmap_sigma_cells": 1.5}),
     Task("depth", "depth as a map (B, 1, 32, 32) in [-1, 1], larger is nearer, -1 the sky. `read_depth` brings it to [0, 1]",
          _depth_samples, spatial_loss, lambda readout, target: depth_rmse(read_depth(readout), read_depth(target)),
          out_channels=1, activation="tanh", learns="squared error", measure="depth rmse",
@@ -367,7 +371,7 @@ TASKS = {task.name: task for task in (
          "pose, place and scene whose shirt and trousers are others (further down: that differs in one look alone)",
          held_out=lambda count, seed: _triplet_samples(count, seed, ("shirt", "trousers")),
          further={f"{look} alone differs": lambda count, seed, look=look: _triplet_samples(count, seed, (look,))
-                  for look in puppets.LOOKS}),
+                  for look in world.LOOKS}),
 )}
 
 
@@ -419,10 +423,10 @@ def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> Readout
     task = get_task(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = ReadoutHead(HeadConfig.for_unet(
-            pipe.unet, width=width, out_channels=task.out_channels, hidden_channels=(64, 32), activation=task.activation,
+        head = ReadoutHead(HeadConfig.for_model(
+            pipe, width=width, out_channels=task.out_channels, hidden_channels=(64, 32), activation=task.activation,
             resize_late=True, property=task.name, base_model="puppet-diffusion", extra=dict(task.extra)))
-    return head.to(pipe.unet.device)
+    return head.to(denoiser(pipe).device)
 
 
 def draw_batches(samples: Samples, batch: int, seed: int = 0) -> Callable[[int], tuple]:
@@ -467,7 +471,7 @@ def score_raw_layers(pipe, task: str | Task, timesteps=TIMESTEPS, samples: Sampl
     if task.out_channels:
         raise ValueError(f"{task.name} is read by an output head, raw features have no such score; choose a relative task")
     samples = collect_held_out(pipe, task, count) if samples is None else samples
-    layer = lambda index: lambda reading: _resize(reading.features[index], reading.latents.shape[-2:])
+    layer = lambda index: lambda reading: resize(reading.features[index], reading.latents.shape[-2:])
     layers = len(new_head(pipe, task).config.layer_channels)
     return _score(pipe, task, samples, timesteps, [layer(index) for index in range(layers)])
 
@@ -493,7 +497,7 @@ CARD = """# {title} head
 
 Reads, off the decoder features of `data/puppet-diffusion` at any timestep: {reads}.
 
-- Trained by `python -m rg_minimal.heads {name}`: {count} rendered {unit} (scene seeds from {seed}), {steps} steps of
+- Trained by `python -m rg_minimal.puppets.heads {name}`: {count} rendered {unit} (scene seeds from {seed}), {steps} steps of
   batch {batch}, AdamW, learning rate {lr:g} with a cosine fall, {seconds:.0f} s on {threads} CPU threads; every sample at a random
   timestep, empty prompt; loss: {learns}. {parameters:,} parameters, licence Apache-2.0.
 - {measured}; {scored} held-out {unit}:
@@ -599,7 +603,10 @@ def main(arguments=None) -> None:
 
 def _one_channel(name: str, value: Tensor) -> Tensor:
     """A finite map (B, 1, H, W) in [0, 1]; (1, H, W) gets its batch axis."""
-    value = _map(name, value, unit=True)
+    try:
+        value = as_map(value, unit=True)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if value.shape[1] != 1:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; pass one channel, (B, 1, H, W) or (1, H, W)")
     return value.float()

@@ -28,7 +28,7 @@ import traitlets
 from torch import Tensor
 
 from . import plots
-from .puppets import SIZE
+from ..puppets.world import SIZE
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
                      moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, has_browser, png_bytes

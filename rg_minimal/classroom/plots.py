@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .puppets import JOINTS, LIMBS
+from ..puppets.world import JOINTS, LIMBS
 
 LEFT, RIGHT, MIDDLE = "#0072B2", "#E69F00", "#333333"           # Okabe and Ito's blue and orange, and a neutral grey
 

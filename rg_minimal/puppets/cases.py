@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from . import puppets
+from . import world
 from .editing import region
 from .judge import Judge, Reading, limb_lengths
 
@@ -31,7 +31,7 @@ class DragCase:
     seed: int
     handles: Tensor                     # (N, 2)
     targets: Tensor                     # (N, 2)
-    joints: list[int]                   # which joints the first handles are, indices into puppets.JOINTS
+    joints: list[int]                   # which joints the first handles are, indices into world.JOINTS
     fixed: Tensor                       # (M, 2) points of the moving part that stay: the shoulder or the hip
 
     def moved(self, margin: float = 10.0) -> Tensor:
@@ -72,9 +72,9 @@ def _limb(kind, joints, seed, prop, rng) -> DragCase | None:
     A leg that is merely turned about the hip soon is where no puppet's leg ever was, and no model can be asked for it.
     """
     side, sign = ("left", 1) if _uniform(rng, 0, 1) < 0.5 else ("right", -1)
-    pose, _ = puppets.sample_pose(rng, puppets.ACTIONS[int(torch.randint(len(puppets.ACTIONS), (), generator=rng))])
+    pose, _ = world.sample_pose(rng, world.ACTIONS[int(torch.randint(len(world.ACTIONS), (), generator=rng))])
     limb = getattr(pose, f"{side}_{'arm' if kind == 'wrist' else 'leg'}")
-    index = [puppets.JOINTS.index(f"{side}_{name}") for name in LIMB_JOINTS[kind]]
+    index = [world.JOINTS.index(f"{side}_{name}") for name in LIMB_JOINTS[kind]]
     root, middle, end = joints[index]
 
     def bone(degrees, length):
@@ -112,7 +112,7 @@ def _with_rim(case: DragCase, joints: Tensor, prop: Tensor | None) -> DragCase:
 
 def _inside(points: Tensor) -> Tensor:
     """(...) bool: which points (..., 2) keep their distance from the border."""
-    return ((points >= MARGIN) & (points <= puppets.SIZE - MARGIN)).all(-1)
+    return ((points >= MARGIN) & (points <= world.SIZE - MARGIN)).all(-1)
 
 
 def _apart(case: DragCase, joints: Tensor) -> bool:
@@ -126,7 +126,7 @@ def _apart(case: DragCase, joints: Tensor) -> bool:
 
 def _body(joints: Tensor, without: list[int] = ()) -> Tensor:
     """Points (N, 2) along all limbs, but those with a joint in `without`."""
-    start, end = (torch.stack([joints[pair[k]] for pair in puppets.LIMBS if not {*pair} & {*without}]) for k in (0, 1))
+    start, end = (torch.stack([joints[pair[k]] for pair in world.LIMBS if not {*pair} & {*without}]) for k in (0, 1))
     return torch.cat([torch.lerp(start, end, w) for w in (0.0, 0.25, 0.5, 0.75, 1.0)])
 
 
@@ -139,10 +139,10 @@ def _on_background(case: DragCase, joints: Tensor, picture: Tensor) -> bool:
     return bool(((strange < 0.12) | here).all())
 
 
-def prop_points(frames: puppets.Frames, i: int = 0) -> Tensor | None:
+def prop_points(frames: world.Frames, i: int = 0) -> Tensor | None:
     """(13, 2) points on the prop of rendered frame i: the middle, four around it, and eight near its outline, each as far
     from the others as can be; None where too little of it is seen."""
-    spots = (frames.parts[i] == puppets.PART["prop"]).nonzero().flip(-1).float() + 0.5
+    spots = (frames.parts[i] == world.PART["prop"]).nonzero().flip(-1).float() + 0.5
     if len(spots) < 120:
         return None
     points = _spread(spots)
@@ -153,14 +153,14 @@ def prop_points(frames: puppets.Frames, i: int = 0) -> Tensor | None:
     return torch.cat((points, torch.lerp(middle, torch.stack(rim), 0.85)))
 
 
-def ball_points(picture: Tensor, scene: puppets.Scene) -> Tensor | None:
+def ball_points(picture: Tensor, scene: world.Scene) -> Tensor | None:
     """(5, 2) points on the ball of a picture (3, H, W) that a model made for this scene's caption, by its colour, the
     middle first. None where the scene has no ball, something else has its colour, or what has it is no single disc.
     """
     looks = scene.puppet
     if scene.prop != "ball" or scene.prop_colour in (looks.shirt, looks.trousers, looks.hat):
         return None
-    colour = torch.tensor(puppets.COLOURS[scene.prop_colour])[:, None, None]
+    colour = torch.tensor(world.COLOURS[scene.prop_colour])[:, None, None]
     alike = torch.nn.functional.cosine_similarity(picture, colour, dim=0)               # (H, W): hue, not brightness
     spots = ((alike > 0.985) & (picture.amax(0) > 0.25)).nonzero().flip(-1).float() + 0.5
     if not 100 <= len(spots) <= 420:

@@ -1,0 +1,76 @@
+"""Pictures to latents and back, whichever autoencoder a pipeline has: KL (Stable Diffusion, FLUX), tiny, or VQ."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .checks import describe, finite
+
+
+@torch.no_grad()
+def encode(pipe, pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w) as the denoiser sees them, the mean where there is a
+    distribution. Raises ValueError for another shape and for values that overflow even in float32."""
+    vae = pipe.vae
+    if not torch.is_tensor(pictures) or pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"pictures are {describe(pictures)}; pass (B, 3, H, W) in [0, 1]")
+
+    def run(dtype):
+        encoded = vae.encode(pictures.to(_device(pipe), dtype) * 2 - 1)
+        return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    latents = _without_overflow(vae, run, "encoded latents")
+    mean, std, shift, scale = _statistics(vae, latents)
+    return ((latents - shift - mean) * scale / std).to(_dtype(pipe))
+
+
+@torch.no_grad()
+def decode(pipe, latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32."""
+    vae = pipe.vae
+    mean, std, shift, scale = _statistics(vae, latents)
+
+    def run(dtype):
+        return vae.decode((latents.to(_device(pipe)) * std / scale + shift + mean).to(dtype), return_dict=False)[0]
+    return (_without_overflow(vae, run, "decoded picture").float() / 2 + 0.5).clamp(0, 1)
+
+
+def _statistics(vae, like):
+    """Mean, standard deviation, shift and scale of the latents: a model that has none gets 0 and 1, which change no bit."""
+    config = vae.config
+    mean, std = (None if getattr(config, name, None) is None else torch.tensor(getattr(config, name)).view(1, -1, 1, 1).to(like)
+                 for name in ("latents_mean", "latents_std"))
+    return (0.0 if mean is None else mean, 1.0 if std is None else std,
+            getattr(config, "shift_factor", None) or 0.0, getattr(config, "scaling_factor", None) or 1.0)
+
+
+def _without_overflow(vae, run, what) -> Tensor:
+    """Run in the autoencoder's own number format, and in float32 where its config asks for it (SDXL) or values overflow."""
+    dtype = vae.dtype
+    if dtype == torch.float32 or not getattr(vae.config, "force_upcast", False):
+        result = run(dtype)
+        if dtype == torch.float32 or result.isfinite().all():
+            return finite(result, what)
+    with _float32(vae):
+        return finite(run(torch.float32), what)
+
+
+@contextmanager
+def _float32(vae):
+    """The autoencoder in float32 inside, and in what it was in outside, to the bit."""
+    before = vae.dtype
+    vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(before)
+
+
+def _device(pipe):
+    return getattr(pipe, "_execution_device", None) or pipe.vae.device
+
+
+def _dtype(pipe):
+    network = getattr(pipe, "unet", None)
+    return (network if network is not None else getattr(pipe, "transformer", pipe.vae)).dtype

@@ -1,0 +1,168 @@
+"""The same guidance in any diffusers pipeline, between two of its steps: img2img, inpainting, ControlNet, other schedulers.
+
+    callback = GuidanceCallback([pose_objective(head, joints)])
+    pipe(prompt, callback_on_step_end=callback)
+
+After a step the callback lays a hook on the denoiser for the pipeline's next pass. It reads the features with exactly what
+the pipeline passes in there (timestep, prompts, ControlNet and adapter residuals, image embeddings, masks, guidance
+embeddings), moves the latents, and lets the pass go on with the moved ones. A guided step costs one more pass, with
+gradient, of the conditional branch. The first step has no step before it, so it is not guided.
+"""
+from __future__ import annotations
+
+import threading
+import weakref
+
+import torch
+from diffusers.callbacks import PipelineCallback
+from torch import Tensor
+
+from .denoisers import Denoiser, Flux, denoiser, pack, seen_by, unpack
+from .readout import Guidance, Reading, collect_features
+
+
+class GuidanceCallback(PipelineCallback):
+    """Guide a diffusers pipeline by objectives; `guidance` are the settings of `Guidance`.
+
+    Fractions of an objective's interval are of the steps that the pipeline takes (img2img at strength 0.5 takes half of
+    them). `losses` has an entry for each guided step of the latest call. A callback can be used again, and combined with
+    others by diffusers' `MultiPipelineCallbacks`. Pipelines that have only the old `callback` (PixArt, T2I-Adapter) take
+    `callback=guidance.in_place(pipe), callback_steps=1`.
+    """
+
+    def __init__(self, objectives, **guidance):
+        super().__init__()
+        self.guide, self.losses, self._laid = Guidance(objectives, **guidance), [], None
+        if self.guide.moves != "latents":
+            raise ValueError(f"moves is {self.guide.moves!r}; a callback moves latents, between two steps. guided_sample and "
+                             "guider.ReadoutGuidance can move the prediction")
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        return ["latents"]
+
+    @staticmethod
+    def inputs(pipe) -> list[str]:
+        """What to pass as `callback_on_step_end_tensor_inputs`; pipelines ask the callback themselves."""
+        return ["latents"]
+
+    def callback_fn(self, pipe, step_index, timestep, callback_kwargs) -> dict:
+        if "latents" not in callback_kwargs:
+            raise ValueError("the callback got no latents; leave callback_on_step_end_tensor_inputs out, or put 'latents' in it")
+        latents = callback_kwargs["latents"].clone()
+        self._lay(pipe, latents, step_index)
+        return {**callback_kwargs, "latents": latents}
+
+    def in_place(self, pipe):
+        """The callback in the old form, (step, timestep, latents) -> None: the latents are changed where they lie."""
+        return lambda step, timestep, latents: self._lay(pipe, latents, step)
+
+    def _lay(self, pipe, latents: Tensor, step: int) -> None:
+        """Lay a hook on the denoiser for the pass after this step, in which these very latents are to be moved."""
+        model = denoiser(pipe)
+        self.clear()
+        if step == 0:
+            self.losses = []
+            if latents.ndim == 4:
+                self.guide.check(model, len(latents), model.image_size(latents))
+        steps = getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)
+        strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
+        if step + 1 < steps and any(strengths):
+            self._laid = model.network.register_forward_pre_hook(_Once(self, pipe, model, latents, strengths), with_kwargs=True)
+            weakref.finalize(latents, self._laid.remove)        # a pipeline that was interrupted leaves nothing behind
+
+    def clear(self) -> None:
+        """Take the hook away, if one lies."""
+        if self._laid is not None:
+            self._laid.remove()
+        self._laid = None
+
+
+class _Once:
+    """The hook for one pass: moves the latents that the pass sees, and those that the pipeline holds."""
+
+    def __init__(self, callback, pipe, model: Denoiser, latents: Tensor, strengths):
+        self.callback, self.pipe, self.model, self.strengths = callback, pipe, model, strengths
+        self.latents, self.thread = weakref.ref(latents), threading.get_ident()
+
+    def __call__(self, network, args, kwargs):
+        if threading.get_ident() != self.thread:
+            return None                                         # somebody else's pass
+        self.callback.clear()
+        held = self.latents()
+        place = 0 if args else "sample" if "sample" in kwargs else "hidden_states"
+        given = args[0] if args else kwargs[place]
+        if held is None or not getattr(self.pipe.scheduler, "state_in_first_order", True):
+            return None                                         # the pipeline is gone; Heun's second look is not guided
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        seen, size = seen_by(self.pipe.scheduler, held, self._schedule_time(timestep))
+        if len(given) % len(held) or not torch.equal(given[:len(held), :held.shape[1]], seen.to(given)):
+            return None                                         # not the pass of the pipeline that was called back
+        moved = self._moved(network, args, kwargs, place, given, len(held), timestep)
+        held.copy_(moved * size if torch.is_tensor(size) else moved)
+        branches = moved.repeat(len(given) // len(held), *[1] * (moved.ndim - 1))
+        given = torch.cat([branches.to(given), given[:, moved.shape[1]:]], dim=1) if given.ndim == 4 else branches.to(given)
+        return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, place: given})
+
+    def _schedule_time(self, timestep):
+        """The timestep as the scheduler names it."""
+        value = torch.as_tensor(timestep).flatten()[0]
+        return value * 1000 if isinstance(self.model, Flux) else value
+
+    def _moved(self, network, args, kwargs, place, given, batch, timestep) -> Tensor:
+        """The latents as the denoiser sees them, moved: (B, C, h, w), or FLUX's tokens."""
+        count = len(given) // batch
+        conditional = conditional_block(self.pipe, count)
+        wanted = [conditional] if self.callback.guide.gradient_branch == "conditional" else [0 if conditional else count - 1, conditional]
+        together = range(count) if getattr(self.pipe, "do_perturbed_attention_guidance", False) else wanted
+        args, kwargs = (_rows_of(each, together, batch, count) for each in (list(args), dict(kwargs)))
+        channels = self.model.latent_channels
+        extra = (args[0] if args else kwargs[place])[:, channels:] if given.ndim == 4 else None
+        fold, unfold = self._folding(kwargs)
+        number = self._schedule_time(timestep).item()
+
+        def read(latents):
+            several = torch.cat([unfold(latents)] * len(together))
+            several = several if extra is None else torch.cat([several, extra], dim=1)
+            with collect_features(self.model, latents) as features:
+                output = network(several, *args[1:], **kwargs) if args else network(**{**kwargs, place: several})
+            output = output[0] if isinstance(output, tuple) else output.sample
+            chunks = [list(chunk) for chunk in zip(*(each.chunk(len(together)) for each in features))]
+            chosen = [list(together).index(each) for each in wanted]
+            return [Reading(self.model, chunks[i], latents, number, name, output.chunk(len(together))[i])
+                    for i, name in zip(chosen, ("negative", "conditional")[-len(wanted):])]
+        start = fold(given[:batch] if given.ndim == 3 else given[:batch, :channels])
+        if given.ndim == 3:
+            self.callback.guide.check(self.model, batch, self.model.image_size(start))
+        moved, losses = self.callback.guide.move(read, start, self.strengths)
+        self.callback.losses.append(losses)
+        return unfold(moved)
+
+    def _folding(self, kwargs):
+        """From what the network takes to maps (B, C, h, w), and back: FLUX packs its latents into tokens."""
+        if not isinstance(self.model, Flux):
+            return (lambda x: x), (lambda x: x)
+        height, width = (2 * (int(side) + 1) for side in kwargs["img_ids"].reshape(-1, 3).amax(0)[1:])
+        return (lambda x: unpack(x, height, width)), pack
+
+
+def conditional_block(pipe, count: int) -> int:
+    """Which of the `count` branches in a pipeline's batch is told the prompt."""
+    if getattr(pipe, "do_perturbed_attention_guidance", False):
+        return 1 if pipe.do_classifier_free_guidance else 0             # (negative,) conditional, perturbed
+    if "InstructPix2Pix" in type(pipe).__name__ and count == 3:
+        return 0                                                        # text and picture, picture, nothing
+    if count > 2:
+        raise ValueError(f"{type(pipe).__name__} runs {count} branches a step, and which of them follows the prompt is not known here; "
+                         "use a pipeline with plain classifier-free guidance, or guided_sample")
+    return count - 1                                                    # (negative,) conditional
+
+
+def _rows_of(value, blocks, batch: int, count: int):
+    """The rows of some of `count` blocks, in every tensor that has as many; whatever else is in nested containers stays."""
+    if torch.is_tensor(value):
+        whole = value.ndim > 0 and value.shape[0] == batch * count and count > 1
+        return torch.cat([value[block * batch:(block + 1) * batch] for block in blocks]) if whole else value
+    if isinstance(value, dict):
+        return {key: _rows_of(each, blocks, batch, count) for key, each in value.items()}
+    return type(value)(_rows_of(each, blocks, batch, count) for each in value) if isinstance(value, (list, tuple)) else value

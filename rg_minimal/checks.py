@@ -1,0 +1,218 @@
+"""What may come in: declared once, checked at the door, in the user's words.
+
+Numbers, choices and tensors are types with constraints (`Count`, `Fraction`, `Map`, ...). A dataclass that inherits from
+`Declared` checks its fields against them when it is made, a function under `@declared` its arguments when it is called.
+Both raise a ValueError that names the argument, what was passed, and what is allowed. pydantic does the checking.
+"""
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+from dataclasses import fields
+from typing import Annotated, Any, Callable, Literal, get_origin, get_type_hints
+
+import torch
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+
+# ---- numbers and choices -----------------------------------------------------------------------------------------------
+
+def _whole(value) -> int:
+    if isinstance(value, bool) or (torch.is_tensor(value) and value.dtype == torch.bool):
+        raise ValueError("pass a whole number, not a truth value")
+    try:
+        return operator.index(value)                    # int, numpy's and torch's integers
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError("pass a whole number") from None
+
+
+def _number(value) -> float:
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise ValueError("pass a number")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError("pass one number") from None
+    if not math.isfinite(number):
+        raise ValueError("pass a finite number")
+    return number
+
+
+def _counts(value) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError("pass one or more whole numbers")
+    counts = tuple(_whole(each) for each in value)
+    if min(counts) < 1:
+        raise ValueError("pass whole numbers of at least 1")
+    return counts
+
+
+def _truth(value) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("pass True or False")
+    return value
+
+
+def _callable(value):
+    if not callable(value):
+        raise ValueError("pass a function")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Index = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Counts = Annotated[tuple, BeforeValidator(_counts)]
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Truth = Annotated[bool, BeforeValidator(_truth)]
+Function = Annotated[Any, BeforeValidator(_callable)]
+
+
+# ---- tensors -----------------------------------------------------------------------------------------------------------
+
+def as_map(value, unit: bool = False) -> Tensor:
+    """A finite map (B, C, H, W), in [0, 1] if `unit`; (C, H, W) gets its batch axis. Raises ValueError."""
+    if not torch.is_tensor(value) or value.ndim not in (3, 4) or not value.numel() or value.is_complex():
+        raise ValueError(f"pass a tensor (B, C, H, W) or (C, H, W), not {describe(value)}")
+    value = value if value.is_floating_point() else value.float()
+    if not value.isfinite().all():
+        raise ValueError(f"it holds NaN or infinity at {int((~value.isfinite()).sum())} places")
+    if unit and (value.min() < 0 or value.max() > 1):
+        raise ValueError(f"it lies in [{float(value.min()):g}, {float(value.max()):g}]; pass values in [0, 1]")
+    return value if value.ndim == 4 else value[None]
+
+
+def as_mask(value) -> Tensor:
+    """A map in [0, 1] that is not zero everywhere."""
+    value = as_map(value, unit=True)
+    if not value.any():
+        raise ValueError("it is zero everywhere, so nothing would count; pass 1 where it matters")
+    return value
+
+
+def as_points(value) -> Tensor:
+    """N >= 1 finite points (x, y) in pixels as float32 (N, 2). Raises ValueError."""
+    try:
+        points = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        points = torch.empty(0)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not points.isfinite().all():
+        raise ValueError(f"pass N >= 1 finite points (x, y) in pixels, shape (N, 2), not {describe(value)}")
+    return points
+
+
+def as_boxes(value) -> tuple[tuple[float, ...], ...]:
+    """Two boxes, each (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1. Raises ValueError."""
+    try:
+        boxes = tuple(tuple(_number(side) for side in box) for box in value)
+    except (TypeError, ValueError):
+        boxes = ()
+    if [len(box) for box in boxes] != [4, 4] or not all(b[0] < b[2] and b[1] < b[3] for b in boxes):
+        raise ValueError(f"{value!r} is not (source box, picture box), each (x0, y0, x1, y1) with x0 < x1, y0 < y1")
+    return boxes
+
+
+Map = Annotated[Any, BeforeValidator(as_map)]
+UnitMap = Annotated[Any, BeforeValidator(functools.partial(as_map, unit=True))]
+Mask = Annotated[Any, BeforeValidator(as_mask)]
+Points = Annotated[Any, BeforeValidator(as_points)]
+Boxes = Annotated[Any, BeforeValidator(as_boxes)]
+
+
+def rows(tensor: Tensor, batch: int, name: str) -> Tensor:
+    """Repeat a single row for the whole batch; any other number of rows than 1 or `batch` is a ValueError."""
+    if tensor.shape[0] not in (1, batch):
+        raise ValueError(f"{name} has {tensor.shape[0]} rows for {batch} pictures; pass 1 or {batch}")
+    return tensor.expand(batch, *tensor.shape[1:])
+
+
+def check_fit(settings, batch: int, image_size: tuple[int, int]) -> None:
+    """ValueError where a declared map has neither 1 nor `batch` rows, or a point or box lies outside a picture of (H, W) pixels."""
+    height, width = image_size
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
+        kinds = [each for each in (Map, UnitMap, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
+        value = getattr(settings, name)
+        if not kinds or value is None:
+            continue
+        if kinds[0] is Points:
+            outside = [point for point in value.tolist() if not (0 <= point[0] < width and 0 <= point[1] < height)]
+        elif kinds[0] is Boxes:
+            outside = [box for box in value if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height)]
+        else:
+            outside = rows(value, batch, name)[:0].tolist()
+        if outside:
+            what = "(" + ", ".join(f"{side:g}" for side in outside[0]) + ")"
+            raise ValueError(f"{name} holds {what}, outside the picture of {width} x {height} pixels; points are (x, y) and boxes "
+                             "(x0, y0, x1, y1) in pixels of the image")
+
+
+def finite(tensor: Tensor, what: str) -> Tensor:
+    """The tensor as it is, or a ValueError that says what overflowed."""
+    if not tensor.isfinite().all():
+        raise ValueError(f"{what}: NaN or infinite values. In half precision (now {tensor.dtype}) this is an overflow: "
+                         "use float32, or bfloat16; otherwise lower step_size or lr")
+    return tensor
+
+
+def describe(value) -> str:
+    """A value in few words, for messages."""
+    if torch.is_tensor(value) or hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}... ({type(value).__name__})"
+
+
+# ---- declaring ---------------------------------------------------------------------------------------------------------
+
+@functools.cache
+def _adapters(owner) -> dict[str, tuple[TypeAdapter, bool]]:
+    """For each name with a constrained type, what checks it, and whether None is allowed."""
+    found = {}
+    for name, hint in get_type_hints(owner, include_extras=True).items():
+        members = getattr(hint, "__args__", ()) if get_origin(hint) not in (Annotated, Literal) else ()
+        optional = type(None) in members
+        constrained = [each for each in members if get_origin(each) in (Annotated, Literal)] if optional else [hint]
+        if constrained and get_origin(constrained[0]) in (Annotated, Literal):
+            config = ConfigDict(arbitrary_types_allowed=True, strict=True)
+            found[name] = TypeAdapter(constrained[0], config=config), optional
+    return found
+
+
+def _check(owner, name: str, value):
+    adapter, optional = _adapters(owner)[name]
+    if value is None and optional:
+        return None
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise ValueError(f"{name} is {describe(value)}: {reasons}") from None
+
+
+class Declared:
+    """Base of dataclasses whose constrained fields are checked, and brought into their type, when one is made."""
+
+    def __post_init__(self):
+        for field in fields(self):
+            if field.name in _adapters(type(self)):
+                object.__setattr__(self, field.name, _check(type(self), field.name, getattr(self, field.name)))
+
+
+def declared(function: Callable) -> Callable:
+    """Check the arguments of a function whose annotations are constrained, before it runs."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name in _adapters(function):
+                bound.arguments[name] = _check(function, name, value)
+        return function(*bound.args, **bound.kwargs)
+    return checked

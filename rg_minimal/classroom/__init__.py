@@ -1,0 +1,1 @@
+"""What stands in the classroom: figures, widgets, the studio and its recipes, exercises, the checks of notebooks' parameters."""

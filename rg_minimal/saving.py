@@ -1,0 +1,149 @@
+"""How heads and trainings are kept on disk: whole files or none, safetensors, nothing executed when read.
+
+`ReadoutHead` is the head of `readout.py` with `save_pretrained` and `from_pretrained`; `train_head` is its training, with
+checkpoints from which a killed run resumes to the same bits. Files are written aside and moved whole.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from .checks import Count, declared
+from .denoisers import denoiser
+from .readout import Head, HeadConfig, TrainState, spatial_loss, training
+
+
+class ReadoutHead(Head):
+    """A head that can be saved: head.safetensors and config.json in a folder."""
+
+    def save_pretrained(self, folder) -> None:
+        """Write both files. Each is written aside and then moved, so neither is ever half."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "config.json.tmp"
+        config.write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+        save_tensors(self.state_dict(), folder / "head.safetensors")
+        os.replace(config, folder / "config.json")
+
+    @classmethod
+    def from_pretrained(cls, folder) -> "ReadoutHead":
+        """Load a head saved by `save_pretrained`. ValueError names what is missing, corrupt or does not fit."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file() or not (folder / "head.safetensors").is_file():
+            heads = sorted(path.parent.name for path in folder.parent.glob("*/head.safetensors"))
+            raise ValueError(f"{folder} is not a head (it needs config.json and head.safetensors); "
+                             f"heads in {folder.parent}: {', '.join(heads) or 'none'}")
+        try:
+            config = HeadConfig(**json.loads((folder / "config.json").read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{folder / 'config.json'} is not a HeadConfig ({error}); save the head again") from error
+        return cls.from_tensors(config, load_tensors(folder / "head.safetensors")[0], folder)
+
+    @classmethod
+    def from_tensors(cls, config: HeadConfig, tensors: dict[str, Tensor], source) -> "ReadoutHead":
+        """A head with these weights; ValueError, which names their source, where they do not fit. Draws no random numbers that
+        the caller would miss."""
+        with torch.random.fork_rng(devices=[]):
+            head = cls(config)
+        try:
+            head.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {source} do not fit their config: {error}") from error
+        return head.eval()
+
+
+@declared
+def train_head(head: Head, pipe, batches, steps: Count, loss: Callable = spatial_loss, lr: float | Callable = 1e-3, generator=None,
+               timesteps=(0, 1000), checkpoint=None, checkpoint_every: Count = 50) -> Iterator[TrainState]:
+    """Train a head on the features of a frozen denoiser (paper, section 4); a generator, so nothing runs until you
+    iterate, and you may stop at any step. The training itself is `readout.training`.
+
+    Args:
+        head: a `ReadoutHead`, trained in place.
+        batches: an iterable of (pictures, *labels), or a function step -> such a tuple (0 is the first step).
+            `pictures` are (B, 3, H, W) in [0, 1] or clean latents (B, C, h, w); for a relative head a tuple of them,
+            whose members share a timestep. After a kill a function resumes at once; an iterable is run forward.
+        loss: called as loss(*readouts, *labels), one readout (B, k, h, w) for each member of `pictures`.
+        lr: the learning rate of AdamW (no weight decay), or a function from the fraction of steps done to it.
+        generator: a CPU generator for timesteps and noise, by default seeded with 0.
+        timesteps: each picture's timestep is drawn from [timesteps[0], timesteps[1]).
+        checkpoint: a file; every `checkpoint_every` steps head, optimiser, generator and step are saved there, and a
+            later call resumes and ends with the same bits as a run that was never stopped.
+    Raises ValueError, before anything runs, for bad steps, a head of another model, or a checkpoint that does not fit.
+    """
+    model = denoiser(pipe)
+    head.check(model)
+    limit = model.pipe.scheduler.config.num_train_timesteps
+    if len(timesteps) != 2 or not 0 <= timesteps[0] < timesteps[1] <= limit:
+        raise ValueError(f"timesteps is {timesteps}; pass (low, high) with 0 <= low < high <= {limit}")
+    generator = generator or torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
+    start = load_checkpoint(checkpoint, head, optimizer, generator) if checkpoint else 0
+    states = training(head, optimizer, model, batches_from(batches, start), (start, steps), loss, lr, generator, timesteps)
+    return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
+
+
+def save_on_the_way(states, path: Path, optimizer, generator, every: int) -> Iterator[TrainState]:
+    """Pass a training's states on, and save a checkpoint at every so many steps and at the last."""
+    for state in states:
+        if state.step % every == 0 or state.step == state.steps:
+            save_checkpoint(path, state.head, optimizer, generator, state.step)
+        yield state
+
+
+def batches_from(batches, start: int) -> Iterator:
+    """An iterator over the batches of steps `start`, `start` + 1, ..."""
+    if callable(batches):
+        return (batches(step) for step in itertools.count(start))
+    return itertools.islice(batches, start, None)
+
+
+def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int) -> None:
+    tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    for index, parameter in enumerate(head.parameters()):
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in optimizer.state[parameter].items()}
+    tensors["generator"] = generator.get_state()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(tensors, path, {"step": str(step), "config": json.dumps(asdict(head.config))})
+
+
+def load_checkpoint(path, head: Head, optimizer, generator) -> int:
+    """Restore a training from its checkpoint, if there is one; returns the number of steps already done."""
+    if not Path(path).exists():
+        return 0
+    tensors, metadata = load_tensors(path)
+    if metadata.get("config") != json.dumps(asdict(head.config)):
+        raise ValueError(f"the checkpoint {path} belongs to a head with another config; delete it to start anew")
+    head.load_state_dict({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("head.")})
+    for index, parameter in enumerate(head.parameters()):
+        prefix = f"optimizer.{index}."
+        state = {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if state:
+            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+    generator.set_state(tensors["generator"])
+    return int(metadata["step"])
+
+
+def save_tensors(tensors: dict[str, Tensor], path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file aside, then move it in place: a killed run leaves the old file or the new one."""
+    aside = Path(f"{path}.tmp")     # as bytes: `save_file` of safetensors 0.8 writes files that only their owner can read
+    aside.write_bytes(to_safetensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata))
+    os.replace(aside, path)
+
+
+def load_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. ValueError where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and make or fetch it again") from error

@@ -1,0 +1,73 @@
+"""The picture that a relative objective compares with, and that an edit keeps to outside its mask."""
+from __future__ import annotations
+
+from typing import Iterable
+
+import torch
+from torch import Tensor
+
+from .checks import Count, Function, Truth, declared
+from .denoisers import denoiser, draw
+from .readout import Reading, SampleState, take_readings
+
+
+class Source:
+    """The picture that a relative objective compares with: `source(timestep, branch)` -> `Reading` of 1 or B pictures.
+
+    `latents_at(timestep)` -> noisy latents (1 or B, C, h, w). Of a trajectory's `timesteps`, which sampling asks for one after
+    the other, `read_ahead` are read in one batch, in less time than one by one. `keep_all` trades memory for later time.
+    """
+
+    @declared
+    def __init__(self, pipe, latents_at: Function, prompt="", keep_all: Truth = False, timesteps: Iterable = (), read_ahead: Count = 4):
+        self.model, self.latents_at, self.keep_all, self.read_ahead = denoiser(pipe), latents_at, keep_all, read_ahead
+        self.conditioning, self.timesteps, self._readings = self.model.encode_prompt(prompt), sorted(timesteps), {}
+
+    @classmethod
+    def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all=False, read_ahead: int = 4) -> "Source":
+        """From the states of sampling (a generated picture) or of inversion (a real one)."""
+        trajectory = {state.timestep: state.noisy_latents for state in states}
+
+        def latents_at(timestep):
+            if timestep not in trajectory:
+                raise ValueError(f"the source has no latents at timestep {timestep}, only at {sorted(trajectory)}; sample or "
+                                 "invert it with the same num_inference_steps and scheduler")
+            return trajectory[timestep]
+        return cls(pipe, latents_at, prompt, keep_all, trajectory, read_ahead)
+
+    @classmethod
+    def from_picture(cls, pipe, pictures, prompt="", generator=None, keep_all=False) -> "Source":
+        """From clean pictures (B, 3, H, W) or latents, noised with one fixed noise; needs no trajectory."""
+        model = denoiser(pipe)
+        clean = model.encode(pictures)
+        noise = draw(clean, generator)
+        return cls(model, lambda t: model.add_noise(clean, noise, torch.tensor([t], device=clean.device)), prompt, keep_all)
+
+    @property
+    def start(self) -> Tensor:
+        """The noise of its trajectory, (1 or B, C, h, w): pass it as `latents` to edit this very picture."""
+        if not self.timesteps:
+            raise ValueError("this source is a picture without a trajectory, so there is no noise to edit it from; invert "
+                             "the picture and make it by Source.from_states(pipe, invert(pipe, picture, prompt), prompt)")
+        return self.latents_at(self.timesteps[-1])
+
+    @torch.no_grad()
+    def __call__(self, timestep, branch: str = "conditional") -> Reading:
+        timestep, together = float(timestep), self._together(timestep)
+        if not self.keep_all:
+            self._readings = {key: reading for key, reading in self._readings.items() if key[0] in together}
+        if (timestep, branch) not in self._readings:
+            latents = torch.cat([self.latents_at(each) for each in together]).to(self.model.device, self.model.dtype)
+            asked = together[0] if len(together) == 1 else torch.tensor(together, device=latents.device)
+            several, = take_readings(self.model, latents, asked, self.conditioning, (branch,))
+            parts = zip(*(every.chunk(len(together)) for every in (latents, *several.features)))
+            for each, (noisy, *features) in zip(together, parts):
+                self._readings[each, branch] = Reading(self.model, features, noisy, each, branch)
+        return self._readings[timestep, branch]
+
+    def _together(self, timestep) -> list:
+        """The timesteps that are read in one batch with this one: always the same, whatever was asked for before."""
+        if timestep not in self.timesteps or {len(self.start), len(self.conditioning.prompt_embeds)} != {1}:
+            return [timestep]                       # a clean picture, or several of them
+        first = self.timesteps.index(timestep) // self.read_ahead * self.read_ahead
+        return self.timesteps[first:first + self.read_ahead]
