@@ -235,17 +235,71 @@ def test_torch_load_never_runs_code_from_a_file():
     assert not unsafe, f"torch.load without weights_only=True: {unsafe}"
 
 
-@pytest.mark.parametrize("module, may_know", [("readout", set()), ("puppets", set()), ("judge", {"puppets", "training"}), ("training", set())])
-def test_modules_know_only_their_neighbours(module, may_know):
-    tree = ast.parse((ROOT / "rg_minimal" / f"{module}.py").read_text(encoding="utf-8"))
-    known = set()
-    for node in ast.walk(tree):
+# Who may know whom: a module those that stand before it, a room the rooms before it. The judge knows the world alone.
+METHOD = ["maps", "checks", "autoencoders", "conditioning", "denoisers", "readout", "saving", "sources", "pipelines", "callback", "guider",
+          "reference"]
+PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.heads", "puppets.editing",
+           "puppets.cases", "puppets.measure"]
+ALONE = {"readout": {"maps", "checks", "denoisers"}, "puppets.world": set(), "puppets.training": set(),
+         "puppets.judge": {"puppets.world", "puppets.training"}}
+
+
+def package_modules():
+    """Name within the package -> file; the package itself is called ''."""
+    parts = {path: path.relative_to(ROOT / "rg_minimal").with_suffix("").parts
+             for path in PYTHON_FILES if path.is_relative_to(ROOT / "rg_minimal")}
+    return {".".join(each[:-1] if each[-1] == "__init__" else each): path for path, each in parts.items()}
+
+
+def arrows(module, path, source=None):
+    """(module of the package, names) for each import in a module of ours, also inside functions and under `if`."""
+    inside = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source or path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name[11:], alias.name.split(".")) for alias in node.names if alias.name.split(".")[0] == "rg_minimal")
         if isinstance(node, ast.ImportFrom) and (node.level or node.module.split(".")[0] == "rg_minimal"):
-            inside = (node.module or "").removeprefix("rg_minimal").strip(".")
-            known |= {inside} if inside else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            known |= {alias.name for alias in node.names if alias.name.startswith("rg_minimal")}
-    assert known <= may_know, f"rg_minimal/{module}.py imports {sorted(known - may_know)}"
+            base = inside[:len(inside) - node.level + 1] if node.level else []
+            named = [part for part in (node.module or "").removeprefix("rg_minimal").split(".") if part] if not node.level else (
+                node.module or "").split(".")
+            target = ".".join(part for part in [*base, *named] if part)
+            names = [alias.name for alias in node.names]
+            modules = [f"{target}.{name}".strip(".") for name in names if f"{target}.{name}".strip(".") in package_modules()]
+            yield from ((each, [each.split(".")[-1]]) for each in modules)
+            if len(modules) < len(names):
+                yield target, names
+
+
+def forbidden(module, path, source=None):
+    known = METHOD + PUPPETS
+    for target, names in arrows(module, path, source):
+        private = [name for name in names if name.startswith("_")]
+        if private:
+            yield f"{module} imports {private} of {target}"
+        if module in ALONE and target not in ALONE[module]:
+            yield f"{module} imports {target}"
+        if module in known and target not in known[:known.index(module)]:
+            yield f"{module} imports {target}, which stands behind it"
+
+
+def test_arrows_between_rooms_run_one_way():
+    modules = package_modules()
+    placed = {"", *METHOD, *PUPPETS}
+    assert all(name in placed or name.startswith("classroom") for name in modules), "a module without a place"
+    found = [fault for name, path in modules.items() for fault in forbidden(name, path)]
+    assert not found, found
+    known = [target for target, _ in arrows("", modules[""])]
+    assert set(known) <= set(METHOD), f"rg_minimal/__init__.py knows {known}"
+
+
+@pytest.mark.parametrize("module, line", [
+    ("readout", "from .puppets import render"), ("readout", "from .pipelines import sample"), ("readout", "import rg_minimal.saving"),
+    ("denoisers", "def f():\n    from .readout import Head"), ("puppets.heads", "from ..classroom import plots"),
+    ("puppets.judge", "from ..readout import Head"), ("puppets.heads", "from rg_minimal.checks import _whole"),
+    ("puppets.judge", "from . import heads"), ("pipelines", "from . import reference"), ("maps", "from .classroom.plots import lines"),
+    ("saving", "import rg_minimal"), ("puppets", "from .. import sample"), ("puppets.measure", "import rg_minimal.classroom.plots"),
+    ("classroom.plots", "from .widgets import _known"), ("", "from .checks import _whole")])
+def test_an_arrow_upwards_is_found(module, line):
+    assert list(forbidden(module, package_modules()[module], line))
 
 
 WATCHED = """

@@ -129,7 +129,8 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
 def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 100, steps: int = 50, batch: int = 10,
                 seed: int = MAP_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None, **settings) -> Progress:
     """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
-    guided and unguided, with the same captions and initial noise. `sheet` is called with rows of the first 7, whatever they look like.
+    guided and unguided, with the same captions and initial noise. `sheet` is called with rows of the first 7, whatever they
+    look like.
     """
     if what not in ("depth", "edges"):
         raise ValueError(f"what is {what!r}; choose depth or edges")
@@ -161,7 +162,8 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
     source is a whole puppet by the judge and has room for the drag. Where the handles are joints the judge says where
-    they ended, else the nearest patch of pixels does. `sheet` is called with rows of the first 2 of each kind, whatever they look like, and their arrows.
+    they ended, else the nearest patch of pixels does. `sheet` is called with rows of the first 2 of each kind, whatever they
+    look like, and with their arrows.
     """
     rows, scale, first = [], guidance_scale, []
     for kind in KINDS:

@@ -1,0 +1,63 @@
+"""Sheets show what was measured: the first pictures of the measurement itself, which is then left."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from rg_minimal import load_pipeline
+from rg_minimal.classroom import sheets
+from rg_minimal.puppets import measure
+from rg_minimal.puppets.judge import load_judge
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_measurement_is_left_when_the_sheet_is_drawn(tmp_path, monkeypatch):
+    """Drawn are the pictures of the whole measurement: with fewer cases, captions and noise would be others."""
+    monkeypatch.chdir(ROOT)
+    shown, states = [], []
+    draw = sheets.draw_sheet
+    monkeypatch.setattr(sheets, "draw_sheet", lambda path, *rows: shown.append(rows) or draw(path, *rows))
+    pipe, judge = load_pipeline("data/puppet-diffusion"), load_judge()
+    path = sheets.make_sheet("identity", pipe, judge, "data/heads", tmp_path / "new" / "sheet.png", steps=2,
+                             report=lambda *state: states.append(state))
+    assert states == [(10, 100)] and Image.open(path).width > Image.open(path).height
+    (rows,), = shown
+    measured = []
+    next(measure.measurement("identity", pipe, judge, "data/heads", steps=2, sheet=measured.append))
+    assert list(rows) == list(measured[0]) == ["reference", "unguided", "guided", "posed", "posed and guided"]
+    assert all(len(rows[name]) == 7 and torch.equal(rows[name], measured[0][name]) for name in rows)
+
+
+@pytest.mark.parametrize("what, count", [("base", None), ("drag", 8)])
+def test_a_sheet_that_comes_at_the_end_is_drawn_as_well(what, count, tmp_path, monkeypatch):
+    def measurement(which, pipe, judge, heads, cases, steps, sheet):
+        assert (which, cases, steps) == (what, count, 3)
+        yield 1, 2
+        yield 2, 2
+        sheet(torch.rand(5, 3, 16, 16)) if what == "base" else sheet({"before": torch.rand(2, 3, 16, 16)}, [[[[1, 2], [9, 9]]], []])
+    monkeypatch.setattr(sheets, "measurement", measurement)
+    states = []
+    path = sheets.make_sheet(what, None, None, "heads", tmp_path / "sheet.png", steps=3, report=lambda *state: states.append(state))
+    assert path == tmp_path / "sheet.png" and path.is_file() and states == [(1, 2), (2, 2)]
+
+
+def test_arrows_belong_to_the_first_row(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sheets, "draw_arrows", lambda axes, arrows: drawn.append((axes.get_subplotspec().num1, arrows)))
+    rows = {"before": torch.rand(2, 3, 16, 16), "after": torch.rand(2, 3, 16, 16)}
+    sheets.draw_sheet(tmp_path / "sheet.png", rows, [[[[1, 2], [9, 9]]], [[[3, 4], [5, 6]]]])
+    assert drawn == [(0, [[[1, 2], [9, 9]]]), (1, [[[3, 4], [5, 6]]])]
+
+
+def test_the_card_of_the_examples_names_commands_that_exist():
+    card = (ROOT / "data" / "examples" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"-m rg_minimal\.classroom\.sheets (\S+) -o (data/examples/\S+\.png)", card)
+    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth"} <= set(sheets.COUNTS)
+    assert all((ROOT / path).is_file() for _, path in named) and "measure" not in re.sub(r"measure(d|ments)", "", card)
+    for what in set(sheets.COUNTS) - {"base"}:
+        result = json.loads((ROOT / "data" / "results" / f"{what}.json").read_text(encoding="utf-8"))
+        assert result.get("pictures", result.get("cases")) == 100
