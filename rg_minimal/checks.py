@@ -133,11 +133,15 @@ def rows(tensor: Tensor, batch: int, name: str) -> Tensor:
 
 
 def check_fit(settings, batch: int, image_size: tuple[int, int]) -> None:
-    """ValueError where a declared map has neither 1 nor `batch` rows, or a point or box lies outside a picture of (H, W) pixels."""
+    """ValueError where a declared map has neither 1 nor `batch` rows, a point or box lies outside a picture of (H, W) pixels, or
+    the source of a comparison position by position is a picture of another size."""
     height, width = image_size
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        kinds = [each for each in (Map, UnitMap, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
         value = getattr(settings, name)
+        if name == "source" and getattr(value, "image_size", image_size) != image_size and not getattr(settings, "pool", False):
+            raise ValueError(f"the source is a picture of {value.image_size} pixels (height, width), but one of {image_size} is made; "
+                             "sample or invert the source at that size")
+        kinds = [each for each in (Map, UnitMap, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
         if not kinds or value is None:
             continue
         if kinds[0] is Points:

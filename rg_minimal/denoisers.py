@@ -165,7 +165,7 @@ class Denoiser:
 
     # ---- a pass --------------------------------------------------------------------------------------------------------
 
-    def __call__(self, latents: Tensor, timestep, embeds: Tensor, added: dict, guidance_scale: float | None = None) -> Tensor:
+    def __call__(self, latents: Tensor, timestep, embeds: Tensor, added: dict | None = None, guidance_scale: float | None = None) -> Tensor:
         """One forward pass: noisy latents (B, C, h, w), a timestep or (B,) of them -> the prediction (B, C, h, w)."""
         raise NotImplementedError
 
@@ -271,8 +271,8 @@ class UNet(Denoiser):
         return Conditioning(embeds, negative_embeds, {"text_embeds": pooled, "time_ids": time_ids},
                             {"text_embeds": negative_pooled, "time_ids": time_ids})
 
-    def __call__(self, latents, timestep, embeds, added, guidance_scale=None):
-        added = dict(added)
+    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
+        added = dict(added or {})
         if "image_latents" in added:                                # inpainting, InstructPix2Pix
             latents = torch.cat([latents, added.pop("image_latents").to(latents)], dim=1)
         if latents.shape[1] != self.config.in_channels:
@@ -360,9 +360,9 @@ class SD3(Transformer):
         embeds, negative_embeds, pooled, negative_pooled = encoded
         return Conditioning(embeds, negative_embeds, {"pooled_projections": pooled}, {"pooled_projections": negative_pooled})
 
-    def __call__(self, latents, timestep, embeds, added, guidance_scale=None):
+    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
         return self.network(hidden_states=latents, timestep=self.several(timestep, latents), encoder_hidden_states=embeds,
-                            return_dict=False, **added)[0]
+                            return_dict=False, **(added or {}))[0]
 
 
 class Flux(Transformer):
@@ -392,7 +392,7 @@ class Flux(Transformer):
         sigmas = torch.linspace(1.0, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64).numpy()
         return {"sigmas": sigmas}
 
-    def __call__(self, latents, timestep, embeds, added, guidance_scale=None):
+    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
         guidance = None
         if self.config.guidance_embeds:
             scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
@@ -403,7 +403,7 @@ class Flux(Transformer):
         ids[..., 2] = torch.arange(width // 2)[None]
         places = {"img_ids": ids.flatten(0, 1).to(latents), "txt_ids": torch.zeros(embeds.shape[1], 3).to(latents)}
         packed = self.network(hidden_states=pack(latents), encoder_hidden_states=embeds, return_dict=False, guidance=guidance,
-                              timestep=self.several(timestep, latents).to(latents.dtype) / 1000, **{**places, **added})[0]
+                              timestep=self.several(timestep, latents).to(latents.dtype) / 1000, **{**places, **(added or {})})[0]
         return unpack(packed, height, width)
 
 
@@ -418,8 +418,8 @@ class PixArt(Transformer):
         embeds, mask, negative_embeds, negative_mask = encoded
         return Conditioning(embeds, negative_embeds, {"encoder_attention_mask": mask}, {"encoder_attention_mask": negative_mask})
 
-    def __call__(self, latents, timestep, embeds, added, guidance_scale=None):
-        extra = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}, **added}
+    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
+        extra = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}, **(added or {})}
         output = self.network(latents, encoder_hidden_states=embeds, timestep=self.several(timestep, latents), return_dict=False,
                               **extra)[0]
         return output.chunk(2, dim=1)[0] if output.shape[1] == 2 * latents.shape[1] else output

@@ -1,16 +1,9 @@
 """Readout Guidance in one module: read a property off a diffusion model's features, then steer the picture with it.
 
 The method is that of Luo, Darrell, Wang, Goldman and Holynski, "Readout Guidance: Learning Control from Diffusion
-Features", CVPR 2024, arXiv 2312.02150. Read from top to bottom:
-
-    1 features    a frozen denoiser predicts noise; we listen to its layers
-    2 head        a small network turns these features into a readout: a pose, a depth map, a descriptor
-    3 losses      what a head is trained with
-    4 training    a generator that yields after every step
-    5 objectives  the distance between a readout and what the user wants
-    6 guidance    the gradient of the objectives, and the step it gives
-    7 sampling    a generator that yields after every step
-    8 inversion   from a picture back to the noise it could have come from
+Features", CVPR 2024, arXiv 2312.02150. Read from top to bottom: features (we listen to the layers of a frozen denoiser), a
+head (a small network that turns them into a readout: a pose, a depth map, a descriptor), losses, training, objectives (the
+distance between a readout and what the user wants), guidance (the step that their gradient gives), sampling, inversion.
 
 Axes are (B, C, H, W): B pictures, C channels, H rows, W columns. Points are (x, y) in pixels of the image, the centre of
 the top-left pixel is (0.5, 0.5). Pictures lie in [0, 1]. A timestep t runs from 0 (clean) to 999 (noise).
@@ -48,8 +41,7 @@ def collect_features(model: Denoiser, latents: Tensor):
     try:
         for layer, module in enumerate(model.layers):
             hooks.append(module.register_forward_hook(listen(layer)))
-        with model.frozen():
-            yield features
+        yield features
     finally:
         for hook in hooks:
             hook.remove()
@@ -148,8 +140,8 @@ class Head(nn.Module):
     """Aggregate a denoiser's features and read a property off them (paper, sections 3.1 and 3.2).
 
     The bottlenecks' outputs are summed with softmax mixing weights, one a layer. A spatial head (`out_channels` > 0) adds
-    an output head; a relative head returns the sum, to be compared between two pictures by cosine similarity. Parameter
-    names are those of the authors' released heads. `saving.ReadoutHead` is this and can be saved."""
+    an output head; a relative head returns the sum, to be compared between pictures by cosine similarity. Parameters are
+    named as in the authors' released heads. `saving.ReadoutHead` is this and can be saved."""
 
     def __init__(self, config: HeadConfig):
         super().__init__()
@@ -203,7 +195,7 @@ def spatial_loss(readout, target, background: float | None = None, weight: Tenso
 
 def point_similarity(features_a, features_b, in_a) -> Tensor:
     """Cosine similarity of points in a to all cells of b: (B, C, h, w) twice, (B, N, h*w) -> (B, N, h*w)."""
-    points = F.normalize(in_a @ features_a.flatten(2).mT, dim=-1)                       # (B, N, C)
+    points = F.normalize(in_a.to(features_a) @ features_a.flatten(2).mT, dim=-1)                       # (B, N, C)
     return points @ F.normalize(features_b.flatten(2), dim=1)                           # (B, N, h*w)
 
 def correspondence_loss(features_a, features_b, points_a, points_b, image_size, temperature=0.07, locate=bilinear) -> Tensor:
@@ -419,17 +411,12 @@ class Guidance(Declared):
         (B,) or None. `read(latents)` gives a `Reading` for each branch."""
         gradients = []
         for _ in range(self.inner_steps):
-            step, losses, _ = self.away(read, latents, strengths, gradients)
-            latents = latents - step
+            gradient, losses, _ = self.gradient(read, latents, strengths)
+            latents = latents - self.step(gradient, strengths, gradients).to(latents)
         return latents, losses
 
-    def away(self, read: Callable, latents, strengths, gradients: list) -> tuple[Tensor, list, Tensor]:
-        """The step that leads away from the objectives (B, C, h, w), the losses, and the prediction at these latents.
-        `gradients` are the earlier ones at this timestep, to which this one is added."""
-        gradient, losses, output = self.gradient(read, latents, strengths)
-        return self.step(gradient, strengths, gradients).to(latents), losses, output
-
     def step(self, gradient, strengths, gradients: list) -> Tensor:
+        """The step away from the objectives (B, C, h, w); the gradient joins the earlier ones at this timestep."""
         mask = None if self.mask is None else resize(self.mask.to(gradient), gradient.shape[-2:])
         gradients.append(gradient if mask is None else gradient * mask)
         active = sum(objective.weight for objective, strength in zip(self.objectives, strengths) if strength)
@@ -501,11 +488,14 @@ def guided_prediction(model, scheduler, guide, conditioning, latents, timestep, 
 
     def read(latents):
         return take_readings(model, latents, timestep, conditioning, guide.branches, scale)
-    if guide.moves == "latents":
-        latents, losses = guide.move(read, latents, strengths)
-        return latents, predict(model, latents, timestep, conditioning, scale), losses
-    away, losses, conditional = guide.away(read, latents, strengths, [])
-    away = -away if scheduler.config.get("prediction_type") == "sample" else away       # more noise, or less of the picture
+    conditional, away = None, 0
+    with model.frozen():
+        if guide.moves == "latents":
+            latents, losses = guide.move(read, latents, strengths)
+        else:
+            gradient, losses, conditional = guide.gradient(read, latents, strengths)
+            sign = -1 if scheduler.config.get("prediction_type") == "sample" else 1     # more noise, or less of the picture
+            away = sign * guide.step(gradient, strengths, []).to(latents)
     return latents, predict(model, latents, timestep, conditioning, scale, conditional) + away, losses
 
 def predict(model, latents, timestep, conditioning, guidance_scale, conditional=None) -> Tensor:

@@ -3,6 +3,7 @@
 Each edit in eight steps on the shipped model, and eight training steps of a head, on one thread. On the machine on which
 they were recorded the results are the same bit for bit; on others they differ by rounding, which guidance amplifies.
 """
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -23,12 +24,18 @@ PROMPT = "a puppet with dark skin in a yellow shirt and blue trousers is walking
 def machine() -> str:
     """What decides the last bits: processor, torch, threads."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    about = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in lines if ":" in line}
+    flags = hashlib.sha256(" ".join(sorted(about.get("flags", "").split())).encode()).hexdigest()[:12]
+    model = " ".join(about.get(name, "") for name in ("model name", "model", "stepping", "cache size")) or platform.processor()
+    return f"{model}, flags {flags}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def final(pipe, prompt, objectives=(), **settings) -> torch.Tensor:
     return [state for state in guided_sample(pipe, prompt, objectives, **STEPS, **settings)][-1].latents
+
+
+def seed(value: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(value)
 
 
 def fingerprints() -> dict[str, torch.Tensor]:
@@ -36,7 +43,6 @@ def fingerprints() -> dict[str, torch.Tensor]:
     pipe = load_pipeline(device="cpu")
     heads = {name: load_head(f"data/heads/{name}") for name in ("pose", "depth", "edges", "correspondence", "appearance")}
     frame = render(sample_scene(HELD_OUT + 3))
-    seed = lambda value=0: torch.Generator().manual_seed(value)
     pose, depth = pose_objective(heads["pose"], frame.joints), depth_objective(heads["depth"], frame.depth)
     out = {"unguided": final(pipe, PROMPT, generator=seed()),
            "pose": final(pipe, PROMPT, [pose], generator=seed()),

@@ -374,10 +374,10 @@ def test_feature_memory():
 def test_head_config():
     unet = tiny_pipe().unet
     check = lambda answer: exercises.head_config(answer, unet, 384, 1)
-    assert check(HeadConfig.for_unet(unet, width=384, out_channels=1)).startswith("Right: ")
+    assert check(HeadConfig.for_model(unet, width=384, out_channels=1)).startswith("Right: ")
     assert "another" in check(HeadConfig((1, 2), width=384, out_channels=1)) and "int" in check(3)
-    assert "width is 128" in check(HeadConfig.for_unet(unet, width=128, out_channels=1))
-    assert "out_channels is 0" in check(HeadConfig.for_unet(unet, width=384))
+    assert "width is 128" in check(HeadConfig.for_model(unet, width=128, out_channels=1))
+    assert "out_channels is 0" in check(HeadConfig.for_model(unet, width=384))
 
 
 # ---------------------------------------------------------------------------------------------- A1  the base model

@@ -158,8 +158,8 @@ def test_bad_strokes_are_named(stroke):
 
 @pytest.mark.parametrize("make, name", [(H.depth_target, "depth"), (H.edge_target, "edges")])
 @pytest.mark.parametrize("value, message", [
-    (torch.zeros(1, 3, 8, 8), "one channel"), (torch.zeros(8, 8), "must be a tensor"), (torch.full((1, 8, 8), 1.5), "in .0, 1."),
-    (torch.full((1, 8, 8), math.nan), "NaN"), ([0.5], "must be a tensor")])
+    (torch.zeros(1, 3, 8, 8), "one channel"), (torch.zeros(8, 8), "pass a tensor"), (torch.full((1, 8, 8), 1.5), "in .0, 1."),
+    (torch.full((1, 8, 8), math.nan), "NaN"), ([0.5], "pass a tensor")])
 def test_bad_maps_are_named(make, name, value, message):
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
         make(value)
@@ -436,7 +436,7 @@ def test_raw_layers_are_scored_each_by_itself(tiny_pipe, monkeypatch):
         index = next(calls) % 3                                                            # anchor, positive, negative
         features = [torch.ones(len(latents), 3, 4, 4) for _ in range(layers)]
         features[1] = torch.eye(3)[1 if index == 2 else 0].reshape(1, 3, 1, 1).expand(len(latents), 3, 8, 8)
-        return rg_minimal.readout.Reading(None, features, latents, timestep, (128, 128))
+        return rg_minimal.readout.Reading(None, features, latents, timestep)
     monkeypatch.setattr(H, "read_picture", read)
     samples = H.Samples((torch.zeros(3, 4, 32, 32),) * 3, ())
     assert H.score_raw_layers(tiny_pipe, "appearance", (20, 100), samples) == {
@@ -463,7 +463,7 @@ def test_a_head_is_written_with_its_card(tiny_pipe, tmp_path, monkeypatch, small
     assert "| 4 pictures | 0.988 | 0.500 | 0.500 | 0.432 |\n| 2 pictures | 0.988 |" in text and "heads pose`: 4 rendered" in text
     assert head.config.extra["training"]["pictures"] == 4 and head.config.extra["pck@0.05"]["20"] == 0.9876
     assert result["scores"]["4 pictures"][750] == 0.4321 and "pck@0.05 from 2 pictures" in head.config.extra
-    stored = rg_minimal.readout._load_tensors(tmp_path / "pose" / "head.safetensors")[0]
+    stored = rg_minimal.saving.load_tensors(tmp_path / "pose" / "head.safetensors")[0]
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert {value.dtype for value in head.parameters()} == {torch.float32}
     assert any("step 2 of 2, loss" in line for line in lines) and not list((tmp_path / "work").iterdir())

@@ -302,6 +302,20 @@ def test_an_arrow_upwards_is_found(module, line):
     assert list(forbidden(module, package_modules()[module], line))
 
 
+def functions_of(path):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)]
+
+
+def test_the_core_can_be_read_in_an_hour():
+    """At most 550 lines; functions of at most 12 lines in the median, none that needs scrolling; no other library than torch."""
+    path = ROOT / "rg_minimal" / "readout.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 550
+    lengths = sorted(node.end_lineno - node.lineno + 1 for node in functions_of(path))
+    assert lengths[len(lengths) // 2] <= 12 and lengths[-1] <= 40
+    libraries = set(imported_modules(path.read_text(encoding="utf-8"))) - set(sys.stdlib_module_names)
+    assert libraries == {"torch"}
+
+
 WATCHED = """
 import importlib, json, pkgutil, sys
 calls = []

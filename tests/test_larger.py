@@ -7,7 +7,7 @@ import torch
 
 from rg_minimal import sample
 from rg_minimal.classroom import larger
-from rg_minimal.readout import decoder_resnets, feature_channels
+from rg_minimal.denoisers import denoiser
 from test_readout import seed, spatial
 from tiny import tiny_pipe, tiny_xl_pipe
 
@@ -26,7 +26,7 @@ def folder(request, tmp_path_factory):
 def test_weightless_unets_have_the_size_of_the_real_ones(name, weights, layers):
     unet = larger.weightless_unet(larger.ARCHITECTURES[name])
     assert sum(parameter.numel() for parameter in unet.parameters()) == weights
-    assert len(decoder_resnets(unet)) == layers and unet.time_embedding.linear_2.out_features == 1280
+    assert len(denoiser(unet).layers) == layers and unet.time_embedding.linear_2.out_features == 1280
     assert all(parameter.is_meta for parameter in unet.parameters())
 
 
@@ -34,9 +34,9 @@ def test_weightless_unets_have_the_size_of_the_real_ones(name, weights, layers):
 def test_shapes_without_weights_are_those_with_weights(make):
     pipe = make()
     from_config = larger.weightless_unet(pipe.unet.config)
-    assert feature_channels(from_config) == feature_channels(pipe.unet)
+    assert denoiser(from_config).channels == denoiser(pipe).channels
     shapes = larger.feature_shapes(from_config)
-    assert shapes[-1] == (pipe.unet.config.block_out_channels[0], 16, 16) and len(shapes) == len(decoder_resnets(pipe.unet))
+    assert shapes[-1] == (pipe.unet.config.block_out_channels[0], 16, 16) and len(shapes) == len(denoiser(pipe).layers)
     assert all(parameter.is_meta for parameter in larger.weightless_head(from_config, width=128, out_channels=1).parameters())
 
 
@@ -50,7 +50,7 @@ def test_missing_weights_are_told_and_the_stand_in_is_loaded(folder):
     pipe, missing = larger.load_or_stand_in("nobody/no-such-model", stand_in=str(folder))
     assert "weights of nobody/no-such-model are not on this machine" in missing and "download = True" in missing
     assert "could not be downloaded" in larger.what_is_missing("nobody/no-such-model", download=True)       # offline in tests
-    assert len(decoder_resnets(pipe.unet)) == 4
+    assert len(denoiser(pipe).layers) == 4
 
 
 def test_a_large_model_without_a_gpu_is_told(folder, monkeypatch):

@@ -372,7 +372,7 @@ def test_static_form_is_a_picture_and_nothing_else_where_there_is_no_browser(kit
 
 
 def test_script_fetches_nothing():
-    source = (ROOT / "rg_minimal" / "studio.js").read_text(encoding="utf-8")
+    source = (ROOT / "rg_minimal" / "classroom" / "studio.js").read_text(encoding="utf-8")
     assert not re.search(r"https?:|[\"'`(]//\w|^\s*import\b|\bimport\(|\bfetch\(|XMLHttpRequest|@import|\beval\(", source, re.M)
 
 

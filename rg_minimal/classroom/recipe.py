@@ -33,7 +33,7 @@ from . import plots
 from ..puppets.editing import LOOKS, drag, identity
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
 from ..denoisers import denoiser
-from ..pipelines import decode, find_folder, guided_sample, load_head, load_pipeline
+from ..pipelines import find_folder, guided_sample, load_head, load_pipeline
 from ..puppets.world import SIZE
 from ..readout import SampleState
 from ..saving import ReadoutHead
@@ -288,7 +288,7 @@ class Moment:
 
     def picture(self) -> Tensor:
         """(3, H, W): the finished picture, or as it looks so far. Costs a run of the decoder."""
-        return decode(self.state.pipe, self.state.latents)[0] if self.last else self.state.preview()[0]
+        return self.state.model.decode(self.state.latents)[0] if self.last else self.state.preview()[0]
 
 
 @dataclass

@@ -28,8 +28,13 @@ LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are giv
 
 def region(points, margin: float, image_size: int = world.SIZE, soft: float = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
-    distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), torch.as_tensor(points, dtype=torch.float32)).amin(-1)
+    distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), as_points(points)).amin(-1)
     return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
+
+
+def as_points(points) -> Tensor:
+    """Points (N, 2), also none, on the CPU: they are few, and what they are compared with is brought to them."""
+    return torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2).cpu()
 
 
 def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple[Tensor, Tensor]:
@@ -38,7 +43,7 @@ def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple
     Handles (N, 2) are joined to a tree, each to the nearest one, unless they are more than `reach` pixels apart; along
     each branch there is a point every `spacing` pixels, and its target is in the same place between their targets.
     """
-    handles, targets = (torch.as_tensor(p, dtype=torch.float32).reshape(-1, 2) for p in (handles, targets))
+    handles, targets = as_points(handles), as_points(targets)
     gaps, inside, found = torch.cdist(handles, handles), {0}, [handles]
     found_targets, outside = [targets], set(range(1, len(handles)))
     while outside:                                                      # Prim's algorithm
@@ -59,7 +64,7 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
     Where an object will form is largely decided by the noise it starts from, so a drag that leaves the noise alone
     works against it all the way (Nie et al., "The Blessing of Randomness", ICLR 2024, copy latents for the same reason).
     """
-    cells = latents.shape[-1]
+    handles, targets, cells = as_points(handles), as_points(targets), latents.shape[-1]
     grid = pixel_grid(cells, image_size).flatten(0, 1)                                  # (h * w, 2)
     new = torch.randn(latents.shape, generator=generator).to(latents)
     left = (torch.cdist(grid, handles).amin(-1) <= radius).view(cells, cells)
@@ -67,6 +72,7 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
     origin = ((grid + (handles - targets)[nearest]) * (cells / image_size)).long()      # (h * w, 2)
     inside = ((gap <= radius) & (origin >= 0).all(-1) & (origin < cells).all(-1)).view(cells, cells)
     x, y = origin.clamp(0, cells - 1).unbind(-1)
+    inside, left, x, y = (each.to(latents.device) for each in (inside, left, x, y))
     return torch.where(inside, latents[..., y, x].view_as(latents), torch.where(left, new, latents))
 
 
@@ -97,12 +103,13 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
         seed: of that noise, and of the noise that fills the places that were left.
     Raises ValueError where handles and targets do not match, and for an amount outside [0, 1].
     """
-    handles, targets = (torch.as_tensor(p, dtype=torch.float32).reshape(-1, 2) for p in (handles, targets))
+    handles, targets = as_points(handles), as_points(targets)
     if len(handles) != len(targets) or not len(handles):
         raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many, at least one")
     if not 0 <= amount <= 1:
         raise ValueError(f"amount is {amount}; pass a fraction of the way from 0 to 1")
-    fixed = torch.as_tensor([] if fixed is None else fixed, dtype=torch.float32).reshape(-1, 2)
+    fixed = as_points([] if fixed is None else fixed)
+    latents, generator = source.start, torch.Generator().manual_seed(seed)
     targets = torch.lerp(handles, targets, float(amount))
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     if free is None:
@@ -113,7 +120,6 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
         objectives.append(pose_objective(anatomy, moved_joints(anatomy, source, start, goal), weight=anatomy_weight, stop=stop))
     if appearance is not None and looks_weight:
         objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, stop=stop))
-    latents, generator = source.start, torch.Generator().manual_seed(seed)
     if radius:
         latents = carry(latents, start, goal, radius, generator)
     settings = {"objectives": objectives, "latents": latents, "mask": free, "keep": source, "step_size": step_size, "eta": eta}

@@ -212,12 +212,12 @@ POINTS, ON_PROP = 64, 16                 # matches of a training pair; those of 
 def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: int = world.SIZE) -> Tensor:
     """Where points (B, N, 2) of picture a are in picture b, by nearest neighbour: centres of cells, (B, N, 2) in pixels.
 
-    The features are (B, C, h, w), compared by cosine similarity.
+    The features are (B, C, h, w), compared by cosine similarity. What is found lives where the points do.
     """
     height, width = features_a.shape[-2:]
     weights = bilinear(points.to(features_a), (height, width), (image_size, image_size))
     cell = point_similarity(features_a, features_b, weights).argmax(-1)                 # (B, N)
-    return torch.stack(((cell % width + 0.5) * image_size / width, (cell // width + 0.5) * image_size / height), -1)
+    return torch.stack(((cell % width + 0.5) * image_size / width, (cell // width + 0.5) * image_size / height), -1).to(points.device)
 
 
 def drag_objective(head: ReadoutHead, source: Source, handles, targets, **settings) -> CorrespondenceObjective:

@@ -285,7 +285,7 @@ def edge_f_score(predicted: Tensor, target: Tensor, tolerance: int = 1) -> Tenso
     _maps(predicted, target)
     if not isinstance(tolerance, int) or tolerance < 0:
         raise ValueError(f"tolerance is {tolerance!r}: pass whole pixels, at least 0")
-    ours, truth = (predicted >= 0.5).float(), (target >= 0.5).float()
+    ours, truth = (predicted >= 0.5).float(), (target.to(predicted.device) >= 0.5).float()
     wide = lambda x: F.max_pool2d(x, 2 * tolerance + 1, 1, tolerance)
     count = lambda x: x.sum((1, 2, 3))
     precision = count(ours * wide(truth)) / count(ours).clamp_min(1)
