@@ -6,11 +6,13 @@ Both raise a ValueError that names the argument, what was passed, and what is al
 """
 from __future__ import annotations
 
+import argparse
 import functools
 import inspect
 import math
 import operator
-from dataclasses import fields
+import os
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Callable, Literal, get_origin, get_type_hints
 
 import torch
@@ -56,6 +58,24 @@ def _truth(value) -> bool:
     return value
 
 
+def _text(value) -> str:
+    if not isinstance(value, str):
+        raise ValueError("pass a text in quotes")
+    return value
+
+
+def _words(value) -> str:
+    if not _text(value).strip():
+        raise ValueError("pass a text that is not empty")
+    return value
+
+
+def _file_name(value) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError("pass the name of a file or folder, a text in quotes")
+    return os.fspath(value)
+
+
 def _callable(value):
     if not callable(value):
         raise ValueError("pass a function")
@@ -71,6 +91,10 @@ Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**12)]
+Text = Annotated[str, BeforeValidator(_text)]                                   # may be empty
+Words = Annotated[str, BeforeValidator(_words)]
+FileName = Annotated[str, BeforeValidator(_file_name)]                          # or a Path; empty for none
 Function = Annotated[Any, BeforeValidator(_callable)]
 
 
@@ -184,14 +208,17 @@ def _adapters(owner) -> dict[str, tuple[TypeAdapter, bool]]:
         constrained = [each for each in members if get_origin(each) in (Annotated, Literal)] if optional else [hint]
         if constrained and get_origin(constrained[0]) in (Annotated, Literal):
             config = ConfigDict(arbitrary_types_allowed=True, strict=True)
-            found[name] = TypeAdapter(constrained[0], config=config), optional
+            ours = is_dataclass(getattr(constrained[0], "__origin__", None))              # InstanceOf: it has been checked
+            found[name] = TypeAdapter(constrained[0], config=None if ours else config), optional
     return found
 
 
 def _check(owner, name: str, value):
     adapter, optional = _adapters(owner)[name]
-    if value is None and optional:
-        return None
+    return None if value is None and optional else _say(adapter, name, value)
+
+
+def _say(adapter: TypeAdapter, name: str, value):
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -199,13 +226,58 @@ def _check(owner, name: str, value):
         raise ValueError(f"{name} is {describe(value)}: {reasons}") from None
 
 
+EXACT = {_whole, _number, _truth, _text, _file_name}        # let the exact type through as it is, and bring others into it
+
+
+@functools.cache
+def _at_once(owner) -> tuple[Callable, Callable, tuple[str, ...]]:
+    """What takes the values of all constrained fields, what checks them in one go, and their names.
+
+    Numbers and texts are checked by their exact types, which is the rule and many times faster, so what is refused may still
+    be right, such as a number of numpy.
+    """
+    def exact(hint):
+        before = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, BeforeValidator)]
+        if not before or not {each.func for each in before} <= EXACT:
+            return hint
+        return Annotated[hint.__origin__, *(each for each in hint.__metadata__ if each not in before), Field(strict=True)]
+    hints, kinds = get_type_hints(owner, include_extras=True), []
+    for name, (_, optional) in _adapters(owner).items():
+        members = [each for each in hints[name].__args__ if each is not type(None)] if optional else [hints[name]]
+        kinds.append(exact(members[0]) | None if optional else exact(members[0]))
+    config = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
+    names = tuple(_adapters(owner))
+    take = operator.itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[name] for name in names)
+    return take, TypeAdapter(tuple[tuple(kinds)], config=config).validator.validate_python, names
+
+
+def checked(name: str, value, kind):
+    """A value brought into one of the types above, or a ValueError that begins with its name."""
+    return _say(TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True, strict=True)), name, value)
+
+
+def option(kind) -> Callable[[str], int]:
+    """For argparse: with `type=option(Count)` an option's text is a whole number of this type, or is refused in one sentence."""
+    def read(text: str) -> int:
+        try:
+            return checked("it", int(text) if text.lstrip("+-").isdecimal() else text, kind)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return read
+
+
 class Declared:
     """Base of dataclasses whose constrained fields are checked, and brought into their type, when one is made."""
 
     def __post_init__(self):
-        for field in fields(self):
-            if field.name in _adapters(type(self)):
-                object.__setattr__(self, field.name, _check(type(self), field.name, getattr(self, field.name)))
+        take, check, names = _at_once(type(self))
+        found = take(self.__dict__)
+        try:
+            made = check(found)
+        except ValidationError:
+            made = tuple(_check(type(self), *each) for each in zip(names, found))
+        if not all(map(operator.is_, made, found)):
+            self.__dict__.update(zip(names, made))
 
 
 def declared(function: Callable) -> Callable:
@@ -213,10 +285,10 @@ def declared(function: Callable) -> Callable:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def checked(*args, **kwargs):
+    def called(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
             if name in _adapters(function):
                 bound.arguments[name] = _check(function, name, value)
         return function(*bound.args, **bound.kwargs)
-    return checked
+    return called

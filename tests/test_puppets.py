@@ -1,5 +1,6 @@
 """The puppet world: its ground truth against its own pictures, captions against a grammar, and what it promises."""
 import itertools
+import math
 import re
 import time
 from dataclasses import replace
@@ -345,15 +346,38 @@ def test_rendering_is_fast_enough_for_eighty_pictures_a_second_on_two_cores():
     (lambda: P.sample_scenes(-3), "count is -3"),
     (lambda: P.sample_scene(0, action="flying"), "'flying'.*standing"),
     (lambda: P.sample_pose(torch.Generator(), "flying"), "'flying'.*standing"),
-    (lambda: Puppet(shirt="pink"), "shirt 'pink'.*red"),
-    (lambda: Puppet(hat="none"), "hat 'none'"),
-    (lambda: Puppet(skin="green"), "skin 'green'.*tan"),
-    (lambda: Scene(Puppet(), CALM, background="moon"), "background 'moon'.*meadow"),
-    (lambda: Scene(Puppet(), CALM, prop="car"), "prop 'car'.*tree"),
-    (lambda: Scene(Puppet(), CALM, prop="ball", prop_colour="pink"), "prop_colour 'pink'"),
+    (lambda: Puppet(shirt="pink"), "shirt is 'pink'.*red"),
+    (lambda: Puppet(hat="none"), "hat is 'none'"),
+    (lambda: Puppet(skin="green"), "skin is 'green'.*tan"),
+    (lambda: Puppet(trousers=["red"]), r"trousers is \['red'\].*'blue'"),
+    (lambda: Puppet(torso=0), "torso is 0: .*greater than 0"),
+    (lambda: Puppet(girth="thin"), "girth is 'thin': pass a number"),
+    (lambda: P.Limb(float("nan")), "swing is nan: pass a finite number"),
+    (lambda: P.Limb(10, bend="x"), "bend is 'x': pass a number"),
+    (lambda: P.Limb(10, towards=True), "towards is True: pass a number"),
+    (lambda: replace(CALM, left_leg=10), "left_leg is 10: .*Limb"),
+    (lambda: replace(CALM, lift=math.inf), "lift is inf: pass a finite number"),
+    (lambda: Scene("puppet", CALM), "puppet is 'puppet': .*Puppet"),
+    (lambda: Scene(Puppet(), Puppet()), "pose is Puppet.*instance of Pose"),
+    (lambda: Scene(Puppet(), CALM, background="moon"), "background is 'moon'.*meadow"),
+    (lambda: Scene(Puppet(), CALM, prop="car"), "prop is 'car'.*tree"),
+    (lambda: Scene(Puppet(), CALM, prop="ball", prop_colour="pink"), "prop_colour is 'pink'"),
+    (lambda: Scene(Puppet(), CALM, size=-3), "size is -3: .*greater than 0"),
+    (lambda: Scene(Puppet(), CALM, action="waving"), "side is None.*'left' or 'right'"),
+    (lambda: Scene(Puppet(), CALM, side="both"), "side is 'both'.*'left' or 'right'"),
+    (lambda: render(Scene(Puppet(), None)), "each with a pose"),
     (lambda: P.correspondences(render(P.sample_scene(1)), render(P.sample_scene(2))), "same puppet"),
     (lambda: P.correspondences(render(Scene(Puppet(), CALM)), render(Scene(Puppet(), CALM, x=-500.0))), "no spot"),
 ])
 def test_bad_input_is_named_with_its_remedy(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_numbers_of_every_library_are_numbers():
+    """What numpy and torch compute is taken as the plain number that it is."""
+    for number in (torch.tensor(0.5).numpy()[()], torch.tensor(0.5).double().numpy()[()], torch.tensor(0.5)):
+        limb, scene = P.Limb(number), Scene(Puppet(torso=number), CALM, x=number)
+        assert (limb.swing, scene.x, scene.puppet.torso) == (0.5, 0.5, 0.5)
+        assert type(limb.swing) is type(scene.x) is type(scene.puppet.torso) is float
+    assert type(P.Limb(20).swing) is float and P.Limb(20) == P.Limb(20.0)

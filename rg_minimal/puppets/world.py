@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Iterator, Sequence
+from typing import Iterator, Literal, Sequence
 
 import torch
+from pydantic import InstanceOf
 from torch import Tensor
+
+from ..checks import Count, Declared, Number, Positive, Whole, declared
 
 SIZE = 128                     # height and width of every picture, in pixels
 HELD_OUT = 1_000_000_000       # seeds from here on are never used for training
@@ -52,79 +55,71 @@ PART = {name: index for index, name in enumerate(PARTS)}
 
 # ---------------------------------------------------------------------------------------------- scenes as data
 
-def _known(field_name: str, value, names: Sequence[str]) -> None:
-    if value not in names:
-        raise ValueError(f"unknown {field_name} {value!r}: choose one of {', '.join(names)}")
+Skin, Colour, Action = Literal[tuple(SKINS)], Literal[tuple(COLOURS)], Literal[ACTIONS]
+Background, Prop, Side = Literal[tuple(BACKGROUNDS)], Literal[PROPS], Literal["left", "right"]
 
 
 @dataclass(frozen=True)
-class Limb:
+class Limb(Declared):
     """One arm or leg. Angles in degrees: `swing` from hanging straight down (0) outwards (90 horizontal, 180 up),
     `bend` is added to it below the elbow or knee, `towards` tilts the lower half towards the viewer."""
-    swing: float
-    bend: float = 0.0
-    towards: float = 0.0
+    swing: Number
+    bend: Number = 0.0
+    towards: Number = 0.0
 
 
 @dataclass(frozen=True)
-class Pose:
+class Pose(Declared):
     """A pose: lean of the body and tilt of the head in degrees (positive to the right of the picture), four limbs,
     and how far the feet are off the ground (in body heights)."""
-    left_arm: Limb
-    right_arm: Limb
-    left_leg: Limb
-    right_leg: Limb
-    lean: float = 0.0
-    tilt: float = 0.0
-    lift: float = 0.0
+    left_arm: InstanceOf[Limb]
+    right_arm: InstanceOf[Limb]
+    left_leg: InstanceOf[Limb]
+    right_leg: InstanceOf[Limb]
+    lean: Number = 0.0
+    tilt: Number = 0.0
+    lift: Number = 0.0
 
 
 @dataclass(frozen=True)
-class Puppet:
+class Puppet(Declared):
     """A puppet's body (lengths in body heights) and looks (names of `SKINS` and `COLOURS`, hat or None)."""
-    skin: str = "tan"
-    shirt: str = "red"
-    trousers: str = "blue"
-    hat: str | None = None
-    torso: float = 0.285
-    arm: float = 0.40
-    leg: float = 0.46
-    shoulders: float = 0.215
-    hips: float = 0.115
-    head: float = 0.098
-    girth: float = 1.0
-
-    def __post_init__(self):
-        _known("skin", self.skin, SKINS)
-        _known("shirt", self.shirt, COLOURS), _known("trousers", self.trousers, COLOURS)
-        if self.hat is not None:
-            _known("hat", self.hat, COLOURS)
+    skin: Skin = "tan"
+    shirt: Colour = "red"
+    trousers: Colour = "blue"
+    hat: Colour | None = None
+    torso: Positive = 0.285
+    arm: Positive = 0.40
+    leg: Positive = 0.46
+    shoulders: Positive = 0.215
+    hips: Positive = 0.115
+    head: Positive = 0.098
+    girth: Positive = 1.0
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(Declared):
     """Everything a picture shows. `size` is the puppet's height in pixels, `x` and `y` the pixel its feet stand on."""
-    puppet: Puppet
-    pose: Pose
-    action: str = "standing"
-    side: str | None = None              # which hand waves or points: "left", "right" or None
-    background: str = "meadow"
-    horizon: float = 80.0                # row of the horizon, in pixels
-    sun_x: float = 100.0                 # column of the sun or moon, in pixels
-    prop: str = "none"
-    prop_colour: str = "red"             # of a ball
-    prop_x: float = 20.0
-    prop_y: float = 105.0
-    prop_size: float = 1.0
-    size: float = 88.0
-    x: float = 64.0
-    y: float = 116.0
+    puppet: InstanceOf[Puppet]
+    pose: InstanceOf[Pose] | None        # None where only looks matter: such a scene cannot be rendered
+    action: Action = "standing"
+    side: Side | None = None             # which hand waves or points
+    background: Background = "meadow"
+    horizon: Number = 80.0               # row of the horizon, in pixels
+    sun_x: Number = 100.0                # column of the sun or moon, in pixels
+    prop: Prop = "none"
+    prop_colour: Colour = "red"          # of a ball
+    prop_x: Number = 20.0
+    prop_y: Number = 105.0
+    prop_size: Positive = 1.0
+    size: Positive = 88.0
+    x: Number = 64.0
+    y: Number = 116.0
 
     def __post_init__(self):
-        _known("action", self.action, ACTIONS), _known("background", self.background, BACKGROUNDS)
-        _known("prop", self.prop, PROPS), _known("prop_colour", self.prop_colour, COLOURS)
-        if self.action in ("waving", "pointing"):
-            _known("side", self.side, ("left", "right"))
+        super().__post_init__()
+        if self.side is None and self.action in ("waving", "pointing"):
+            raise ValueError(f"side is None, but the action is {self.action}: pass 'left' or 'right', the hand that does it")
 
     @property
     def caption(self) -> str:
@@ -193,7 +188,8 @@ def sample_pose(rng: torch.Generator, action: str) -> tuple[Pose, str | None]:
 
     Raises ValueError for an action that is not in `ACTIONS`.
     """
-    _known("action", action, ACTIONS)
+    if action not in ACTIONS:
+        raise ValueError(f"action is {action!r}: choose one of {', '.join(ACTIONS)}")
     u = lambda low, high: _uniform(rng, low, high)
     rest = lambda: Limb(u(8, 24), u(-22, 4), u(0, 25))
     stand = lambda: Limb(u(3, 10), u(-6, 3))
@@ -241,18 +237,17 @@ def sample_scene(seed: int | torch.Generator, puppet: Puppet | None = None, acti
 
 def _fit(scene: Scene, where: float, margin: float = 6.0) -> Scene:
     """Shrink the puppet until it fits, and put it at the fraction `where` of the columns that hold all of it."""
-    joints = torch.tensor([j[:2] for j in skeleton(replace(scene, x=0.0, y=0.0, size=1.0))])
-    (left, top), (right, _) = joints.amin(0).tolist(), joints.amax(0).tolist()
+    across, down, _ = zip(*_body(scene.puppet, scene.pose))
+    left, top, right = torch.tensor([min(across), min(down), max(across)]).tolist()                      # rounded to float32
     top -= 0.11 if scene.puppet.hat else 0.09                        # the top of the head is above the joint
     size = min(scene.size, (scene.y - 3) / -top, (SIZE - 2 * margin) / (right - left))
     low, high = margin - left * size, SIZE - margin - right * size
     return replace(scene, size=size, x=low + (high - low) * (0.15 + 0.7 * where))
 
 
-def sample_scenes(count: int, seed: int = 0) -> list[Scene]:
+@declared
+def sample_scenes(count: Count, seed: Whole = 0) -> list[Scene]:
     """`count` random scenes; scene i depends on `seed + i` alone. Seeds from `HELD_OUT` on are for tests."""
-    if count < 1:
-        raise ValueError(f"count is {count}: ask for at least one scene")
     return [sample_scene(seed + i) for i in range(count)]
 
 
@@ -268,7 +263,12 @@ def training_caption(scene: Scene, rng: torch.Generator) -> str:
 def skeleton(scene: Scene) -> list[tuple[float, float, float]]:
     """The 14 joints of a scene as (x, y, z): x and y in pixels of the image, z in pixels towards the viewer,
     relative to the ground that the puppet stands on. Order as in `JOINTS`."""
-    p, pose, size = scene.puppet, scene.pose, scene.size
+    left, top, size = scene.x, scene.y, scene.size
+    return [(left + size * x, top + size * y, size * z) for x, y, z in _body(scene.puppet, scene.pose)]
+
+
+def _body(p: Puppet, pose: Pose) -> list[tuple[float, float, float]]:
+    """The same in body heights, from the spot that the puppet stands on."""
     lean, tilt = math.radians(pose.lean), math.radians(pose.lean + pose.tilt)
     neck = (p.torso * math.sin(lean), -p.torso * math.cos(lean), 0.0)
     head = (neck[0] + 0.145 * math.sin(tilt), neck[1] - 0.145 * math.cos(tilt), 0.01)
@@ -283,7 +283,7 @@ def skeleton(scene: Scene) -> list[tuple[float, float, float]]:
         joints[f"{side}_elbow"], joints[f"{side}_wrist"] = _two_bones(shoulder, arm, sign, p.arm * 0.50, p.arm * 0.50, 0.05)
         joints[f"{side}_knee"], joints[f"{side}_ankle"] = _two_bones(hip, leg, sign, p.leg * 0.51, p.leg * 0.49, 0.01)
     lowest = max(joints["left_ankle"][1], joints["right_ankle"][1]) + 0.035 + pose.lift
-    return [(scene.x + size * x, scene.y + size * (y - lowest), size * z) for x, y, z in (joints[name] for name in JOINTS)]
+    return [(x, y - lowest, z) for x, y, z in (joints[name] for name in JOINTS)]
 
 
 def _two_bones(start, limb: Limb, sign: int, upper: float, lower: float, forward: float):
@@ -387,8 +387,8 @@ def render(scenes: Scene | Sequence[Scene], chunk: int = 8) -> Frames:
         ValueError: for an empty sequence or something that is not a Scene.
     """
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
-    if not scenes or not all(isinstance(scene, Scene) for scene in scenes):
-        raise ValueError("render takes a Scene or a non-empty sequence of Scene, see sample_scenes")
+    if not scenes or not all(isinstance(scene, Scene) and scene.pose for scene in scenes):
+        raise ValueError("render takes a Scene or a non-empty sequence of Scene, each with a pose, see sample_scenes")
     pieces = [_render_chunk(scenes[i:i + chunk]) for i in range(0, len(scenes), chunk)]
     width = max(piece["geometry"].shape[1] for piece in pieces)
     for piece in pieces:
