@@ -37,7 +37,7 @@ export TOKENIZERS_PARALLELISM = false
 
 NOTEBOOKS = notebooks/*.ipynb $(wildcard notebooks/solutions/*.ipynb)
 
-.PHONY: start setup test lab notebooks clean help
+.PHONY: start setup test check lab notebooks clean help
 .DEFAULT_GOAL := start
 
 start: setup  ## set up, run notebooks/00_start_here.ipynb and say where the result is (default)
@@ -76,6 +76,9 @@ test: setup  ## set up and pass all tests: pytest, then the notebooks by nbval
 	$(PY) -m pytest tests
 	$(PY) -m pytest --nbval-lax notebooks --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+check: setup  ## set up and pass the quick tests, in a minute and a half: no notebook, no browser, no training
+	$(PY) -m pytest -q tests -m "not slow"
 
 lab: setup  ## set up and open the course in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb

@@ -17,7 +17,7 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
-from .denoisers import Denoiser, Flux, denoiser, pack, seen_by, unpack
+from .denoisers import Denoiser, Flux, denoiser, forget_last_sample, pack, seen_by, takes_moves, unpack
 from .readout import Guidance, Reading, collect_features
 
 
@@ -32,7 +32,7 @@ class GuidanceCallback(PipelineCallback):
 
     def __init__(self, objectives, **guidance):
         super().__init__()
-        self.guide, self.losses, self._laid = Guidance(objectives, **guidance), [], None
+        self.guide, self.losses, self._laid, self._step = Guidance(objectives, **guidance), [], None, -1
         if self.guide.moves != "latents":
             raise ValueError(f"moves is {self.guide.moves!r}; a callback moves latents, between two steps. guided_sample and "
                              "guider.ReadoutGuidance can move the prediction")
@@ -55,16 +55,20 @@ class GuidanceCallback(PipelineCallback):
 
     def in_place(self, pipe):
         """The callback in the old form, (step, timestep, latents) -> None: the latents are changed where they lie."""
-        return lambda step, timestep, latents: self._lay(pipe, latents, step)
+        def callback(step, timestep, latents):
+            order = getattr(pipe.scheduler, "order", 1)             # it is called once for Heun's two evaluations
+            self._lay(pipe, latents, step * order + order - 1)
+        return callback
 
     def _lay(self, pipe, latents: Tensor, step: int) -> None:
         """Lay a hook on the denoiser for the pass after this step, in which these very latents are to be moved."""
         model = denoiser(pipe)
         self.clear()
-        if step == 0:
+        if step <= self._step or self._step < 0:                    # another call of the pipeline
             self.losses = []
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
+        self._step = step
         steps = getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)
         strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
         if step + 1 < steps and any(strengths):
@@ -92,14 +96,20 @@ class _Once:
         held = self.latents()
         place = 0 if args else "sample" if "sample" in kwargs else "hidden_states"
         given = args[0] if args else kwargs[place]
-        if held is None or not getattr(self.pipe.scheduler, "state_in_first_order", True):
+        if held is None or not takes_moves(self.pipe.scheduler):
             return None                                         # the pipeline is gone; Heun's second look is not guided
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         seen, size = seen_by(self.pipe.scheduler, held, self._schedule_time(timestep))
         if len(given) % len(held) or not torch.equal(given[:len(held), :held.shape[1]], seen.to(given)):
             return None                                         # not the pass of the pipeline that was called back
+        if given.ndim == 3 and given.shape[1:] != held.shape[1:]:
+            raise ValueError(f"{type(self.pipe).__name__} tells its transformer more than the latents, which is not known here; use "
+                             "the plain pipeline of the model, or guided_sample")
         moved = self._moved(network, args, kwargs, place, given, len(held), timestep)
-        held.copy_(moved * size if torch.is_tensor(size) else moved)
+        if moved is None:
+            return None
+        held.copy_(moved * size)
+        forget_last_sample(self.pipe.scheduler)
         branches = moved.repeat(len(given) // len(held), *[1] * (moved.ndim - 1))
         given = torch.cat([branches.to(given), given[:, moved.shape[1]:]], dim=1) if given.ndim == 4 else branches.to(given)
         return ((given, *args[1:]), kwargs) if args else (args, {**kwargs, place: given})
@@ -109,34 +119,34 @@ class _Once:
         value = torch.as_tensor(timestep).flatten()[0]
         return value * 1000 if isinstance(self.model, Flux) else value
 
-    def _moved(self, network, args, kwargs, place, given, batch, timestep) -> Tensor:
-        """The latents as the denoiser sees them, moved: (B, C, h, w), or FLUX's tokens."""
-        count = len(given) // batch
-        conditional = conditional_block(self.pipe, count)
-        wanted = [conditional] if self.callback.guide.gradient_branch == "conditional" else [0 if conditional else count - 1, conditional]
+    def _moved(self, network, args, kwargs, place, given, batch, timestep) -> Tensor | None:
+        """The latents as the denoiser sees them, moved: (B, C, h, w), or FLUX's tokens. None where they stay."""
+        count, channels = len(given) // batch, self.model.latent_channels
+        wanted = branch_blocks(self.pipe, count, self.callback.guide.branches)
         together = range(count) if getattr(self.pipe, "do_perturbed_attention_guidance", False) else wanted
-        args, kwargs = (_rows_of(each, together, batch, count) for each in (list(args), dict(kwargs)))
-        channels = self.model.latent_channels
-        extra = (args[0] if args else kwargs[place])[:, channels:] if given.ndim == 4 else None
         fold, unfold = self._folding(kwargs)
         number = self._schedule_time(timestep).item()
 
         def read(latents):
+            inputs, named = (_rows_of(each, together, batch, count) for each in (list(args), dict(kwargs)))
+            told = inputs[0] if args else named[place]
             several = torch.cat([unfold(latents)] * len(together))
-            several = several if extra is None else torch.cat([several, extra], dim=1)
+            several = torch.cat([several, told[:, channels:]], dim=1) if given.ndim == 4 else several
             with collect_features(self.model, latents) as features:
-                output = network(several, *args[1:], **kwargs) if args else network(**{**kwargs, place: several})
+                output = network(several, *inputs[1:], **named) if args else network(**{**named, place: several})
             output = output[0] if isinstance(output, tuple) else output.sample
+            output = output.chunk(len(together))
             chunks = [list(chunk) for chunk in zip(*(each.chunk(len(together)) for each in features))]
-            chosen = [list(together).index(each) for each in wanted]
-            return [Reading(self.model, chunks[i], latents, number, name, output.chunk(len(together))[i])
-                    for i, name in zip(chosen, ("negative", "conditional")[-len(wanted):])]
+            chosen = [list(together).index(block) for block in wanted]
+            return [Reading(self.model, chunks[i], latents, number, name, output[i][:, :channels] if given.ndim == 4 else output[i])
+                    for i, name in zip(chosen, self.callback.guide.branches)]
         start = fold(given[:batch] if given.ndim == 3 else given[:batch, :channels])
         if given.ndim == 3:
             self.callback.guide.check(self.model, batch, self.model.image_size(start))
-        moved, losses = self.callback.guide.move(read, start, self.strengths)
+        with self.model.frozen():
+            moved, losses = self.callback.guide.move(read, start, self.strengths)
         self.callback.losses.append(losses)
-        return unfold(moved)
+        return None if moved is start else unfold(moved)
 
     def _folding(self, kwargs):
         """From what the network takes to maps (B, C, h, w), and back: FLUX packs its latents into tokens."""
@@ -146,16 +156,22 @@ class _Once:
         return (lambda x: unpack(x, height, width)), pack
 
 
-def conditional_block(pipe, count: int) -> int:
-    """Which of the `count` branches in a pipeline's batch is told the prompt."""
-    if getattr(pipe, "do_perturbed_attention_guidance", False):
-        return 1 if pipe.do_classifier_free_guidance else 0             # (negative,) conditional, perturbed
+def branch_blocks(pipe, count: int, branches) -> list[int]:
+    """Where the conditional branch, and the negative if it is asked for, stand among the `count` in a pipeline's batch."""
+    perturbed = getattr(pipe, "do_perturbed_attention_guidance", False)
     if "InstructPix2Pix" in type(pipe).__name__ and count == 3:
-        return 0                                                        # text and picture, picture, nothing
-    if count > 2:
+        places = {"conditional": 0, "negative": 2}                      # text and picture, picture, nothing
+    elif count == 1 + perturbed:
+        places = {"conditional": 0}
+    elif count == 2 + perturbed:
+        places = {"negative": 0, "conditional": 1}
+    else:
         raise ValueError(f"{type(pipe).__name__} runs {count} branches a step, and which of them follows the prompt is not known here; "
                          "use a pipeline with plain classifier-free guidance, or guided_sample")
-    return count - 1                                                    # (negative,) conditional
+    if len(branches) > len(places):
+        raise ValueError("gradient_branch is 'both', but the pipeline runs no negative branch at this guidance_scale; raise it, or "
+                         "leave gradient_branch out")
+    return [places[branch] for branch in branches]
 
 
 def _rows_of(value, blocks, batch: int, count: int):

@@ -59,8 +59,7 @@ class Conditioning:
             own = self.added if name == "conditional" else self.negative_added
             missing = [key for key in model.needs if added.get(key) is None or (key in POOLED and own.get(key) is None)]
             if missing:
-                raise ValueError(f"the {name} branch of this Conditioning lacks {', '.join(missing)} (in `added` and "
-                                 "`negative_added`), which this model needs; encode_prompts(pipe, prompt) gives them")
+                raise ValueError(lacking(name, missing))
             ids = added.get("time_ids")
             if ids is not None and ids.shape[-1] == 6 and tuple(ids[0, 4:].tolist()) != model.image_size(latents):
                 raise ValueError(f"the time_ids say that the picture has {tuple(ids[0, 4:].tolist())} pixels (height, width), but the latents "
@@ -76,6 +75,16 @@ class Conditioning:
             return _each(value, lambda t: t.to(device, dtype) if t.is_floating_point() else t.to(device))
         return Conditioning(*(moved(part) for part in (self.prompt_embeds, self.negative_prompt_embeds, self.added,
                                                        self.negative_added)), self.control)
+
+
+def lacking(branch: str, names: list[str]) -> str:
+    """The message for parts that a model needs and a conditioning has not."""
+    remedy = "encode_prompts(pipe, prompt) gives them"
+    if "image_latents" in names or "image_embeds" in names:
+        remedy = ("put the picture's embedding (a list of tensors), or the mask and masked picture, or the picture to edit, as latents "
+                  "(B, C, h, w), there, or use GuidanceCallback in the model's own pipeline")
+    return (f"the {branch} branch of this Conditioning lacks {', '.join(names)} (in `added` and `negative_added`), which this model "
+            f"needs; {remedy}")
 
 
 def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, num_images_per_prompt: int = 1,
@@ -109,6 +118,9 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
     if negatives is not None and len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; pass one, or as many")
     warn_unknown_words(getattr(pipe, "tokenizer", None), [*prompts, *(negatives or [])])
+    if not hasattr(pipe, "encode_prompt"):
+        raise ValueError(f"{type(pipe).__name__} cannot encode a prompt by itself; encode it with the pipeline of the model that it "
+                         "was made from and pass the Conditioning, or use GuidanceCallback in this pipeline")
     takes = inspect.signature(pipe.encode_prompt).parameters
     if negatives is not None and "negative_prompt" not in takes:
         raise ValueError(f"negative_prompt is {negative_prompt!r}, but {type(pipe).__name__} has no negative branch: its guidance "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import torch
@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers import DDIMScheduler, FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from . import autoencoders
 from .checks import describe, finite, rows
-from .conditioning import Conditioning, encode_prompt
+from .conditioning import Conditioning, encode_prompt, lacking
 
 
 class Denoiser:
@@ -76,12 +77,18 @@ class Denoiser:
 
     @contextmanager
     def frozen(self):
-        """No gradient is kept for the network's weights inside; what required one before does so again afterwards."""
+        """No gradient is kept for the network's weights inside; what required one before does so again afterwards.
+
+        Weights stored in a smaller format (layerwise casting) go back to it after each layer; the gradient needs them as they
+        were computed with, which what is saved through hooks keeps.
+        """
         trainable = [weight for weight in self.network.parameters() if weight.requires_grad]
+        stored_smaller = any(weight.is_floating_point() and weight.dtype != self.dtype for weight in self.network.parameters())
         try:
             for weight in trainable:
                 weight.requires_grad_(False)
-            yield
+            with saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved) if stored_smaller else nullcontext():
+                yield
         finally:
             for weight in trainable:
                 weight.requires_grad_(True)
@@ -247,7 +254,11 @@ class UNet(Denoiser):
 
     @property
     def needs(self):
-        return ("text_embeds", "time_ids") if self.config.addition_embed_type == "text_time" else ()
+        added = ("text_embeds", "time_ids") if self.config.addition_embed_type == "text_time" else ()
+        pictures = {"image_embeds": getattr(self.network, "encoder_hid_proj", None) is not None and  # an IP-Adapter
+                    self.config.encoder_hid_dim_type == "ip_image_proj",
+                    "image_latents": self.config.in_channels > self.latent_channels}
+        return (*added, *(name for name, needed in pictures.items() if needed))
 
     @property
     def latent_channels(self):
@@ -266,19 +277,25 @@ class UNet(Denoiser):
         if len(encoded) == 2:                                       # Stable Diffusion
             return Conditioning(*encoded)
         embeds, negative_embeds, pooled, negative_pooled = encoded  # Stable Diffusion XL
-        height, width = image_size
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]]).to(embeds).repeat(len(embeds), 1)     # (B, 6)
-        return Conditioning(embeds, negative_embeds, {"text_embeds": pooled, "time_ids": time_ids},
-                            {"text_embeds": negative_pooled, "time_ids": time_ids})
+        ids, negative_ids = (torch.tensor([sizes]).to(embeds).repeat(len(embeds), 1)                # (B, 6 or 5)
+                             for sizes in self.time_ids(pooled, *image_size))
+        return Conditioning(embeds, negative_embeds, {"text_embeds": pooled, "time_ids": ids},
+                            {"text_embeds": negative_pooled, "time_ids": negative_ids})
+
+    def time_ids(self, pooled, height, width) -> tuple[list, list]:
+        """What SDXL is told beside the text, for both branches: sizes and crop, and its refiner a beauty score instead."""
+        known = (self.config.projection_class_embeddings_input_dim - pooled.shape[-1]) // self.config.addition_time_embed_dim
+        if known == 5:
+            return [height, width, 0, 0, 6.0], [height, width, 0, 0, 2.5]
+        return ([height, width, 0, 0, height, width],) * 2
 
     def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
         added = dict(added or {})
+        missing = [name for name in self.needs if added.get(name) is None]
+        if missing:
+            raise ValueError(lacking("conditional", missing))
         if "image_latents" in added:                                # inpainting, InstructPix2Pix
             latents = torch.cat([latents, added.pop("image_latents").to(latents)], dim=1)
-        if latents.shape[1] != self.config.in_channels:
-            raise ValueError(f"this UNet takes {self.config.in_channels} channels, {self.config.in_channels - latents.shape[1]} "
-                             "more than the latents: pass them in Conditioning.added['image_latents'] (mask and masked picture, "
-                             "or the picture to edit), or use GuidanceCallback in the model's own pipeline")
         if self.in_model_guidance and "timestep_cond" not in added:
             scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
             added["timestep_cond"] = self.pipe.get_guidance_scale_embedding(
@@ -373,7 +390,7 @@ class Flux(Transformer):
 
     @property
     def latent_channels(self):
-        return self.config.in_channels // 4
+        return (self.config.out_channels or self.config.in_channels) // 4
 
     def latent_shape(self, height=None, width=None):
         own = getattr(self.pipe, "default_sample_size", 128)
@@ -389,6 +406,9 @@ class Flux(Transformer):
     def timesteps(self, scheduler, num_inference_steps):
         if scheduler.config.get("use_flow_sigmas"):
             return {"num_inference_steps": num_inference_steps}
+        if "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise ValueError(f"{type(scheduler).__name__} cannot be told its sigmas, which FLUX needs (as in its own pipeline); "
+                             "use FlowMatchEulerDiscreteScheduler, or leave scheduler out")
         sigmas = torch.linspace(1.0, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64).numpy()
         return {"sigmas": sigmas}
 
@@ -437,23 +457,31 @@ def denoiser(pipe) -> Denoiser:
     if network is None and isinstance(pipe, nn.Module):
         network, pipe = pipe, SimpleNamespace(scheduler=None)
     plain = getattr(network, "_orig_mod", network)                  # compiled by torch
-    kind = next((kind for known, kind in KINDS.items() if isinstance(plain, known)), None)
+    kind = kind_of(plain)
     reason = _unsupported(pipe, plain) if kind is not None else f"its denoiser is a {type(plain).__name__}"
     if reason:
-        raise ValueError(f"{type(pipe).__name__} is not supported: {reason}. Readout Guidance here reads Stable Diffusion 1, 2 and "
-                         f"XL (a UNet2DConditionModel as `unet`) and SD3, FLUX and PixArt (a `transformer`) in their latents")
+        raise ValueError(f"{type(pipe).__name__} is not supported: {reason}; use a pipeline of Stable Diffusion 1, 2 or XL (a "
+                         "UNet2DConditionModel as `unet`), or of SD3, FLUX or PixArt (a `transformer`)")
     return kind(pipe, plain)
+
+
+def kind_of(network) -> type[Denoiser] | None:
+    return next((kind for known, kind in KINDS.items() if isinstance(network, known)), None)
 
 
 def _unsupported(pipe, network) -> str | None:
     """Why a network of a known class is none of ours after all, or None."""
+    if isinstance(network, FluxTransformer2DModel) and network.config.out_channels not in (
+            None, network.config.in_channels):
+        return "its transformer takes more than the latents (FLUX Fill, Control and the like)"
+    if "Kontext" in type(pipe).__name__:
+        return "its transformer takes the tokens of a second picture (FLUX Kontext)"
     if not isinstance(network, UNet2DConditionModel):
         return None
-    if getattr(network.config, "encoder_hid_dim_type", None) in ("image_proj", "text_image_proj") or hasattr(pipe, "movq"):
-        if getattr(network, "encoder_hid_proj", None) is None or hasattr(pipe, "movq"):
-            return "its UNet is told a picture's embedding instead of a text (Kandinsky)"
-    if type(pipe).__name__.startswith("IF") or (hasattr(pipe, "register_modules") and getattr(pipe, "vae", None) is None):
-        return "it denoises pixels and has no autoencoder (DeepFloyd IF and the like)"
+    if network.config.encoder_hid_dim_type in ("image_proj", "text_image_proj"):
+        return "its UNet is told a picture's embedding instead of a text (Kandinsky)"
+    if hasattr(pipe, "register_modules") and getattr(pipe, "vae", None) is None:
+        return "it has no autoencoder, so it denoises pixels (DeepFloyd IF) or something else"
     if not all(hasattr(resnet, "conv2") for block in network.up_blocks for resnet in getattr(block, "resnets", [None])):
         return "its decoder is not built of ResNets"
     return None
@@ -489,7 +517,26 @@ def _suits(model: Denoiser, scheduler) -> None:
 
 def scheduler_step(scheduler, output, t, latents, clean, noise, **settings) -> Tensor:
     """The step of any scheduler of diffusers', in the form of `readout.ddim_step`."""
-    return scheduler.step(output, t, latents, return_dict=False, **settings)[0]
+    if latents is not getattr(scheduler, "handed_out", latents):
+        forget_last_sample(scheduler)
+    scheduler.handed_out = scheduler.step(output, t, latents, return_dict=False, **settings)[0]
+    return scheduler.handed_out
+
+
+def forget_last_sample(scheduler) -> None:
+    """After latents were moved: UniPC and SA-Solver correct them from those before, which would undo the move."""
+    if getattr(scheduler, "last_sample", None) is not None:
+        scheduler.last_sample = None
+
+
+def takes_moves(scheduler) -> bool:
+    """False at an evaluation after which the scheduler goes on from latents that it kept (Heun's second look, PNDM's second,
+    the higher orders of DPM-Solver in single steps): a move would be lost there."""
+    if hasattr(scheduler, "order_list"):
+        return scheduler.order_list[scheduler.step_index or 0] == 1
+    if hasattr(scheduler, "prk_timesteps"):
+        return scheduler.counter % 4 == 0 if scheduler.counter < len(scheduler.prk_timesteps) else scheduler.counter != 1
+    return getattr(scheduler, "state_in_first_order", True)
 
 
 def seen_by(scheduler, latents: Tensor, t) -> tuple[Tensor, Tensor | float]:

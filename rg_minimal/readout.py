@@ -19,16 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import (Boxes, Count, Counts, Declared, Fraction, Function, Index, Map, Mask, NonNegative, Points, Truth, UnitMap,
-                     check_fit, finite)
-from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by
+from .checks import (Boxes, Count, Counts, Declared, Fraction, Function, Index, Map, Mask, NonNegative, Points, Truth,
+                     UnitMap, check_fit, finite)
+from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
 
 # ---- 1  Features: listening to a frozen denoiser ---------------------------------------------------------------------
 @contextmanager
 def collect_features(model: Denoiser, latents: Tensor):
     """Collect hidden states: `with collect_features(model, latents) as features:` run the denoiser on latents (B, C, h, w).
-
     `features` is a list with one (B, C_l, H_l, W_l) tensor for each layer, refilled by every forward pass (paper, section
     3.1). Forward hooks do the collecting, so nothing is patched; they hear this thread alone, and are always removed."""
     features, thread, hooks = [None] * len(model.layers), threading.get_ident(), []
@@ -138,7 +137,6 @@ class Bottleneck(nn.Module):
 
 class Head(nn.Module):
     """Aggregate a denoiser's features and read a property off them (paper, sections 3.1 and 3.2).
-
     The bottlenecks' outputs are summed with softmax mixing weights, one a layer. A spatial head (`out_channels` > 0) adds
     an output head; a relative head returns the sum, to be compared between pictures by cosine similarity. Parameters are
     named as in the authors' released heads. `saving.ReadoutHead` is this and can be saved."""
@@ -181,7 +179,6 @@ class Head(nn.Module):
 # ---- 3  Losses: what a head is trained with --------------------------------------------------------------------------
 def spatial_loss(readout, target, background: float | None = None, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of a map, one number.
-
     `readout` is (B, k, H, W), `target` (B, k, H', W'), `weight` (B or 1, k or 1, H, W). With `background`, the target's value
     where nothing is drawn, it is the mean of the background's error and the foreground's, so that thin lines count."""
     target = resize(target.to(readout), readout.shape[-2:], "nearest")
@@ -200,7 +197,6 @@ def point_similarity(features_a, features_b, in_a) -> Tensor:
 
 def correspondence_loss(features_a, features_b, points_a, points_b, image_size, temperature=0.07, locate=bilinear) -> Tensor:
     """Symmetric cross-entropy over cosine similarities: each point has to find its partner among all cells.
-
     Features are (B, C, h, w), points (B, N, 2) or (N, 2), (x, y) in pixels of a picture of `image_size` (H, W); row n of both
     shows the same spot. `locate` turns points into weights of cells."""
     cells = features_a.shape[-2:]
@@ -323,7 +319,6 @@ class RelativeObjective(Objective):
 @dataclass(kw_only=True, eq=False)
 class CorrespondenceObjective(RelativeObjective):
     """What the source shows at each source point is to appear at the target point (drag; paper, section 3.3).
-
     The loss is -s(source point, target point) + `anti_ghosting` * s(source point, source point), averaged over the points
     and halved, with cosine similarities s mapped to [0, 1]: the second term discourages staying in place. A tensor (N,) says
     it for each point: what another point is moved to must not be pushed away."""
@@ -336,12 +331,13 @@ class CorrespondenceObjective(RelativeObjective):
         super().__post_init__()
         count, other = len(self.source_points), len(self.target_points)
         if count != other or torch.as_tensor(self.anti_ghosting).shape not in ((), (count,)):
-            raise ValueError(f"{count} source points, but {other} target points and anti_ghosting {self.anti_ghosting}; pass as "
-                             "many of each (anti_ghosting may be one number)")
+            raise ValueError(f"{count} source points, {other} target points and anti_ghosting {self.anti_ghosting}; pass as many "
+                             "of each (anti_ghosting may be one number)")
 
     def __call__(self, reading):
         features, source = self.features(reading)
-        here, there = (self.locate(points.to(features), features.shape[-2:], reading.model.image_size(reading.latents))        # (N, h*w)
+        size = reading.model.image_size(reading.latents)
+        here, there = (self.locate(points.to(features), features.shape[-2:], size)      # (N, h*w)
                        for points in (self.source_points, self.target_points))
         handle = F.normalize(here @ source.flatten(2).mT, dim=-1)                       # (1 or B, N, C)
 
@@ -412,7 +408,8 @@ class Guidance(Declared):
         gradients = []
         for _ in range(self.inner_steps):
             gradient, losses, _ = self.gradient(read, latents, strengths)
-            latents = latents - self.step(gradient, strengths, gradients).to(latents)
+            step = self.step(gradient, strengths, gradients).to(latents)
+            latents = latents - step if self.step_size else latents     # at 0 the very same latents
         return latents, losses
 
     def step(self, gradient, strengths, gradients: list) -> Tensor:
@@ -461,7 +458,6 @@ class SampleState:
 def sampling(model, scheduler, take_step, guide: Guidance, conditioning, latents, guidance_scale, settings,
              keep=None) -> Iterator[SampleState]:
     """Denoise noise (B, C, h, w) along the scheduler's timesteps, guided. `pipelines.guided_sample` is the door to it.
-
     At a guided step the denoiser runs once with gradient, the objectives read its features, and the gradient of their
     weighted sum moves the latents; then the scheduler takes its ordinary step from there (paper, section 3.3). Outside the
     guide's mask the picture follows the trajectory of `keep`. `settings` holds what `take_step` is given at each step."""
@@ -477,13 +473,14 @@ def sampling(model, scheduler, take_step, guide: Guidance, conditioning, latents
         if keep is not None or seen is not before:
             latents = seen * size
         clean, noise = clean_and_noise(scheduler, output, seen, timestep)
-        latents = finite(take_step(scheduler, output, t, latents, clean, noise, **setting), f"latents after timestep {timestep}")
+        latents = take_step(scheduler, output, t, latents, clean, noise, **setting)
+        finite(latents, f"latents after timestep {timestep}")
         yield SampleState(step, timestep, seen, latents, clean, losses, model)
 
 def guided_prediction(model, scheduler, guide, conditioning, latents, timestep, step, scale) -> tuple[Tensor, Tensor, list]:
     """The latents after guidance, the prediction at them, and the losses; without active objectives nothing is moved."""
     strengths = [objective.strength(step, len(scheduler.timesteps)) for objective in guide.objectives]
-    if not any(strengths) or not getattr(scheduler, "state_in_first_order", True):      # Heun evaluates twice, is guided once
+    if not any(strengths) or not takes_moves(scheduler):                # Heun evaluates twice, is guided once
         return latents, predict(model, latents, timestep, conditioning, scale), [None] * len(strengths)
 
     def read(latents):
@@ -520,13 +517,13 @@ def ddim_step(scheduler, output, t, latents, clean, noise, eta=0.0, generator=No
 def alpha_products(scheduler, timestep: int) -> tuple[Tensor, Tensor]:
     """The product of alphas at a DDIM timestep, and at the one that a step from there leads to."""
     before = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    return scheduler.alphas_cumprod[timestep], scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod
+    products = scheduler.alphas_cumprod
+    return products[timestep], products[before] if before >= 0 else scheduler.final_alpha_cumprod
 
 # ---- 8  Inversion: from a picture back to noise ----------------------------------------------------------------------
 @torch.no_grad()
 def inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_point_iterations) -> Iterator[SampleState]:
-    """Run DDIM, or a flow model's Euler steps, backwards from clean latents (B, C, h, w). `pipelines.invert` is the door to it.
-
+    """Run DDIM, or a flow model's Euler steps, backwards from clean latents (B, C, h, w). `pipelines.invert` is the door.
     A step from t down to s uses what is predicted at (x_t, t). Its inverse knows x_s only, so plain inversion predicts at
     (x_s, t); each fixed-point iteration predicts again at the x_t just found, and converges to the inverse."""
     back = inverse_euler_step if model.flow else inverse_ddim_step

@@ -44,6 +44,11 @@ class Source:
         return cls(model, lambda t: model.add_noise(clean, noise, torch.tensor([t], device=clean.device)), prompt, keep_all)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of its picture in pixels."""
+        return self.model.image_size(self.latents_at(self.timesteps[0] if self.timesteps else 0))
+
+    @property
     def start(self) -> Tensor:
         """The noise of its trajectory, (1 or B, C, h, w): pass it as `latents` to edit this very picture."""
         if not self.timesteps:

@@ -384,34 +384,6 @@ def test_unknown_words_are_named(pipe):
     assert conditioning.warn_unknown_words(clip, ["anything"]) == []
 
 
-# ---- the callback --------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("kind", ["pipe", "xl_pipe"])
-@pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_the_callback_equals_the_sampler(kind, scale, request):
-    """The callback cannot guide the first step; from the second on it does what guided_sample does."""
-    pipe = request.getfixturevalue(kind)
-    guidance = callback.GuidanceCallback([spatial(pipe)], gradient_branch="both" if scale > 1 else "conditional")
-    latents = pipe(PROMPT, num_inference_steps=6, guidance_scale=scale, generator=seed(), output_type="latent",
-                   callback_on_step_end=guidance, callback_on_step_end_tensor_inputs=guidance.inputs(pipe)).images
-    expected = run(pipe, [spatial(pipe, start=1 / 6)], guidance_scale=scale,
-                   gradient_branch="both" if scale > 1 else "conditional")
-    torch.testing.assert_close(latents, expected[-1].latents, atol=1e-3, rtol=1e-3)
-    assert len(guidance.losses) == 2      # of the first three steps the second and the third
-
-
-def test_the_callback_guides_another_scheduler():
-    pipe = tiny_pipe()
-    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    losses = []
-    for size in (0.0, 0.1):
-        guidance = callback.GuidanceCallback([spatial(pipe, stop=1.0)], step_size=size)
-        pipe(PROMPT, num_inference_steps=6, generator=seed(), output_type="latent", callback_on_step_end=guidance,
-             callback_on_step_end_tensor_inputs=guidance.inputs(pipe))
-        losses.append(guidance.losses[-1][0])
-    assert losses[1] < losses[0]
-
-
 # ---- inversion -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
