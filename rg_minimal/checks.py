@@ -222,7 +222,7 @@ def _say(adapter: TypeAdapter, name: str, value):
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        reasons = "; ".join(each["msg"].removeprefix("Value error, ").replace("Input should", "it has to") for each in error.errors())
         raise ValueError(f"{name} is {describe(value)}: {reasons}") from None
 
 

@@ -396,6 +396,8 @@ class Guidance(Declared):
         super().__post_init__()
         self.objectives = list(self.objectives)
         self.branches = ("negative", "conditional") if self.gradient_branch == "both" else ("conditional",)
+        if self.moves == "prediction" and self.inner_steps > 1:
+            raise ValueError(f"inner_steps is {self.inner_steps}, but a prediction is moved once; leave it out, or move latents")
 
     def check(self, pipe, batch, image_size) -> None:
         check_fit(self, batch, image_size)
@@ -473,8 +475,7 @@ def sampling(model, scheduler, take_step, guide: Guidance, conditioning, latents
         if keep is not None or seen is not before:
             latents = seen * size
         clean, noise = clean_and_noise(scheduler, output, seen, timestep)
-        latents = take_step(scheduler, output, t, latents, clean, noise, **setting)
-        finite(latents, f"latents after timestep {timestep}")
+        latents = finite(take_step(scheduler, output, t, latents, clean, noise, **setting), f"latents after t = {timestep}")
         yield SampleState(step, timestep, seen, latents, clean, losses, model)
 
 def guided_prediction(model, scheduler, guide, conditioning, latents, timestep, step, scale) -> tuple[Tensor, Tensor, list]:
@@ -537,10 +538,11 @@ def inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_poi
         yield SampleState(step, timestep, latents, latents, clean, [], model)
 
 def inverse_ddim_step(scheduler, step, timestep, latents, output, noise) -> Tensor:
-    """From latents one DDIM step below t up to t, with the noise predicted there."""
-    product, before = alpha_products(scheduler, timestep)
-    clean = (latents - (1 - before) ** 0.5 * noise) / before ** 0.5
-    return product ** 0.5 * clean + (1 - product) ** 0.5 * noise
+    """From latents one DDIM step below t up to t, with what is predicted there."""
+    (a, s), (below, rest) = ((product ** 0.5, (1 - product) ** 0.5) for product in alpha_products(scheduler, timestep))
+    if scheduler.config.prediction_type == "v_prediction":      # also where a is 0: with zero-terminal SNR
+        return (latents - (rest * a - below * s) * output) / (below * a + rest * s)
+    return a * ((latents - rest * noise) / below) + s * noise
 
 def inverse_euler_step(scheduler, step, timestep, latents, output, noise) -> Tensor:
     """The Euler step of a flow model backwards: x_s + (t - s) * velocity."""

@@ -45,20 +45,21 @@ OTHER = {
     "A2_how_the_numbers_are_measured": dict(count=1, steps=4, a=0.05, covered="right_ankle"),
 }
 WRONG = {
-    "00_start_here": dict(left_arm=270, count="four", head_folder="data/heads/poses", prompt=" ", steps=1.5, step_size=float("nan")),
+    "00_start_here": dict(left_arm=270, count="four", head_folder="data/heads/poses", prompt=" ", steps=1.5, step_size=float("nan"), picture=3),
     "01_diffusion": dict(guidance_scale=0, seed=-1, model="data/none"),
     "02_features": dict(joint="elbow", timesteps=[20, 1000], layer=6, timestep=True),
     "03_aggregation": dict(head_folder="data/heads/appearance", pictures=1, timesteps=[]),
-    "04_train_a_head": dict(task="appearance", lr=1.0, batch=0),
+    "04_train_a_head": dict(task="appearance", lr=1.0, batch=0, folder=["out"]),
     "05_guided_sampling": dict(pose=POSE[:13], stop=0.0, step_size="0.1"),
-    "06_sketches": dict(edge_strokes=[{"points": [[200, 0]], "width": 6, "shade": 1}], backgrounds=[-1]),
+    "06_sketches": dict(edge_strokes=[{"points": [[200, 0]], "width": 6, "shade": 1}], backgrounds=[-1], depth_strokes=None),
     "07_drag": dict(arm="both", arrows=[[[60, 60], [300, 50]]], pinned=[[1]], real_scale=-1),
     "08_appearance": dict(prompts=[], factors=0.5, held_out=0),
     "09_combining": dict(pose_interval=[0.5, 0.2], looks_weight=-1, turns={"leg": 20}),
-    "10_your_own_head": dict(sun=2, train_steps=1),
-    "11_larger_models": dict(download="yes", steps=0),
-    "12_studio": dict(drag={"weight": -1}, steps=0),
-    "A1_train_the_base_model": dict(samples=0, vae_batch=0, device="tpu"),
+    "10_your_own_head": dict(sun=2, train_steps=1, folder=7),
+    "11_larger_models": dict(download="yes", steps=0, model=3, prompt=5, reference_head=["a.pt"]),
+    "12_studio": dict(drag={"weight": -1}, steps=0, picture=3),
+    "A1_train_the_base_model": dict(samples=0, vae_batch=0, device="tpu", lr=-1, ema=2.0, vae_whole=1.5, snr_power=float("nan"),
+                                    start_from=3, export=["out"], save_every=0, seed=-1, pictures="8"),
     "A2_how_the_numbers_are_measured": dict(a=2, covered="nose"),
 }
 each_notebook = pytest.mark.parametrize("name", COURSE)
@@ -113,14 +114,14 @@ def test_a_wrong_parameter_stops_in_the_first_cell_by_its_name(name, parameter, 
 
 
 def test_rules_accept_and_refuse():
-    good = dict(count=3, size=0.5, whole=2, shades=[0, 0.5], word="head", use=True, prompt="a puppet", place="data", prompts=["a"],
+    good = dict(count=3, size=0.5, whole=2, shades=[0, 0.5], word="head", use=True, prompt="a puppet", place="data", prompts=["a"], file="", folder=Path("a"),
                 when=[0, 0.5], turns={"left": 3}, pose=POSE, dots=[[3, 4]])
     rules = dict(count=(1, 5), size=(0.0, 1.0), whole=(0.0, 3.0), shades=[0.0, 1.0], word={"head", "neck"}, use=bool, prompt=str,
-                 place=existing_folder, prompts=list_of_texts, when=interval, turns=arm_angles, pose=joint_points, dots=fits(PicturePoints))
+                 place=existing_folder, prompts=list_of_texts, file=Path, folder=Path, when=interval, turns=arm_angles, pose=joint_points, dots=fits(PicturePoints))
     assert check_parameters(good, **rules) is None
     bad = dict(count=[True, 6, 1.0, None], size=["1", float("nan"), -0.1], shades=[[], 0.5, [2]], word=["nose", 3, ["head"]], use=[1, "no"],
-               prompt=["", 3], place=["no/such", "", 3], prompts=["a", [], [1]], when=[[0.5, 0.5], [0], "ab", [0, 2]],
-               turns=[{}, {"leg": 1}, {"left": "x"}, 3], pose=[POSE[1:], 3, [[200, 1]] * 14], dots=[[[1]], 5])
+               prompt=["", 3, None], file=[3, None, ["a"], True], folder=[3], place=["no/such", "", 3], prompts=["a", [], [1]], when=[[0.5, 0.5], [0], "ab", [0, 2]],
+               turns=[{}, {"leg": 1}, {"left": "x"}, 3], pose=[POSE[1:], 3, [[200, 1]] * 14], dots=[[[1]], 5, None, ["12"], [[True, 1]]])
     for name, values in bad.items():
         for value in values:
             with pytest.raises(ValueError, match=f"^{name} is "):

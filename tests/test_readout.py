@@ -244,7 +244,7 @@ def test_guidance_is_the_same_lines_for_every_pipeline(kind, request):
         spatial(pipe, weight=2.0), spatial(pipe, start=0.5, stop=1.0, schedule=lambda done: 1 - done),
         rg.CorrespondenceObjective(head=relative, source=source, source_points=[[8, 8]], target_points=[[20.5, 9]]),
         rg.AppearanceObjective(head=relative, source=source, boxes=((0, 0, 16, 16), (8, 8, 32, 32))),
-        rg.AppearanceObjective(head=relative, source=source, pool=maps.pool_features, mask=torch.ones(1, 1, 32, 32))]
+        rg.AppearanceObjective(head=relative, source=source, pool=True, mask=torch.ones(1, 1, 32, 32))]
     states = run(pipe, objectives, prompt=[PROMPT, "a red shirt"], gradient_branch="both", inner_steps=2)
     active = [[loss is not None for loss in state.losses] for state in states]
     assert active == [[True, False, True, True, True]] * 3 + [[False, True, False, False, False]] * 3

@@ -64,24 +64,37 @@ WRONG = [
     ({"posse": {}}, "there is no posse: choose from prompt, seed"),
     ({"pose": {"on": True}}, "there is no pose.on: choose from pose.use, pose.weight"),
     ({"pose": 3}, "pose is 3: give a dict with use, weight"),
-    ({"prompt": 3}, "prompt is 3: give a text"),
-    ({"seed": -1}, "seed is -1: give a whole number from 0"),
-    ({"seed": 1.5}, "seed is 1.5: give a whole number"),
-    ({"steps": 0}, "steps is 0: give a whole number from 1 to 1000"),
+    ({"prompt": 3}, "prompt is 3: pass a text"),
+    ({"seed": -1}, "seed is -1: .* greater than or equal to 0"),
+    ({"seed": 1.5}, "seed is 1.5: pass a whole number"),
+    ({"steps": 0}, "steps is 0: .* greater than or equal to 1"),
     ({"steps": True}, "steps is True"),
-    ({"guidance_scale": float("nan")}, "guidance_scale is nan: give a number from 0 to 100"),
-    ({"step_size": 2}, "step_size is 2: give a number from 0 to 1"),
-    ({"pose": {"use": "yes"}}, "pose.use is 'yes': give true or false"),
-    ({"drag": {"keep": 1}}, "drag.keep is 1: give true or false"),
-    ({"depth": {"weight": -1}}, "depth.weight is -1: give a number from 0 to 100"),
+    ({"guidance_scale": float("nan")}, "guidance_scale is nan: pass a finite number"),
+    ({"step_size": 2}, "step_size is 2: .* less than or equal to 1"),
+    ({"pose": {"use": "yes"}}, "pose.use is 'yes': pass True or False"),
+    ({"drag": {"keep": 1}}, "drag.keep is 1: pass True or False"),
+    ({"depth": {"weight": -1}}, "depth.weight is -1: .* greater than or equal to 0"),
     ({"edges": {"interval": [0.5]}}, r"edges.interval is \[0.5\]: give two fractions"),
-    ({"edges": {"interval": [0.5, 0.2]}}, r"edges.interval is \[0.5, 0.2\]: the first .* smaller"),
-    ({"edges": {"interval": [0, "1"]}}, "edges.interval is '1': give a number from 0 to 1"),
-    ({"pose": {"joints": [[5, 5]]}}, "pose.joints: value holds 1 joints: give 14"),
-    ({"drag": {"arrows": [[[5, 5], [5, 500]]]}}, r"drag.arrows: target 0 is \(5, 500\), outside the picture"),
-    ({"depth": {"strokes": [{"points": []}]}}, "depth.strokes: stroke 0 is"),
-    ({"appearance": {"seed": "1"}}, "appearance.seed is '1': give a whole number"),
-    ({"appearance": {"picture": None}}, "appearance.picture is None: give a text"),
+    ({"edges": {"interval": [0.5, 0.2]}}, r"edges.interval is \[0.5, 0.2\]: .* start < stop"),
+    ({"edges": {"interval": [0, "1"]}}, r"edges.interval is \[0, '1'\]: give two fractions"),
+    ({"pose": {"joints": [[5, 5]]}}, r"pose.joints is \[\[5, 5\]\]: value holds 1 joints: give 14"),
+    ({"drag": {"arrows": [[[5, 5], [5, 500]]]}}, r"drag.arrows is .*: target 0 is \(5, 500\), outside the picture"),
+    ({"depth": {"strokes": [{"points": []}]}}, r"depth.strokes is .*: stroke 0 is .*: give a dict"),
+    ({"appearance": {"seed": "1"}}, "appearance.seed is '1': pass a whole number"),
+    ({"appearance": {"picture": None}}, "appearance.picture is None: pass the name of a file"),
+    ({"seed": 2**32}, "seed is 4294967296: .* less than or equal to 4294967295"),
+    ({"steps": 1001}, "steps is 1001: .* less than or equal to 1000"),
+    ({"model": 3}, "model is 3: pass the name of a file or folder"),
+    ({"heads": ["data"]}, r"heads is \['data'\]: pass the name of a file or folder"),
+    ({"pose": {"joints": ["12"] * 14}}, "pose.joints is .*: head is '12': give a point"),
+    ({"pose": {"joints": [{1: 0, 2: 0}] * 14}}, "pose.joints is .*: head is {1: 0, 2: 0}: give a point"),
+    ({"pose": {"joints": [[True, False]] * 14}}, r"pose.joints is .*: head is \[True, False\]: give a point"),
+    ({"pose": {"joints": [["1", "2"]] * 14}}, r"pose.joints is .*: head is \['1', '2'\]: give a point"),
+    ({"drag": {"arrows": [["12", [3, 4]]]}}, "drag.arrows is .*: handle 0 is '12': give a point"),
+    ({"edges": {"strokes": [{"points": ["12"], "width": 3, "shade": 1}]}}, "edges.strokes is .*: point 0 of stroke 0 is '12': give a point"),
+    ({"edges": {"strokes": [{"points": "12", "width": 3, "shade": 1}]}}, "edges.strokes is .*: value is '12': give a list of points"),
+    ({"depth": {"strokes": [{"points": [[1, 2]], "width": "3", "shade": 1}]}}, "depth.strokes is .*: give a dict with numbers"),
+    ({"depth": {"strokes": [{"points": [[1, 2]], "width": 3, "shade": True}]}}, "depth.strokes is .*: give a dict with numbers"),
     ([], r"state is \[\]: give a dict"),
 ]
 
@@ -138,6 +151,29 @@ def test_yaml_brings_every_state_back(tmp_path):
         read_yaml(tmp_path / "d.yaml")
     with pytest.raises(ValueError, match="no.yaml could not be read"):
         read_yaml(tmp_path / "no.yaml")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "could not be read"), ("[]", r": state is \[\]: give a dict"), ("", ": state is None: give a dict"), ("seed: .nan", ": seed is nan"),
+    ("seed: 1\nsteps: 3\nseed: 2", "could not be read: it gives seed twice"), ("pose: {use: true, use: false}", "it gives use twice"),
+    ("edges: {strokes: [{points: [[1, 2]], width: 1, width: 2, shade: 1}]}", "it gives width twice"), ("- 1", r": state is \[1\]"),
+    ("seed: 1\n---\nseed: 2", "could not be read"), ("step_size: 1e-05", ": step_size is '1e-05': pass a number")])
+def test_a_file_that_is_no_state_is_named(text, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"mine\.yaml.*{message}"):
+        read_yaml(tmp_path / "mine.yaml")
+
+
+def test_a_state_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_yaml(START, tmp_path / "a.yaml")
+
+    def killed(*paths):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", killed)
+        write_yaml({"seed": 3}, path)
+    assert read_yaml(path)["seed"] == 0 and write_yaml({"seed": 3}, path) and read_yaml(path)["seed"] == 3
+    assert [each.name for each in tmp_path.iterdir()] == ["a.yaml"]
 
 
 def test_reference_pictures_are_cut_square_and_can_be_embedded(tmp_path):

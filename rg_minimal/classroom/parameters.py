@@ -5,8 +5,11 @@ papermill passes on whatever it is given: a number too large, a word where a num
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Annotated, Any, Callable, Literal, Mapping
 
+from pydantic import BeforeValidator, Field
+
+from ..checks import FileName, Number, Truth, Whole, Words, checked
 from ..pipelines import find_folder
 from ..puppets.world import JOINTS, SIZE
 
@@ -20,21 +23,25 @@ def check_parameters(values: Mapping, **rules) -> None:
         (low, high): a number in this range, a whole one where both bounds are ints
         [low, high]: a list of at least one such number
         bool, str: True or False; a text that is not empty
+        Path: the name of a file or folder, a text; empty for none
         a set, or the keys of a dict: one of its members
         a function: called with the value; its ValueError's message is passed on
-    `existing_folder`, `list_of_texts`, `interval`, `arm_angles`, `joint_points`, `fits(...)` in this module are such functions.
+    `existing_folder`, `any_text`, `list_of_texts`, `interval`, `arm_angles`, `joint_points`, `fits(...)` in this module are such functions.
     """
     for name, rule in rules.items():
-        try:
-            _check(values[name], rule)
-        except ValueError as error:
-            raise ValueError(f"{name} is {values[name]!r}: {error}") from None
+        checked(name, values[name], _kind(rule))
 
 
 def existing_folder(value) -> None:
     """A folder, found as `load_pipeline` finds it."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or not Path(find_folder(value)).is_dir():
         raise ValueError("there is no such folder; name one that exists, from here or from the repository's top")
+
+
+def any_text(value) -> None:
+    """A text, which may be empty."""
+    if not isinstance(value, str):
+        raise ValueError("give a text in quotes, \"\" for none")
 
 
 def list_of_texts(value) -> None:
@@ -71,31 +78,26 @@ joint_points = picture_points(len(JOINTS), JOINTS)
 
 
 def fits(widget: type) -> Callable:
-    """What a widget of this class accepts as its value."""
-    return lambda value: widget(value=value)
+    """What a widget of this class accepts as its value; None, which makes it start with a value of its own, is refused."""
+    def rule(value):
+        if value is None:
+            raise ValueError("give a list, [] for none")
+        widget(value=value)
+    return rule
 
 
-def _check(value, rule) -> None:
+def _kind(rule):
+    """The type that a rule stands for."""
     if isinstance(rule, list):
-        if not isinstance(value, (list, tuple)) or not value:
-            raise ValueError(f"give a list of numbers from {rule[0]} to {rule[1]}")
-        for each in value:
-            _check(each, tuple(rule))
-    elif isinstance(rule, tuple):
-        low, high = rule
-        whole = isinstance(low, int) and isinstance(high, int)
-        if _not_number(value) or whole and not isinstance(value, int) or not low <= value <= high:         # NaN is in no range
-            raise ValueError(f"choose a {'whole ' if whole else ''}number from {low} to {high}")
-    elif rule is bool:
-        if not isinstance(value, bool):
-            raise ValueError("choose True or False")
-    elif rule is str:
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError("write it in words")
-    elif callable(rule):
-        rule(value)
-    elif not isinstance(value, str) or value not in rule:
-        raise ValueError(f"choose one of {', '.join(map(repr, sorted(rule)))}")
+        return Annotated[list[_kind(tuple(rule))], Field(min_length=1)]
+    if isinstance(rule, tuple):
+        return Annotated[Whole if all(isinstance(bound, int) for bound in rule) else Number, Field(ge=rule[0], le=rule[1])]
+    if isinstance(rule, (set, frozenset, Mapping)):
+        return Literal[tuple(sorted(rule))]
+    return PLAIN.get(rule) or Annotated[Any, BeforeValidator(lambda value: rule(value))]
+
+
+PLAIN = {bool: Truth, str: Words, Path: FileName}
 
 
 def _not_number(value) -> bool:

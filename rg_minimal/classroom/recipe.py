@@ -20,24 +20,28 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Iterator
+from typing import Annotated, Iterator
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from . import plots
 from ..puppets.editing import LOOKS, drag, identity
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
+from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth
 from ..denoisers import denoiser
+from ..files import write_file
 from ..pipelines import find_folder, guided_sample, load_head, load_pipeline
 from ..puppets.world import SIZE
 from ..readout import SampleState
 from ..saving import ReadoutHead
 from ..sources import Source
+from .parameters import interval
 from .widgets import as_array, check_arrows, check_joints, check_strokes, draw_arrows, paint, paint_over, png_bytes
 
 # ---------------------------------------------------------------------------------------------- state
@@ -71,6 +75,59 @@ SEEDS = 2**32 - 1                                       # the largest seed
 PLAIN = ("prompt", "seed", "steps", "guidance_scale")   # what the picture without guidance depends on
 
 
+Noise = Annotated[Index, Field(le=SEEDS)]
+Weight = Annotated[Number, Field(ge=0, le=100)]
+Interval = Annotated[list, BeforeValidator(lambda value: interval(value) or list(map(float, value)))]      # a rule returns None
+Joints, Arrows, Strokes = (Annotated[list, BeforeValidator(lambda value, check=check: check(value, (SIZE, SIZE)))]
+                           for check in (check_joints, check_arrows, check_strokes))
+
+
+@dataclass
+class Plain(Declared):
+    """What a state may hold beside its objectives."""
+    prompt: Text
+    seed: Noise
+    steps: Annotated[Count, Field(le=1000)]
+    guidance_scale: Weight
+    step_size: Fraction
+    model: FileName
+    heads: FileName
+
+
+@dataclass
+class Aim(Declared):
+    """What the entry of any objective may hold; what each of them holds besides follows."""
+    use: Truth
+    weight: Weight
+    interval: Interval
+
+
+@dataclass
+class Posed(Aim):
+    joints: Joints
+
+
+@dataclass
+class Dragged(Aim):
+    arrows: Arrows
+    keep: Truth
+
+
+@dataclass
+class Painted(Aim):
+    strokes: Strokes
+
+
+@dataclass
+class Alike(Aim):
+    picture: FileName
+    prompt: Text
+    seed: Noise
+
+
+ENTRIES = {"pose": Posed, "drag": Dragged, "depth": Painted, "edges": Painted, "appearance": Alike}
+
+
 def check_state(state: dict, kit: Kit | None = None) -> dict:
     """A complete copy of a state in plain numbers and lists; what is left out is as in `START`.
 
@@ -78,13 +135,12 @@ def check_state(state: dict, kit: Kit | None = None) -> dict:
     to run as well: a head for every objective in use, and something for it to aim at.
     """
     made = _filled(state, START, "")
-    _whole("seed", made["seed"], 0, SEEDS), _whole("steps", made["steps"], 1, 1000)
-    made["guidance_scale"] = _number("guidance_scale", made["guidance_scale"], 0, 100)
-    made["step_size"] = _number("step_size", made["step_size"], 0, 1)
-    for name in ("prompt", "model", "heads"):
-        _text(name, made[name])
+    made |= asdict(Plain(**{name: value for name, value in made.items() if name not in OBJECTIVES}))
     for name in OBJECTIVES:
-        _check_objective(name, made[name])
+        try:
+            made[name] = asdict(ENTRIES[name](**made[name]))
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from None
         if kit is not None and made[name]["use"]:
             _check_ready(name, made[name], made["steps"], kit)
     return made
@@ -109,45 +165,6 @@ def _filled(given, start: dict, path: str) -> dict:
             raise ValueError(f"there is no {path}{name}: choose from {', '.join(path + each for each in start)}")
     return {name: _filled(given.get(name, {}), old, f"{path}{name}.") if isinstance(old, dict)
             else copy.deepcopy(given.get(name, old)) for name, old in start.items()}
-
-
-def _whole(name, value, low, high) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}: give a whole number from {low} to {high}")
-
-
-def _number(name, value, low, high) -> float:
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}: give a number from {low} to {high}")
-    return float(value)
-
-
-def _text(name, value) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}: give a text in quotes")
-
-
-def _check_objective(name: str, entry: dict) -> None:
-    """Check what an objective's entry holds, and make it plain, in place."""
-    for key in {"use", "keep"} & set(entry):
-        if type(entry[key]) is not bool:
-            raise ValueError(f"{name}.{key} is {entry[key]!r}: give true or false")
-    entry["weight"] = _number(f"{name}.weight", entry["weight"], 0, 100)
-    interval = entry["interval"]
-    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-        raise ValueError(f"{name}.interval is {interval!r}: give two fractions of the steps, such as [0.0, 0.5]")
-    start, stop = entry["interval"] = [_number(f"{name}.interval", each, 0, 1) for each in interval]
-    if start >= stop:
-        raise ValueError(f"{name}.interval is {interval!r}: the first fraction of the steps has to be the smaller one")
-    for key, check in (("joints", check_joints), ("arrows", check_arrows), ("strokes", check_strokes)):
-        if key in entry:
-            try:
-                entry[key] = check(entry[key], (SIZE, SIZE))
-            except ValueError as error:
-                raise ValueError(f"{name}.{key}: {error}") from None
-    if "picture" in entry:
-        _text(f"{name}.picture", entry["picture"]), _text(f"{name}.prompt", entry["prompt"])
-        _whole(f"{name}.seed", entry["seed"], 0, SEEDS)
 
 
 def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
@@ -199,20 +216,28 @@ def write_yaml(state: dict, path: str | Path, note: str = "") -> Path:
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise ValueError(f"the file is called {str(path)!r}: give a name that ends in .yaml, else papermill does not read it")
-    text = (f"# {note}\n" if note else "") + to_yaml(state)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    return write_file(path, (f"# {note}\n" if note else "") + to_yaml(state))
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Read a state as papermill does."""
-    from papermill.iorw import read_yaml_file
+    """Read a state as papermill does; ValueError, which names the file, where it is none, or gives an entry twice."""
+    from papermill.iorw import NoDatesSafeLoader
+
+    class Loader(NoDatesSafeLoader):
+        def construct_mapping(self, node, deep=False):
+            names = [str(key.value) for key, _ in node.value]
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise ValueError(f"it gives {twice[0]} twice, of which papermill takes the last: delete one of them")
+            return super().construct_mapping(node, deep)
     try:
-        found = read_yaml_file(str(path))
-    except Exception as error:              # papermill and its YAML reader raise many kinds
+        found = Loader(Path(path).read_text(encoding="utf-8")).get_single_data()
+    except Exception as error:              # files and YAML readers raise many kinds
         raise ValueError(f"{path} could not be read: {error}") from error
-    return check_state(found)
+    try:
+        return check_state(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_reference(where: str) -> Tensor:

@@ -175,15 +175,20 @@ class OnPicture(anywidget.AnyWidget):
 
 def check_point(value, name: str, size) -> list[float]:
     """One point inside the picture as [x, y]."""
-    try:
-        x, y = (float(v) for v in value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image") from None
+    at = () if isinstance(value, (str, bytes, dict, set)) or not hasattr(value, "__iter__") else tuple(value)
+    if len(at) != 2 or not all(map(_is_number, at)):
+        raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image")
+    x, y = map(float, at)
     width, height = size
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"{name} is ({x:g}, {y:g}), outside the picture of {width} x {height} pixels: "
                          f"give x from 0 to below {width} and y from 0 to below {height}")
     return [x, y]
+
+
+def _is_number(value) -> bool:
+    """Of Python, numpy or torch; no text, no truth value."""
+    return hasattr(value, "__float__") and not isinstance(value, bool)
 
 
 def check_each(value, what: str) -> list:
@@ -214,10 +219,9 @@ def check_joints(value, size) -> list:
 
 def check_pen(pen, name: str) -> dict:
     """A dict that has width and shade as {"width": above 0, "shade": 0 to 1}."""
-    try:
-        width, shade = float(pen["width"]), float(pen["shade"])
-    except (TypeError, ValueError, KeyError):
-        raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade") from None
+    if not isinstance(pen, dict) or not all(_is_number(pen.get(key)) for key in ("width", "shade")):
+        raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade")
+    width, shade = float(pen["width"]), float(pen["shade"])
     if not (0 < width < math.inf and 0 <= shade <= 1):
         raise ValueError(f"{name} has width {width:g} and shade {shade:g}: give a width above 0 and a shade from 0 to 1")
     return {"width": width, "shade": shade}
@@ -229,7 +233,7 @@ def check_strokes(value, size) -> list:
     for i, stroke in enumerate(check_each(value, "strokes, each a dict with points, width and shade; [] for none")):
         if not isinstance(stroke, dict) or not stroke.get("points"):
             raise ValueError(f"stroke {i} is {stroke!r}: give a dict with points (at least one), width and shade")
-        points = [check_point(at, f"point {k} of stroke {i}", size) for k, at in enumerate(stroke["points"])]
+        points = [check_point(at, f"point {k} of stroke {i}", size) for k, at in enumerate(check_each(stroke["points"], "points (x, y)"))]
         made.append({"points": points, **check_pen(stroke, f"stroke {i}")})
     return made
 
