@@ -155,6 +155,33 @@ def test_a_recipe_refuses_numbers_that_make_no_run(settings, message):
         Recipe(**settings)
 
 
+@pytest.mark.parametrize("name, values", {
+    "run": ["", 3, None, ["runs"]], "start_from": [3, None], "device": ["tpu", None], "seed": [-1, 1.5, "0", True],
+    "save_every": [True, "2"], "vae_channels": [(8, 8), (8, 8, 0), "888", 8], "unet_channels": [(16, 16), [16, 16, 2.5]],
+    "vae_crop": [129, 63, 0], "vae_whole": [-0.1, 1.1, math.nan], "vae_lr": [-1e-3, "1e-3"], "kl_weight": [math.inf],
+    "captions": [0, 2.0, None], "text_width": [0, 18], "steps": [True, "10", 2.5], "lr": [math.nan, -1, None, True],
+    "warmup": [-5, 1.5], "decay": [1.5, -0.1], "ema": [2.0, -0.5, "0.9"], "min_snr": [0, -5.0], "snr_power": [math.nan, -1],
+    "caption_dropout": [1.5, [0.1]], "guidance_scale": [-1, "3"]}.items())
+def test_a_recipe_names_the_field_the_value_and_what_is_allowed(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name} is .*: \w.{{10,}}"):
+            Recipe(**{name: value})
+
+
+def test_every_field_of_a_recipe_is_constrained():
+    from rg_minimal.checks import _adapters
+    from rg_minimal.puppets.judge import JudgeRecipe
+    for kind in (Recipe, JudgeRecipe):
+        assert set(_adapters(kind)) == set(kind.__dataclass_fields__)
+
+
+def test_a_recipe_takes_numbers_of_numpy_and_torch_and_what_json_brought():
+    recipe = Recipe(run=Path("runs"), steps=torch.tensor(3), ema=torch.tensor(0.5).numpy()[()], batch=torch.tensor([4]).numpy()[0],
+                    lr=0, vae_channels=[8, 8, 8])
+    assert (recipe.run, recipe.steps, recipe.ema, recipe.batch, recipe.lr, recipe.vae_channels) == ("runs", 3, 0.5, 4, 0.0, (8, 8, 8))
+    assert type(recipe.steps) is type(recipe.batch) is int and type(recipe.ema) is type(recipe.lr) is float
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_recipe_refuses_a_gpu_that_is_not_there():
     with pytest.raises(ValueError, match="device='cpu'"):
@@ -319,6 +346,31 @@ def test_exporting_again_keeps_the_card_and_survives_a_kill(miniature, tmp_path)
     same = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(value, same[name])
                for name, value in load_file(first / "unet" / "diffusion_pytorch_model.safetensors").items())
+
+
+def test_an_export_deletes_nothing_that_it_did_not_write(miniature, tmp_path):
+    recipe, _, first = miniature
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is no folder"):
+        B.export_pipeline(recipe, tmp_path / "file")
+    folder = shutil.copytree(first, tmp_path / "model")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"model holds notes\.txt, which would be lost"):
+        B.export_pipeline(recipe, folder)
+    assert (tmp_path / "file").read_text() == (folder / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
+
+
+def test_starting_over_deletes_a_run_and_nothing_else(miniature, tmp_path):
+    run = shutil.copytree(miniature[0].run, tmp_path / "run")
+    (run / "log.jsonl").write_text("{}\n"), (run / "vae.pt.partial").write_text("of a run that was killed")
+    (run / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"run holds thesis\.txt, which would be lost"):
+        B.start_over(run)
+    assert (run / "vae" / "config.json").is_file(), "nothing was deleted"
+    (run / "thesis.txt").unlink()
+    B.start_over(run), B.start_over(run)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------------------------------- the model that is shipped

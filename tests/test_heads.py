@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 import rg_minimal
 from rg_minimal import puppets
-from rg_minimal.classroom import plots
+from rg_minimal.classroom import plots, sheets
 from rg_minimal.puppets import basemodel, heads as H, measure as M
 from rg_minimal.puppets.judge import load_judge
 from rg_minimal.puppets import JOINTS
@@ -368,6 +369,16 @@ def test_bad_training_settings_are_named_at_once(tiny_pipe, settings, message):
         H.train_task(tiny_pipe, "pose", **{"count": 2, "steps": 2, "batch": 2, **settings})
 
 
+@pytest.mark.parametrize("name, values", {
+    "name": ["", 3], "reads": [None], "samples": [None, "f"], "loss": ["mse"], "score": [None], "out_channels": [-1, 1.5, True],
+    "activation": ["relu"], "unit": [""], "learns": [3], "measure": [None], "measured": [3], "limits": [None], "extra": [[], "x"],
+    "held_out": ["f"], "further": [[], {"x": 3}], "count": ["3", 0], "steps": [True], "batch": [None], "lr": [-1, "x", True]}.items())
+def test_a_task_names_the_field_the_value_and_what_is_allowed(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name} is .*: \w.{{10,}}"):
+            replace(H.TASKS["pose"], **{name: value})
+
+
 def test_an_unknown_task_is_named_with_those_there_are(tiny_pipe):
     for call in (H.get_task, lambda name: H.new_head(tiny_pipe, name), lambda name: H.train_task(tiny_pipe, name)):
         with pytest.raises(ValueError, match="no task 'poses'; choose one of pose, depth, edges, correspondence, appearance"):
@@ -513,6 +524,36 @@ def test_the_command_makes_the_heads_that_it_is_told(monkeypatch, capsys):
     assert [name for name, *_ in made] == list(H.TASKS) and json.loads(capsys.readouterr().out.split("\n}\n")[-2] + "\n}")
     with pytest.raises(SystemExit):
         H.main(["poses"])
+
+
+@pytest.mark.parametrize("main, options, said", [
+    (H.main, "pose --pictures 0", "argument --pictures: it is 0: "), (H.main, "pose --steps -1", "argument --steps: it is -1: "),
+    (H.main, "pose --steps many", "argument --steps: it is 'many': pass a whole number"),
+    (M.main, "pose --count 0", "argument --count: it is 0: "), (M.main, "pose --steps 0", "argument --steps: it is 0: "),
+    (M.main, "pose --steps 1001", "argument --steps: it is 1001: "), (M.main, "base --count 2.5", "argument --count: it is '2.5': "),
+    (M.main, "drag --count 3", "--count is 3: .* 4, for drag"), (M.main, "pose drag-inverted --count 2", "--count is 2: .* 4, for drag-inverted"),
+    (M.main, "cost --count 5", "--count has no effect on cost"), (M.main, "pose combination --count 5", "--count has no effect on combination"),
+    (M.main, "base --heads elsewhere", "--heads has no effect on base"), (M.main, "inversion --heads data/heads", "--heads has no effect on inversion"),
+    (sheets.main, "depth -o a.png --count 0", "argument --count: it is 0: "), (sheets.main, "drag -o a.png --count 3", "--count is 3: .* 4, for drag"),
+    (sheets.main, "depth -o a.png --steps x", "argument --steps: it is 'x': "), (sheets.main, "depth -o a.jpg", "--out is 'a.jpg': .*png"),
+    (sheets.main, "base -o a.png --heads data/heads", "--heads has no effect on base")])
+def test_options_that_cannot_work_are_refused_in_one_sentence_before_a_model_is_loaded(main, options, said, monkeypatch, capsys):
+    for module in (H, M, sheets):
+        monkeypatch.setattr(module, "load_pipeline", lambda *names: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        main(options.split())
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and re.search(f"error: {said}", last), last
+
+
+@pytest.mark.parametrize("call", [
+    lambda: M.measure_drag(None, None, None, count=3), lambda: M.measure_base(None, None, count=0), lambda: M.measure_cost(None, None, repeats=0),
+    lambda: M.measure_pose(None, None, None, batch=0), lambda: M.measure_map(None, None, None, "looks"),
+    lambda: M.measure_identity(None, None, None, None, steps=0), lambda: M.measure_inversion(None, count=True),
+    lambda: M.measure_combination(None, {}, seed=-1)])
+def test_measurements_refuse_what_measures_nothing_at_the_call(call):
+    with pytest.raises(ValueError, match="^(count|repeats|batch|what|steps|seed) is "):
+        call()
 
 
 # ---------------------------------------------------------------------------------------------- the heads that are shipped

@@ -104,7 +104,7 @@ def test_limb_lengths_follow_the_limbs():
     (lambda: attribute_accuracy(reading({}), [{}]), "no attribute at all"),
     (lambda: limb_lengths(torch.zeros(1, 3, 2)), "3 points"),
     (lambda: JudgeRecipe(steps=0), "steps is 0"),
-    (lambda: JudgeRecipe(batch=1), "at least 2"),
+    (lambda: JudgeRecipe(batch=1), "batch is 1: .*2"),
     (lambda: Judge(JudgeNetwork((8, 8, 8)), [0.5]), "thresholds"),
     (lambda: evaluate(None, count=0), "count is 0"),
     (lambda: load_judge("nowhere"), "nowhere is not a judge"),
@@ -178,7 +178,7 @@ def test_a_damaged_folder_is_named(tiny, tmp_path):
         Judge.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(weights)
     config = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ("{", json.dumps(config | {"channels": [8, 8, 16]}), json.dumps({})):
+    for wrong in ("{", "[]", json.dumps(config | {"channels": [8, 8, 16]}), json.dumps({}), json.dumps(config | {"figures": math.nan})):
         (tmp_path / "config.json").write_text(wrong)
         with pytest.raises(ValueError, match="is damaged"):
             Judge.from_pretrained(tmp_path)
@@ -250,6 +250,23 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path):
     assert [state.step for state in train_judge(recipe)][1:] == [3, 4]
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     assert list(train_judge(recipe)) == []                                                # done is done
+
+
+@pytest.mark.parametrize("name, values", {
+    "run": ["", 3], "device": ["tpu"], "seed": [-1], "save_every": [0], "channels": [(8, 8), (8, 8, 0)], "pictures": [0, "6"],
+    "steps": [True, 2.5], "batch": [1], "lr": [math.nan, "x"], "warmup": [-5], "decay": [2.0], "patched": [1.5, -0.1],
+    "shift": [-1, 128]}.items())
+def test_a_recipe_names_the_field_the_value_and_what_is_allowed(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name} is .*: \w.{{10,}}"):
+            JudgeRecipe(**{name: value})
+
+
+@pytest.mark.parametrize("options", ["--batch 1", "--steps 0", "--pictures x", "--count -2", "--seed -1", "--device tpu"])
+def test_the_command_refuses_what_makes_no_training(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        J.main(options.split())
+    assert stopped.value.code == 2 and f"argument {options.split()[0]}: " in capsys.readouterr().err
 
 
 def test_a_corrupt_checkpoint_is_named(tmp_path):

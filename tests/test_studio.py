@@ -456,7 +456,7 @@ def test_exported_file_makes_the_picture_again_bit_for_bit_through_papermill(tmp
 
 def test_wrong_parameters_stop_in_the_first_cell(tmp_path):
     run = papermill(tmp_path, "-y", "depth: {weight: -1}")
-    assert run.returncode != 0 and "depth.weight is -1: give a number from 0 to 100" in run.stderr
+    assert run.returncode != 0 and "depth.weight is -1: it has to be" in run.stderr
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     ran = [cell for cell in cells if cell.cell_type == "code" and cell.execution_count]
     assert len(ran) <= 4, "parameters, injected parameters, the cell that stopped (and papermill's own note)"

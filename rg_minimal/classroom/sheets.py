@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from ..checks import Count, option
 from ..pipelines import load_pipeline
 from ..puppets.judge import Judge, load_judge
-from ..puppets.measure import measurement
+from ..puppets.measure import Steps, check_options, measurement
 from .plots import picture_rows, save_figure, save_grid
 from .widgets import draw_arrows
 
@@ -41,17 +42,21 @@ def make_sheet(what: str, pipe, judge: Judge, heads: str | Path, path: str | Pat
     return drawn[0]
 
 
-def main() -> None:
+def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Draw the first pictures of a measurement, none picked.")
     parser.add_argument("what", choices=COUNTS)
     parser.add_argument("-o", "--out", required=True, help="the file to write, a .png")
-    parser.add_argument("--count", type=int, default=None,
+    parser.add_argument("--count", type=option(Count), default=None,
                         help="cases of the measurement (as in data/results; 8 drags, two of each kind); the sheet shows the first of them")
-    parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50)")
+    parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
     parser.add_argument("--model", default="data/puppet-diffusion")
-    parser.add_argument("--heads", default="data/heads", help="folder with a folder for each head")
-    options = parser.parse_args()
-    path = make_sheet(options.what, load_pipeline(options.model), load_judge(), options.heads, options.out, options.count, options.steps,
+    parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
+    options = parser.parse_args(arguments)
+    check_options(parser, [options.what], options.count, options.heads)
+    if not options.out.endswith(".png"):
+        parser.error(f"--out is {options.out!r}: give a name that ends in .png")
+    path = make_sheet(options.what, load_pipeline(options.model), load_judge(), options.heads or "data/heads", options.out,
+                      options.count, options.steps,
                       lambda done, of: print(f"{options.what}: {done} of {of}", flush=True))
     print("written to", path)
 

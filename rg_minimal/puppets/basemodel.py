@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Annotated, Iterator, Literal
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -33,50 +33,53 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_tensors
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed
+from ..files import refuse_others, remove_known, replace_folder, write_json, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
+WRITTEN = ("vae", "vae.pt", "latents", "diffusion.pt", "model.safetensors", "log.jsonl")      # what a run's folder holds
+PARTS = ("model_index.json", "recipe.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")        # of a pipeline
+CARD = ("README.md", "samples.png", "samples.webp")                    # what may have been put beside them, and is kept
 
 
 @dataclass
-class Recipe:
+class Recipe(Declared):
     """All numbers of a training run. The defaults are a miniature of about a minute on two CPU cores."""
-    run: str = "runs/miniature"            # folder of checkpoints, latents and the log
-    device: str = "cpu"                    # "cpu" or "cuda"
-    seed: int = 0
-    save_every: int = 200                  # steps between checkpoints
-    start_from: str = ""                   # folder of a trained pipeline whose weights to go on from, if any
+    run: Annotated[FileName, Field(min_length=1)] = "runs/miniature"        # folder of checkpoints, latents and the log
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: Seed = 0
+    save_every: Count = 200                # steps between checkpoints
+    start_from: FileName = ""              # folder of a trained pipeline whose weights to go on from, if any
     # autoencoder
-    vae_channels: tuple[int, ...] = (32, 64, 64)
-    vae_pictures: int = 64                 # rendered pictures that crops are taken from
-    vae_steps: int = 30
-    vae_batch: int = 16
-    vae_crop: int = 64                     # side of the crops around the puppet, in pixels
-    vae_whole: float = 0.25                # last fraction of the steps on whole pictures (a quarter as many of them)
-    vae_lr: float = 1.5e-3
-    kl_weight: float = 2e-4
+    vae_channels: Annotated[Counts, Field(min_length=3, max_length=3)] = (32, 64, 64)      # three: latents of a quarter's side
+    vae_pictures: Count = 64               # rendered pictures that crops are taken from
+    vae_steps: Count = 30
+    vae_batch: Count = 16
+    vae_crop: Annotated[Count, Field(le=world.SIZE, multiple_of=4)] = 64    # side of the crops around the puppet, in pixels
+    vae_whole: Fraction = 0.25             # last fraction of the steps on whole pictures (a quarter as many of them)
+    vae_lr: NonNegative = 1.5e-3
+    kl_weight: NonNegative = 2e-4
     # pictures as latents
-    pictures: int = 256
-    shard: int = 1024                      # pictures a file
-    captions: int = 4                      # captions a picture: one names everything, the others leave facts out
+    pictures: Count = 256
+    shard: Count = 1024                    # pictures a file
+    captions: Count = 4                    # captions a picture: one names everything, the others leave facts out
     # diffusion model
-    unet_channels: tuple[int, ...] = (64, 96, 160)
-    text_width: int = 128
-    steps: int = 40
-    batch: int = 32
-    lr: float = 8e-4
-    warmup: int = 200                      # steps of linear warm-up
-    decay: float = 0.4                     # last fraction of the steps, over which the rate falls to zero
-    ema: float = 0.999                     # decay of the average that is shipped
-    min_snr: float = 5.0                   # cap of the loss weight, Hang et al. 2023
-    snr_power: float = 1.0                 # below 1 weights high noise more, where the layout is decided
-    caption_dropout: float = 0.1           # for classifier-free guidance
-    guidance_scale: float = 3.0            # what samples look best with; `load_pipeline` makes it the pipeline's default
+    unet_channels: Annotated[Counts, Field(min_length=3, max_length=3)] = (64, 96, 160)
+    text_width: Annotated[Count, Field(multiple_of=4)] = 128                # of four heads of attention
+    steps: Count = 40
+    batch: Count = 32
+    lr: NonNegative = 8e-4
+    warmup: Index = 200                    # steps of linear warm-up
+    decay: Fraction = 0.4                  # last fraction of the steps, over which the rate falls to zero
+    ema: Fraction = 0.999                  # decay of the average that is shipped
+    min_snr: Positive = 5.0                # cap of the loss weight, Hang et al. 2023
+    snr_power: NonNegative = 1.0           # below 1 weights high noise more, where the layout is decided
+    caption_dropout: Fraction = 0.1        # for classifier-free guidance
+    guidance_scale: NonNegative = 3.0      # what samples look best with; `load_pipeline` makes it the pipeline's default
 
     def __post_init__(self):
-        for name in ("vae_pictures", "vae_steps", "vae_batch", "pictures", "shard", "steps", "batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        super().__post_init__()
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is 'cuda' but no CUDA device is available: use device='cpu'")
 
@@ -379,28 +382,26 @@ def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> 
 
 
 def export_pipeline(recipe: Recipe, folder: str | Path) -> Path:
-    """Write the run as a diffusers folder with fp16 safetensors; complete or not at all."""
-    folder = Path(folder)
-    temporary, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    """Write the run as a diffusers folder with fp16 safetensors; complete or not at all.
+
+    In a folder of such a pipeline its card survives. ValueError, and nothing is written, where anything else is in the way.
+    """
+    refuse_others(folder, (*PARTS, *CARD))
     pipe = build_pipeline(recipe)
-    if old.exists() and not folder.exists():                                               # an export was killed here
-        os.replace(old, folder)
-    for left_behind in (temporary, old):
-        shutil.rmtree(left_behind, ignore_errors=True)
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         nn.Module.half(part)                       # the libraries' own `to` warns about parts that are not there
-    pipe.save_pretrained(temporary, safe_serialization=True)
-    _portable(temporary)
-    (temporary / "recipe.json").write_text(json.dumps(asdict(recipe) | {
-        "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name}, indent=1) + "\n")
-    for path in (folder / name for name in ("README.md", "samples.png", "samples.webp")):  # the card survives
-        if path.exists():
-            shutil.copy2(path, temporary / path.name)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(temporary, folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
+
+    def fill(aside: Path) -> None:
+        pipe.save_pretrained(aside, safe_serialization=True)
+        _portable(aside)
+        write_json(aside / "recipe.json", asdict(recipe) | {
+            "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name})
+    return replace_folder(folder, fill, PARTS, CARD)
+
+
+def start_over(run: str | Path) -> None:
+    """Delete a run's folder. ValueError, and nothing is deleted, where it holds anything that no training wrote."""
+    remove_known(run, WRITTEN)
 
 
 def _portable(folder: Path) -> None:
@@ -415,10 +416,10 @@ def _portable(folder: Path) -> None:
     for path, change in ((folder / "model_index.json", {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}),
                          (folder / "tokenizer" / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
                          (folder / "text_encoder" / "config.json", {"dtype": "float32"})):
-        path.write_text(json.dumps(json.loads(path.read_text()) | change, indent=1) + "\n")
+        write_json(path, json.loads(path.read_text()) | change)
     for path in folder.glob("*/config.json"):                                              # where a part was loaded from
         config = json.loads(path.read_text())
-        path.write_text(json.dumps({k: v for k, v in config.items() if k != "_name_or_path"}, indent=1) + "\n")
+        write_json(path, {k: v for k, v in config.items() if k != "_name_or_path"})
     for path in folder.glob("*/*.safetensors"):                              # of diffusers: see `write_tensors`
         shutil.copymode(folder / "model_index.json", path)
 
@@ -426,6 +427,4 @@ def _portable(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------- small helpers
 
 def _save_model(model, folder: Path) -> None:
-    temporary = folder.with_name(folder.name + ".partial")
-    model.save_pretrained(temporary)
-    os.replace(temporary, folder)
+    replace_folder(folder, model.save_pretrained, ("config.json", "diffusion_pytorch_model.safetensors"))

@@ -20,16 +20,18 @@ import time
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Annotated, Callable, Iterable, Iterator, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
-from ..checks import as_map
+from ..checks import Count, Declared, Function, Index, Positive, Text, Words, as_map, option
 from ..denoisers import denoiser
+from ..files import write_file
 from ..maps import bilinear, pool_features, resize
 from ..pipelines import encode, load_pipeline, read_picture
 from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
@@ -297,7 +299,7 @@ def triplet_score(anchor: Tensor, positive: Tensor, negative: Tensor, *others: T
 # ---------------------------------------------------------------------------------------------- tasks
 
 @dataclass(frozen=True)
-class Task:
+class Task(Declared):
     """One head: what it reads, from what it learns, by what it is measured. `TASKS` has the five that are shipped.
 
     A sample is one picture, or two or three that a relative head compares. `samples(count, seed)` returns a tuple of
@@ -306,32 +308,25 @@ class Task:
     `score(*readouts, *truth)` is (B,), with one readout for each member. Scored are samples of other seeds, or what
     `held_out` makes in the same way; `further` are other such functions, a row of the card for each.
     """
-    name: str
-    reads: str                          # what comes out, for the card
-    samples: Callable
-    loss: Callable
-    score: Callable
-    out_channels: int = 0               # 0 is a relative head: features of `width`
-    activation: str = "none"
-    unit: str = "pictures"              # what a sample is: 'pictures', 'pairs', 'triplets'
-    learns: str = ""                    # the loss in words
-    measure: str = "score"              # short name of the score
-    measured: str = ""                  # the score in words
-    limits: str = "rendered puppets only, 128 x 128."
-    extra: dict = field(default_factory=dict)           # goes into the head's config
-    held_out: Callable | None = None    # samples to score on, where they are not made as those to learn from
-    further: dict[str, Callable] = field(default_factory=dict)
-    count: int = 1536                   # labelled samples
-    steps: int = 400
-    batch: int = 16                     # samples a step
-    lr: float = 1e-3                    # of AdamW, falling to 2 % along a cosine
-
-    def __post_init__(self):
-        for name in ("count", "steps", "batch"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; pass a whole number of at least 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr is {self.lr}; pass a positive number such as 1e-3")
+    name: Words
+    reads: Text                         # what comes out, for the card
+    samples: Function
+    loss: Function | None               # None for a task that is only scored
+    score: Function
+    out_channels: Index = 0             # 0 is a relative head: features of `width`
+    activation: Literal["none", "tanh"] = "none"
+    unit: Words = "pictures"            # what a sample is: 'pictures', 'pairs', 'triplets'
+    learns: Text = ""                   # the loss in words
+    measure: Words = "score"            # short name of the score
+    measured: Text = ""                 # the score in words
+    limits: Text = "rendered puppets only, 128 x 128."
+    extra: Annotated[dict, Field()] = field(default_factory=dict)                       # goes into the head's config
+    held_out: Function | None = None    # samples to score on, where they are not made as those to learn from
+    further: Annotated[dict[str, Function], Field()] = field(default_factory=dict)
+    count: Count = 1536                 # labelled samples
+    steps: Count = 400
+    batch: Count = 16                   # samples a step
+    lr: Positive = 1e-3                 # of AdamW, falling to 2 % along a cosine
 
 
 TASKS = {task.name: task for task in (
@@ -540,7 +535,7 @@ def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "ru
                                        "seconds": round(taken)}, task.measure: results[f"{task.count} {task.unit}"]}
     head.config.extra |= {f"{task.measure} from {name}": scores for name, scores in list(results.items())[1:]}
     head.half().save_pretrained(folder)
-    (Path(folder) / "README.md").write_text(card(task, head, results, taken))
+    write_file(Path(folder) / "README.md", card(task, head, results, taken))
     for file in files:
         file.unlink(missing_ok=True), _clock(file).unlink(missing_ok=True)
     return {"scores": results, "seconds": taken}
@@ -566,7 +561,7 @@ def _train_to_the_end(pipe, task, samples, held_out, checkpoint, report) -> tupl
         if state.step % 50 == 0 or state.step == state.steps:
             scores = score_head(pipe, task, head, (100, 500), held_out[:32])
             seconds = before + time.time() - start
-            clock.write_text(f"{seconds:.1f}")
+            write_file(clock, f"{seconds:.1f}")
             report(f"{len(samples)} {task.unit}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {task.measure} "
                    f"{scores[100]:.3f} at t = 100, {scores[500]:.3f} at t = 500, {seconds:.0f} s")
     return head.eval(), seconds
@@ -589,8 +584,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--out", default="data/heads", help="folder in which each head gets its own")
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--work", default="runs/heads", help="folder of checkpoints, from which a killed run goes on")
-    parser.add_argument("--pictures", type=int, default=None, help="labelled pictures, pairs or triplets")
-    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--pictures", type=option(Count), default=None, help="labelled pictures, pairs or triplets")
+    parser.add_argument("--steps", type=option(Count), default=None)
     options = parser.parse_args(arguments)
     pipe, results = load_pipeline(options.model), {}
     for name in TASKS if "all" in options.heads else dict.fromkeys(options.heads):

@@ -22,15 +22,18 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Annotated, Iterator, Literal, Sequence
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import world
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, write_tensors, write_whole
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Seed, option
+from ..files import read_json, write_file, write_json, write_tensors
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
@@ -44,6 +47,9 @@ SIZES = tuple(len(values) for values in world.ATTRIBUTES.values())        # clas
 _SWAP = {"left": "right", "right": "left"}
 MIRROR = ["_".join(_SWAP.get(word, word) for word in name.split("_")) for name in world.JOINTS]
 MIRROR = [world.JOINTS.index(name) for name in MIRROR]        # the joint that each one becomes in a mirror
+
+
+AtLeastTwo = Annotated[Count, Field(ge=2)]
 
 
 # ---------------------------------------------------------------------------------------------- the judge
@@ -100,7 +106,7 @@ class Judge:
         config = {"channels": list(self.network.channels), "thresholds": list(self.thresholds), "figures": self.figures,
                   "recipe": self.recipe}
         write_tensors(folder / "model.safetensors", weights)
-        write_whole(folder / "config.json", lambda path: path.write_text(json.dumps(config, indent=1) + "\n"))
+        write_json(folder / "config.json", config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Judge":
@@ -110,7 +116,7 @@ class Judge:
             raise ValueError(f"{folder} is not a judge (it needs config.json and model.safetensors): pass the folder of "
                              f"one, {DEFAULT} is shipped, or make one with `python -m rg_minimal.puppets.judge`")
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = read_json(folder / "config.json")
             network = JudgeNetwork(config["channels"])
             network.load_state_dict(load_file(folder / "model.safetensors"))
             return cls(network, config["thresholds"], config["figures"], config["recipe"])
@@ -342,28 +348,24 @@ def _maps(predicted: Tensor, target: Tensor) -> None:
 # ---------------------------------------------------------------------------------------------- training
 
 @dataclass
-class JudgeRecipe:
+class JudgeRecipe(Declared):
     """All numbers of a training run. The defaults made `data/judge`, in about ten minutes on two CPU cores."""
-    run: str = "runs/judge"                # folder of the checkpoint and the result
-    device: str = "cpu"                    # "cpu" or "cuda"
-    seed: int = 0
-    save_every: int = 200                  # steps between checkpoints
-    channels: tuple[int, int, int] = (48, 96, 128)
-    pictures: int = 8192                   # rendered once, at the start of each process (80 kB of memory each)
-    steps: int = 2000
-    batch: int = 32
-    lr: float = 3e-3
-    warmup: int = 100                      # steps of linear warm-up
-    decay: float = 0.7                     # last fraction of the steps, over which the rate falls to zero
-    patched: float = 0.3                   # share of pictures with a piece of another one over a limb
-    shift: int = 8                         # largest shift in pixels
+    run: Annotated[FileName, Field(min_length=1)] = "runs/judge"            # folder of the checkpoint and the result
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: Seed = 0
+    save_every: Count = 200                # steps between checkpoints
+    channels: Annotated[Counts, Field(min_length=3, max_length=3)] = (48, 96, 128)
+    pictures: Count = 8192                 # rendered once, at the start of each process (80 kB of memory each)
+    steps: Count = 2000
+    batch: AtLeastTwo = 32                 # batch normalisation needs at least 2
+    lr: NonNegative = 3e-3
+    warmup: Index = 100                    # steps of linear warm-up
+    decay: Fraction = 0.7                  # last fraction of the steps, over which the rate falls to zero
+    patched: Fraction = 0.3                # share of pictures with a piece of another one over a limb
+    shift: Annotated[Index, Field(lt=SIZE)] = 8        # largest shift in pixels
 
     def __post_init__(self):
-        for name in ("pictures", "steps", "batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.batch < 2:
-            raise ValueError("batch is 1: batch normalisation needs at least 2")
+        super().__post_init__()
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is 'cuda' but no CUDA device is available: use device='cpu'")
 
@@ -562,7 +564,7 @@ def export_judge(recipe: JudgeRecipe, folder: str | Path = DEFAULT, vae=None, co
     judge = Judge(judge.network, calibrate(judge, calibration), recipe=judge.recipe)
     judge.figures = evaluate(judge, vae, count)
     judge.save_pretrained(folder)
-    write_whole(Path(folder) / "README.md", lambda path: path.write_text(card(judge)))
+    write_file(Path(folder) / "README.md", card(judge))
     return judge
 
 
@@ -606,12 +608,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import argparse
     parser = argparse.ArgumentParser(description="Train the judge and write data/judge.")
     for name in ("run", "device"):
-        parser.add_argument(f"--{name}", default=getattr(JudgeRecipe, name))
-    for name in ("pictures", "steps", "batch", "seed"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(JudgeRecipe, name))
+        parser.add_argument(f"--{name}", default=getattr(JudgeRecipe, name), choices=["cpu", "cuda"] if name == "device" else None)
+    for name, kind in (("pictures", Count), ("steps", Count), ("batch", AtLeastTwo), ("seed", Seed)):
+        parser.add_argument(f"--{name}", type=option(kind), default=getattr(JudgeRecipe, name))
     parser.add_argument("--folder", default=DEFAULT, help="where the result goes")
     parser.add_argument("--vae", default=None, help="folder of an AutoencoderKL to measure reconstructions with")
-    parser.add_argument("--count", type=int, default=500, help="held-out pictures to measure on")
+    parser.add_argument("--count", type=option(Count), default=500, help="held-out pictures to measure on")
     options = vars(parser.parse_args(arguments))
     folder, path, count = (options.pop(name) for name in ("folder", "vae", "count"))
     vae = None

@@ -8,15 +8,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import resource
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Generator, Iterator
+from typing import Annotated, Callable, Generator, Iterator, Literal
 
 import torch
+from pydantic import Field
 
 from . import world
 from .basemodel import autoencoder_psnr
@@ -24,6 +24,8 @@ from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_poi
 from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
+from ..checks import Count, Seed, checked, declared, option
+from ..files import write_json
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -32,6 +34,9 @@ BASE_SEED, POSE_SEED = world.HELD_OUT + 10_000, world.HELD_OUT + 20_000
 MAP_SEED, DRAG_SEED, IDENTITY_SEED = world.HELD_OUT + 30_000, world.HELD_OUT + 60_000, world.HELD_OUT + 40_000
 SCALE = 3.0                              # guidance scale, what the puppet model's recipe.json recommends
 MEASURED = ("shirt", "trousers", "hat", "background", "prop", "action")      # what every caption decides
+
+Steps = Annotated[Count, Field(le=1000)]
+Drags = Annotated[Count, Field(ge=len(KINDS))]             # at least one of each kind
 
 Progress = Generator[tuple[int, int], None, dict]
 
@@ -52,7 +57,8 @@ def facts(scenes) -> list[dict[str, str]]:
     return [{name: scene.attributes[name] for name in MEASURED} for scene in scenes]
 
 
-def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: int = 20, seed: int = BASE_SEED,
+@declared
+def measure_base(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batch: Count = 20, seed: Seed = BASE_SEED,
                  guidance_scale: float = SCALE, sheet: Callable | None = None) -> Progress:
     """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions.
 
@@ -77,8 +83,9 @@ def measure_base(pipe, judge: Judge, count: int = 500, steps: int = 50, batch: i
             "all_joints_found": float(torch.cat(found).float().mean()), "vae_psnr_db": autoencoder_psnr(pipe.vae, 128)}
 
 
-def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
-                 seed: int = POSE_SEED, guidance_scale: float = SCALE, objective: dict | None = None, **guidance) -> Progress:
+@declared
+def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, steps: Steps = 50, batch: Count = 10,
+                 seed: Seed = POSE_SEED, guidance_scale: float = SCALE, objective: dict | None = None, **guidance) -> Progress:
     """PCK of guided and unguided pictures against held-out poses, with the same captions and initial noise.
 
     `objective` are settings of the objective (weight, start, stop, schedule), `guidance` those of `guided_sample`.
@@ -103,7 +110,8 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: int = 100, steps:
             "settings": {**(objective or {}), **guidance}}
 
 
-def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, seed: int = POSE_SEED) -> Progress:
+@declared
+def measure_cost(pipe, head: ReadoutHead, steps: Steps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
     """Process time of one guided picture (half of the steps guided) against an unguided one, in turn; medians."""
     scene = world.sample_scene(seed)
     goal = [pose_objective(head, world.render(scene).joints)]
@@ -126,14 +134,13 @@ def measure_cost(pipe, head: ReadoutHead, steps: int = 50, repeats: int = 3, see
             "peak_memory_mb": peak_memory_mb()}
 
 
-def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 100, steps: int = 50, batch: int = 10,
-                seed: int = MAP_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None, **settings) -> Progress:
+@declared
+def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "edges"], count: Count = 100, steps: Steps = 50, batch: Count = 10,
+                seed: Seed = MAP_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None, **settings) -> Progress:
     """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
     guided and unguided, with the same captions and initial noise. `sheet` is called with rows of the first 7, whatever they
     look like.
     """
-    if what not in ("depth", "edges"):
-        raise ValueError(f"what is {what!r}; choose depth or edges")
     objective, name = {"depth": (depth_objective, "depth_rmse"), "edges": (edge_objective, "edge_f_score")}[what]
     scenes, totals = world.sample_scenes(count, seed), {"unguided": {}, "guided": {}}
     for start in range(0, count, batch):
@@ -155,8 +162,9 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: str, count: int = 1
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
 
+@declared
 def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: bool = False,
-                 count: int = 100, steps: int = 50, seed: int = DRAG_SEED, guidance_scale: float = SCALE,
+                 count: Drags = 100, steps: Steps = 50, seed: Seed = DRAG_SEED, guidance_scale: float = SCALE,
                  sheet: Callable | None = None, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
@@ -196,7 +204,7 @@ class DragSource:
     case: DragCase
 
 
-def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: int = 30, seed: int = DRAG_SEED,
+def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: Steps = 30, seed: Seed = DRAG_SEED,
                  guidance_scale: float = SCALE) -> Iterator[DragSource]:
     """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind."""
     for number in itertools.count(seed):
@@ -243,8 +251,9 @@ def summary(rows: list[dict]) -> dict:
     return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: int = 100, steps: int = 50, batch: int = 10,
-                     seed: int = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None,
+@declared
+def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: Count = 100, steps: Steps = 50, batch: Count = 10,
+                     seed: Seed = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None,
                      **settings) -> Progress:
     """One reference picture each; a new prompt that names action, background and prop only; a new pose, for the pose head.
     How often are skin, shirt, trousers and hat those of the reference, with the appearance head and without it?
@@ -278,7 +287,8 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, c
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
 
-def measure_inversion(pipe, count: int = 20, steps: int = 50, seed: int = DRAG_SEED, iterations=(0, 1, 3)) -> Progress:
+@declared
+def measure_inversion(pipe, count: Count = 20, steps: Steps = 50, seed: Seed = DRAG_SEED, iterations=(0, 1, 3)) -> Progress:
     """PSNR in dB of rendered pictures, inverted and sampled again at guidance scale 1, against the autoencoder's round trip,
     for each number of fixed-point iterations."""
     scenes, result = world.sample_scenes(count, seed), {}
@@ -294,7 +304,8 @@ def measure_inversion(pipe, count: int = 20, steps: int = 50, seed: int = DRAG_S
     return {"pictures": count, "steps": steps, "seed": seed, **result}
 
 
-def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: int = 50, repeats: int = 3, seed: int = POSE_SEED) -> Progress:
+@declared
+def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: Steps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
     """Process time of one picture guided by five objectives, one of each head, against the pose objective alone."""
     scene = world.sample_scene(seed)
     frames = world.render(scene)
@@ -336,12 +347,7 @@ def peak_memory_mb() -> float:
 
 def write_result(name: str, result: dict, folder: str | Path = "data/results") -> Path:
     """Write a measurement as `folder`/`name`.json, whole or not at all."""
-    path = Path(folder) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, path)
-    return path
+    return write_json(Path(folder) / f"{name}.json", result)
 
 
 WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination")
@@ -366,18 +372,36 @@ def measurement(what: str, pipe, judge: Judge, heads: str | Path, count: int | N
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few)}[what]()
 
 
-def main() -> None:
+TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
+HEADLESS = ("base", "inversion")
+
+
+def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, heads: str | None) -> None:
+    """Let the parser refuse a count that a measurement cannot have, and options without any effect on it."""
+    for what in chosen:
+        if count is not None and TAKES[what] is None:
+            parser.error(f"--count has no effect on {what}, which measures one picture several times: leave it out")
+        try:
+            checked("--count", count, TAKES[what]) if count is not None else None
+        except ValueError as error:
+            parser.error(f"{error}, for {what}")
+        if heads is not None and what in HEADLESS:
+            parser.error(f"--heads has no effect on {what}, which uses no head: leave it out")
+
+
+def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Measure and write data/results/NAME.json.")
     parser.add_argument("what", nargs="+", choices=WHAT)
     parser.add_argument("--model", default="data/puppet-diffusion")
-    parser.add_argument("--heads", default="data/heads", help="folder with a folder for each head")
-    parser.add_argument("--count", type=int, default=None, help="pictures (500 for base, else 100; 20 for inversion)")
-    parser.add_argument("--steps", type=int, default=None, help="DDIM steps (50)")
+    parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
+    parser.add_argument("--count", type=option(Count), default=None, help="pictures (500 for base, else 100; 20 for inversion)")
+    parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
     parser.add_argument("--out", default="data/results")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    check_options(parser, options.what, options.count, options.heads)
     pipe, judge = load_pipeline(options.model), load_judge()
     for what in options.what:
-        result = finish(measurement(what, pipe, judge, options.heads, options.count, options.steps),
+        result = finish(measurement(what, pipe, judge, options.heads or "data/heads", options.count, options.steps),
                         lambda done, of: print(f"{what}: {done} of {of}", flush=True))
         print(json.dumps(result, indent=1))
         print("written to", write_result(what, result, options.out))

@@ -5,13 +5,13 @@ and a checkpoint is whole or absent, so a run that was killed goes on as if noth
 """
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save as to_safetensors
+
+from ..files import write_file
 
 
 @dataclass
@@ -41,24 +41,11 @@ def set_rate(optimizer, rate: float, step: int, steps: int, warmup: int, decay: 
         group["lr"] = rate * factor
 
 
-def write_whole(path: Path, save) -> None:
-    """Call `save(temporary path)`, then rename, so that `path` is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    save(temporary)
-    os.replace(temporary, path)
-
-
-def write_tensors(path: Path, tensors: dict, metadata: dict | None = None) -> None:
-    """A whole safetensors file; as bytes, since `save_file` of safetensors 0.8 writes files that only their owner can read."""
-    write_whole(path, lambda temporary: temporary.write_bytes(to_safetensors(tensors, metadata)))
-
-
 def save_every(path: Path, recipe, step: int, steps: int, **parts) -> None:
     if step % recipe.save_every and step != steps:
         return
     state = {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
-    write_whole(path, lambda temporary: torch.save({"step": step, **state}, temporary))
+    write_file(path, lambda aside: torch.save({"step": step, **state}, aside))
 
 
 def resume(path: Path, recipe, **parts) -> int:
