@@ -5,7 +5,6 @@ the form that the method works on (a `Denoiser`, a `Conditioning`, latents), and
 """
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Iterable, Iterator
@@ -16,9 +15,10 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from . import autoencoders
-from .checks import Count, Fraction, Index, Number, declared, describe
+from .checks import Count, Fraction, Index, NonNegative, Number, checked, declared, describe
 from .conditioning import Conditioning, warn_unknown_words
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
+from .files import read_json
 from .readout import Guidance, Objective, Reading, SampleState, ddim_step, inversion, sampling, take_readings
 from .saving import ReadoutHead
 from .sources import Source
@@ -184,7 +184,8 @@ def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool 
         logging.set_verbosity(level)
     recipe = Path(folder) / "recipe.json"
     if recipe.is_file():
-        pipe.default_guidance_scale = float(json.loads(recipe.read_text()).get("guidance_scale", 7.5))
+        told = read_json(recipe).get("guidance_scale", 7.5)
+        pipe.default_guidance_scale = checked(f"guidance_scale in {recipe}", told, NonNegative)
     return prepare_pipeline(pipe).to(device)
 
 

@@ -569,3 +569,13 @@ def test_a_folder_may_recommend_a_guidance_scale():
     assert pipe.default_guidance_scale == 3.0
     last = lambda **settings: list(pipelines.guided_sample(pipe, PROMPT, num_inference_steps=2, generator=seed(), **settings))[-1].latents
     assert torch.equal(last(), last(guidance_scale=3.0)) and not torch.equal(last(), last(guidance_scale=7.5))
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "recipe.json"), ("[]", "recipe.json"), ('{"guidance_scale": NaN}', "recipe.json"), ('{"guidance_scale": "3"}', "guidance_scale"),
+    ('{"guidance_scale": -1}', "guidance_scale")])
+def test_a_recipe_that_is_none_is_named(pipe, tmp_path, text, message):
+    pipe.save_pretrained(tmp_path)
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        pipelines.load_pipeline(tmp_path, device="cpu")
