@@ -116,12 +116,17 @@ class Denoiser:
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of latents for a picture of (height, width) pixels, by default of the model's own size."""
-        own = self.config.sample_size
+        own = self.own_size
         own = (own, own) if isinstance(own, int) else tuple(own)
         for name, value in (("height", height), ("width", width)):
             if value is not None and (value < self.unit or value % self.unit):
                 raise ValueError(f"{name} is {value}; pass a multiple of {self.unit} pixels")
         return (self.latent_channels, *(side if pixels is None else pixels // self.factor for pixels, side in zip((height, width), own)))
+
+    @property
+    def own_size(self) -> int | tuple[int, int]:
+        """(h, w) of the latents that the model was made for, or one number for both."""
+        return self.config.sample_size
 
     @property
     def unit(self) -> int:
@@ -392,12 +397,9 @@ class Flux(Transformer):
     def latent_channels(self):
         return (self.config.out_channels or self.config.in_channels) // 4
 
-    def latent_shape(self, height=None, width=None):
-        own = getattr(self.pipe, "default_sample_size", 128)
-        for name, value in (("height", height), ("width", width)):
-            if value is not None and (value < self.unit or value % self.unit):
-                raise ValueError(f"{name} is {value}; pass a multiple of {self.unit} pixels")
-        return (self.latent_channels, *((own if pixels is None else pixels // self.factor) for pixels in (height, width)))
+    @property
+    def own_size(self):
+        return getattr(self.pipe, "default_sample_size", 128)
 
     def name_encoded(self, encoded, image_size):
         embeds, pooled, _ = encoded

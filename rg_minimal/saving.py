@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from .checks import Count, declared
 from .denoisers import denoiser
+from .files import write_json, write_tensors
 from .readout import Head, HeadConfig, TrainState, spatial_loss, training
 
 
@@ -27,12 +26,8 @@ class ReadoutHead(Head):
 
     def save_pretrained(self, folder) -> None:
         """Write both files. Each is written aside and then moved, so neither is ever half."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "config.json.tmp"
-        config.write_text(json.dumps(asdict(self.config), indent=1) + "\n")
-        save_tensors(self.state_dict(), folder / "head.safetensors")
-        os.replace(config, folder / "config.json")
+        write_tensors(Path(folder) / "head.safetensors", self.state_dict())
+        write_json(Path(folder) / "config.json", asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, folder) -> "ReadoutHead":
@@ -112,8 +107,7 @@ def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int) -> 
     for index, parameter in enumerate(head.parameters()):
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in optimizer.state[parameter].items()}
     tensors["generator"] = generator.get_state()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(tensors, path, {"step": str(step), "config": json.dumps(asdict(head.config))})
+    write_tensors(path, tensors, {"step": str(step), "config": json.dumps(asdict(head.config))})
 
 
 def load_checkpoint(path, head: Head, optimizer, generator) -> int:
@@ -131,13 +125,6 @@ def load_checkpoint(path, head: Head, optimizer, generator) -> int:
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     generator.set_state(tensors["generator"])
     return int(metadata["step"])
-
-
-def save_tensors(tensors: dict[str, Tensor], path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file aside, then move it in place: a killed run leaves the old file or the new one."""
-    aside = Path(f"{path}.tmp")     # as bytes: `save_file` of safetensors 0.8 writes files that only their owner can read
-    aside.write_bytes(to_safetensors({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata))
-    os.replace(aside, path)
 
 
 def load_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:

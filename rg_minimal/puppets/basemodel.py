@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Iterator, Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from pydantic import Field
