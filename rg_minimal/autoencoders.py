@@ -6,16 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .checks import describe, finite
+from .checks import finite
+from .pictures import as_pictures
 
 
 @torch.no_grad()
-def encode(pipe, pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w) as the denoiser sees them, the mean where there is a
-    distribution. Raises ValueError for another shape and for values that overflow even in float32."""
-    vae = pipe.vae
-    if not torch.is_tensor(pictures) or pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise ValueError(f"pictures are {describe(pictures)}; pass (B, 3, H, W) in [0, 1]")
+def encode(pipe, pictures, unit: int = 1) -> Tensor:
+    """Whatever `as_pictures` takes, with sides that are multiples of `unit` -> latents (B, C, h, w) as the denoiser sees them, the
+    mean where there is a distribution. Raises ValueError for anything else and for values that overflow even in float32."""
+    vae, pictures = _autoencoder(pipe), as_pictures(pictures, unit=unit)
 
     def run(dtype):
         encoded = vae.encode(pictures.to(_device(pipe), dtype) * 2 - 1)
@@ -28,12 +27,19 @@ def encode(pipe, pictures: Tensor) -> Tensor:
 @torch.no_grad()
 def decode(pipe, latents: Tensor) -> Tensor:
     """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32."""
-    vae = pipe.vae
+    vae = _autoencoder(pipe)
     mean, std, shift, scale = _statistics(vae, latents)
 
     def run(dtype):
         return vae.decode((latents.to(_device(pipe)) * std / scale + shift + mean).to(dtype), return_dict=False)[0]
     return (_without_overflow(vae, run, "decoded picture").float() / 2 + 0.5).clamp(0, 1)
+
+
+def _autoencoder(pipe):
+    if getattr(pipe, "vae", None) is None:
+        raise ValueError(f"this {type(pipe).__name__} has no autoencoder (`vae`), so pictures can neither be encoded nor decoded; pass the "
+                         "whole pipeline")
+    return pipe.vae
 
 
 def _statistics(vae, like):

@@ -13,7 +13,7 @@ import math
 import operator
 import os
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Callable, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, Callable, Iterable, Literal, get_origin, get_type_hints
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -142,12 +142,50 @@ def as_boxes(value) -> tuple[tuple[float, ...], ...]:
     return boxes
 
 
+def as_head(value, spatial: bool | None = None):
+    """A readout head; with `spatial` one that reads maps, or, where that is False, one whose features are compared."""
+    channels = getattr(getattr(value, "config", None), "out_channels", None)
+    if channels is None or not hasattr(value, "read"):
+        raise ValueError("pass a ReadoutHead, e.g. ReadoutHead.from_pretrained(folder)")
+    if spatial and not channels:
+        raise ValueError("this head is relative (out_channels is 0): it has no map that could equal a target; pass a spatial head, or use a "
+                         "relative objective (correspondence, appearance)")
+    if spatial is False and channels:
+        raise ValueError(f"this head is spatial (it reads {channels} channels), and has no features to be compared by cosine similarity; pass "
+                         "a relative head (out_channels=0), or use SpatialObjective")
+    return value
+
+
+def as_objectives(value) -> list:
+    """A list of objectives, maybe none. Raises ValueError."""
+    found = list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)) else [None]
+    for each in found:
+        if not callable(each) or not hasattr(each, "strength"):
+            remedy = "put it into a list: [objective]" if hasattr(value, "strength") else "pass a list of objectives, such as [SpatialObjective(...)]"
+            raise ValueError(remedy)
+    return found
+
+
+AnyHead, SpatialHead, RelativeHead = (Annotated[Any, BeforeValidator(functools.partial(as_head, spatial=kind))] for kind in (None, True, False))
 Map = Annotated[Any, BeforeValidator(as_map)]
-UnitMap = Annotated[Any, BeforeValidator(functools.partial(as_map, unit=True))]
+Aims = Annotated[Any, BeforeValidator(as_objectives)]
 Mask = Annotated[Any, BeforeValidator(as_mask)]
 Points = Annotated[Any, BeforeValidator(as_points)]
 Boxes = Annotated[Any, BeforeValidator(as_boxes)]
 
+
+def factor(value) -> float:
+    """What a schedule returned, as a finite number of at least 0."""
+    try:
+        number = _number(value)
+    except ValueError:
+        number = -1.0
+    if number < 0:
+        raise ValueError(f"schedule returned {describe(value)}; it has to return a finite number of at least 0, which scales the step")
+    return number
+
+
+# ---- what belongs together ---------------------------------------------------------------------------------------------
 
 def rows(tensor: Tensor, batch: int, name: str) -> Tensor:
     """Repeat a single row for the whole batch; any other number of rows than 1 or `batch` is a ValueError."""
@@ -156,16 +194,15 @@ def rows(tensor: Tensor, batch: int, name: str) -> Tensor:
     return tensor.expand(batch, *tensor.shape[1:])
 
 
-def check_fit(settings, batch: int, image_size: tuple[int, int]) -> None:
-    """ValueError where a declared map has neither 1 nor `batch` rows, a point or box lies outside a picture of (H, W) pixels, or
-    the source of a comparison position by position is a picture of another size."""
+def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> None:
+    """ValueError where a declared map has neither 1 nor `batch` rows, a mask leaves none of the `model`'s cells, a point or box
+    lies outside a picture of (H, W) pixels, or a source is another picture or model's than can be compared with."""
     height, width = image_size
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
-        if name == "source" and getattr(value, "image_size", image_size) != image_size and not getattr(settings, "pool", False):
-            raise ValueError(f"the source is a picture of {value.image_size} pixels (height, width), but one of {image_size} is made; "
-                             "sample or invert the source at that size")
-        kinds = [each for each in (Map, UnitMap, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
+        if name == "source":
+            check_source(name, value, model, batch, None if getattr(settings, "pool", False) else image_size)
+        kinds = [each for each in (Map, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
         if not kinds or value is None:
             continue
         if kinds[0] is Points:
@@ -178,6 +215,133 @@ def check_fit(settings, batch: int, image_size: tuple[int, int]) -> None:
             what = "(" + ", ".join(f"{side:g}" for side in outside[0]) + ")"
             raise ValueError(f"{name} holds {what}, outside the picture of {width} x {height} pixels; points are (x, y) and boxes "
                              "(x0, y0, x1, y1) in pixels of the image")
+        if kinds[0] is Mask and model is not None:
+            cells = (height // model.factor, width // model.factor)
+            left = torch.nn.functional.interpolate(value.float(), cells, mode="bilinear").flatten(1).any(1)
+            if not (left.all() if getattr(settings, "pool", False) else left.any()):
+                raise ValueError(f"{name} is zero everywhere, in picture {int(left.logical_not().nonzero()[0])}, once it is brought to the {cells[0]} "
+                                 f"x {cells[1]} cells of the latents, so nothing would count; pass 1 where it matters, a few cells large")
+
+
+def check_source(name: str, source, model, batch: int, image_size: tuple[int, int] | None) -> None:
+    """ValueError where a source has neither 1 nor `batch` pictures, comes from another model, or is of another size than a picture
+    of `image_size` (H, W) that it is compared with position by position. Of a function of your own nothing is known."""
+    if not callable(source) or (name == "keep" and not hasattr(source, "latents_at")):
+        raise ValueError(f"{name} is {describe(source)}; pass a Source, such as Source.from_states(pipe, states, prompt)")
+    theirs, count = getattr(source, "model", None), getattr(source, "count", 1)
+    if theirs is not None and model is not None and not model.same_model(theirs):
+        raise ValueError(f"{name} was made with another model ({type(theirs.pipe).__name__}) than the one that samples ({type(model.pipe).__name__}), "
+                         "and their features cannot be compared; make the source with the pipeline that you pass")
+    if count not in (1, batch):
+        raise ValueError(f"{name} has {count} pictures for {batch} that are made; make it of 1 or {batch}")
+    if image_size is not None and getattr(source, "image_size", image_size) != image_size:
+        raise ValueError(f"the source is a picture of {source.image_size} pixels (height, width), but one of {image_size} is made; "
+                         "sample or invert the source at that size")
+
+
+def check_course(objectives, timesteps: list, keep=None) -> None:
+    """ValueError where an objective's interval holds none of these steps, its schedule returns no number, or a source (also `keep`)
+    has no latents at a timestep at which it is asked for them."""
+    steps = len(timesteps)
+    for objective in objectives:
+        check_interval(objective, steps)
+        active = [t for step, t in enumerate(timesteps) if objective.strength(step, steps)]
+        check_trajectory(getattr(objective, "source", None), active)
+    check_trajectory(keep, timesteps)
+
+
+def check_interval(objective, steps: int, first: int = 0) -> None:
+    """ValueError where the interval of an objective that counts holds none of the steps `first`, ..., `steps` - 1."""
+    begin, end = (int(fraction * steps + 1e-9) for fraction in (objective.start, objective.stop))
+    if objective.weight and end <= max(begin, first):
+        early = " (the first step has no step before it, so a callback cannot guide it)" if first and begin < first else ""
+        raise ValueError(f"start {objective.start:g} and stop {objective.stop:g} of {type(objective).__name__} hold none of the {steps} steps{early}, so "
+                         "nothing would be guided; widen the interval, or take more steps")
+
+
+def check_trajectory(source, timesteps: list) -> None:
+    """ValueError where a source that was sampled or inverted has no latents at one of these timesteps."""
+    for timestep in timesteps:
+        if getattr(source, "timesteps", None) and timestep not in source.timesteps:
+            source.latents_at(timestep)
+
+
+def check_target(config, target: Tensor, mask: Tensor | None = None, free: bool = False) -> None:
+    """ValueError where a head of this config cannot read the target (B, k, h, w), or the mask has neither 1 nor k channels. With
+    `free` the target may be anything, since a distance of one's own makes sense of it."""
+    k = config.out_channels
+    for name, value, allowed in (("target", target, (k,)), ("mask", mask, (1, k))):
+        if value is not None and value.shape[1] not in allowed and not (name == "target" and free):
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, but this head reads (B, {k}, h, w)")
+    low, high = value_range(config)
+    if not free and (target.min() < low or target.max() > high):
+        raise ValueError(f"target lies in [{float(target.min()):g}, {float(target.max()):g}], but this {config.property or 'readout'} head reads "
+                         f"values in [{low:g}, {high:g}]; bring the target to that range")
+
+
+def value_range(config) -> tuple[float, float]:
+    """What a head of this config can read at all: where it ends in tanh the range of that, or what its `extra` says."""
+    if config.activation != "tanh":
+        return -math.inf, math.inf
+    return tuple(config.extra.get("value_range", (-1.0, 1.0)))
+
+
+def label_like(readout: Tensor, label, name: str = "target") -> Tensor:
+    """A label (B, k, h', w') for a readout (B, k, h, w), both of which have B and k in common: nothing is broadcast."""
+    try:
+        found = as_map(label)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if label.ndim != 4 or found.shape[:2] != readout.shape[:2]:
+        raise ValueError(f"{name} has shape {tuple(label.shape)} for a readout of {tuple(readout.shape)}; pass ({readout.shape[0]}, "
+                         f"{readout.shape[1]}, h, w), a row for each picture and a channel for each that is read")
+    return found
+
+
+def check_pairs(source_points: Tensor, target_points: Tensor, anti_ghosting) -> None:
+    """ValueError where points (N, 2) do not belong together: another number of them, one source point with two targets, or fractions
+    of the picture instead of pixels."""
+    count, other = len(source_points), len(target_points)
+    if count != other or torch.as_tensor(anti_ghosting).shape not in ((), (count,)):
+        raise ValueError(f"{count} source points, {other} target points and anti_ghosting {anti_ghosting}; pass as many "
+                         "of each (anti_ghosting may be one number)")
+    check_pixels("source_points and target_points", torch.cat((source_points, target_points.to(source_points))))
+    same = (source_points[:, None] == source_points).all(-1) & (target_points[:, None] != target_points).any(-1)
+    if same.any():
+        first, second = same.nonzero()[0].tolist()
+        x, y = source_points[first].tolist()
+        raise ValueError(f"the point ({x:g}, {y:g}) is to go to two places, {tuple(target_points[first].tolist())} and "
+                         f"{tuple(target_points[second].tolist())}; give each source point one target")
+
+
+def check_pixels(name: str, points: Tensor) -> None:
+    """ValueError for two or more points (..., 2) that all lie in the picture's first pixel: they are fractions of it."""
+    if points.numel() > 2 and points.min() >= 0 and points.max() <= 1:
+        raise ValueError(f"{name} all lie in [0, 1], which are fractions of the picture; pass points (x, y) in pixels, such as fractions times "
+                         "(width, height)")
+
+
+def matches(points_a: Tensor, points_b: Tensor, batch: int, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Two sets of points (B, N, 2) or (N, 2), finite and inside a picture of (H, W) pixels, as they are; ValueError for others."""
+    for name, points in (("points_a", points_a), ("points_b", points_b)):
+        if not torch.is_tensor(points) or points.ndim not in (2, 3) or points.shape[-1] != 2 or not points.numel() or points.is_complex() \
+                or not points.isfinite().all() or (points.ndim == 3 and len(points) != batch):
+            raise ValueError(f"{name} is {describe(points)}; pass finite points (x, y) in pixels, ({batch}, N, 2) or (N, 2)")
+        if points.min() < 0 or (points > points.new_tensor(image_size[::-1])).any():
+            raise ValueError(f"{name} lie in [{float(points.min()):g}, {float(points.max()):g}], partly outside the picture of {image_size[1]} x "
+                             f"{image_size[0]} pixels; pass points (x, y) in pixels inside it")
+        check_pixels(name, points)
+    if points_a.shape[-2] != points_b.shape[-2]:
+        raise ValueError(f"points_a has {points_a.shape[-2]} points and points_b {points_b.shape[-2]}; pass as many of each, row n of both for the "
+                         "same spot")
+    return points_a, points_b
+
+
+def same_shapes(**tensors: Tensor) -> None:
+    """ValueError where the tensors differ in shape."""
+    if len({tuple(tensor.shape) for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"these have to have one shape: {shapes}; pass a row of each for each picture")
 
 
 def finite(tensor: Tensor, what: str) -> Tensor:

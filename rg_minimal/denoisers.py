@@ -143,13 +143,22 @@ class Denoiser:
         prompts = len(conditioning.prompt_embeds)
         if latents is None:
             return draw_noise((prompts, *self.latent_shape(height, width)), generator, self.device, self.dtype)
-        if not torch.is_tensor(latents) or latents.ndim != 4 or latents.shape[1] != self.latent_channels:
-            raise ValueError(f"latents are {describe(latents)}; pass a tensor (B, {self.latent_channels}, h, w)")
+        latents = self.as_latents(latents, "initial latents")
         for name, asked, side in (("height", height, latents.shape[2]), ("width", width, latents.shape[3])):
             if asked is not None and asked != side * self.factor:
                 raise ValueError(f"{name} is {asked}, but the latents stand for {side * self.factor} pixels; leave {name} out")
         batch = len(latents) if prompts == 1 else prompts
-        return rows(finite(latents, "initial latents"), batch, "latents").to(self.device, self.dtype)
+        return rows(latents, batch, "latents").to(self.device, self.dtype)
+
+    def as_latents(self, latents, name: str = "latents") -> Tensor:
+        """Finite latents (B, C, h, w) as they are. ValueError for anything else, such as pictures."""
+        channels, patch = self.latent_channels, self.unit // self.factor
+        if not torch.is_tensor(latents) or latents.ndim != 4 or latents.shape[1] != channels or not latents.numel() \
+                or not latents.is_floating_point():
+            raise ValueError(f"{name} are {describe(latents)}; pass a tensor of floats (B, {channels}, h, w), as `encode` makes it of pictures")
+        if latents.shape[2] % patch or latents.shape[3] % patch:
+            raise ValueError(f"{name} are {describe(latents)}; this model takes a height and width that are multiples of {patch}")
+        return finite(latents, name)
 
     # ---- prompts and pictures ------------------------------------------------------------------------------------------
 
@@ -161,14 +170,31 @@ class Denoiser:
         """What the pipeline's `encode_prompt` returned, as a `Conditioning`."""
         raise NotImplementedError
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> latents; what has the latents' channels passes through."""
-        if torch.is_tensor(pictures) and pictures.ndim == 4 and pictures.shape[1] == self.latent_channels:
-            return finite(pictures.to(self.device, self.dtype), "latents")
-        return autoencoders.encode(self.pipe, pictures)
+    def encode(self, pictures) -> Tensor:
+        """Pictures, see `pictures.as_pictures` -> latents (B, C, h, w)."""
+        return autoencoders.encode(self.pipe, pictures, self.unit)
+
+    def clean(self, pictures=None, latents=None) -> Tensor:
+        """Clean latents (B, C, h, w): those of pictures, or `latents` themselves. ValueError where not one of them is given."""
+        if (pictures is None) == (latents is None):
+            raise ValueError(f"pictures is {describe(pictures)} and latents is {describe(latents)}; pass pictures, or their latents by name, "
+                             "latents=encode(pipe, pictures), and not both")
+        return self.encode(pictures) if latents is None else self.as_latents(latents).to(self.device, self.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return autoencoders.decode(self.pipe, latents)
+        return autoencoders.decode(self.pipe, self.as_latents(latents))
+
+    def same_model(self, other: "Denoiser") -> bool:
+        """Whether another denoiser is this one, or a copy of it, maybe in half precision: its weights have the same sizes, and the
+        first and the last of them the same values, as far as they can be looked at."""
+        if self.network is other.network:
+            return True
+        ours, theirs = (list(each.network.parameters()) for each in (self, other))
+        if [weight.shape for weight in ours] != [weight.shape for weight in theirs]:
+            return False
+        seen = [pair for pair in ((ours[0], theirs[0]), (ours[-1], theirs[-1]))
+                if not any(weight.is_meta or weight.element_size() < 2 for weight in pair)]
+        return all(torch.allclose(*(weight.detach().float().cpu() for weight in pair), atol=1e-4, rtol=1e-2) for pair in seen)
 
     @property
     def width(self) -> int | None:

@@ -14,8 +14,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor
 
-from . import autoencoders
-from .checks import Count, Fraction, Index, NonNegative, Number, checked, declared, describe
+from .checks import Count, Fraction, Index, NonNegative, Number, check_course, check_source, checked, declared, describe, rows
 from .conditioning import Conditioning, warn_unknown_words
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
 from .files import read_json
@@ -63,8 +62,11 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     latents = model.initial_latents(conditioning, latents, generator, height, width)
     conditioning.check(model, latents, model.two_branches(scale) or guide.gradient_branch == "both")
     guide.check(model, len(latents), model.image_size(latents))
+    if keep is not None:
+        check_source("keep", keep, model, len(latents), model.image_size(latents))
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents)
+    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
     steps = step_settings(scheduler, eta, variance_noise, generator)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
@@ -77,51 +79,60 @@ def sample(pipe, prompt=None, objectives=(), **settings) -> tuple[Tensor, Tensor
 
 
 @declared
-def invert(pipe, pictures: Tensor, prompt="", *, num_inference_steps: Count = 50, guidance_scale: Number = 1.0,
-           negative_prompt=None, fixed_point_iterations: Index = 0) -> Iterator[SampleState]:
+def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num_inference_steps: Count = 50,
+           guidance_scale: Number = 1.0, negative_prompt=None, fixed_point_iterations: Index = 0) -> Iterator[SampleState]:
     """From pictures back to noise; a generator of states at rising timesteps, the last holds the noise (`readout.inversion`).
 
     Sample from the last state's latents with the same prompt, steps and scale to get the pictures back;
     `Source.from_states(pipe, states, prompt)` makes them a source.
 
     Args:
-        pictures: (B, 3, H, W) in [0, 1], or clean latents (B, C, h, w).
+        pictures: (B, 3, H, W) in [0, 1], or whatever else `pictures.as_pictures` takes.
+        latents: clean latents (B, C, h, w) instead of pictures, as `encode` makes them.
         fixed_point_iterations: predictions more a step, each of which brings it nearer to the inverse.
     Raises ValueError at the call.
     """
     model = denoiser(pipe)
     scheduler = model.scheduler(num_inference_steps)
-    latents = model.encode(pictures)
+    latents = model.clean(pictures, latents)
     conditioning = model.encode_prompt(prompt, negative_prompt, model.image_size(latents))
     conditioning.check(model, latents, model.two_branches(guidance_scale))
     return inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_point_iterations)
 
 
 @torch.no_grad()
-def read_picture(pipe, pictures, timestep, prompt="", generator=None) -> Reading:
+def read_picture(pipe, pictures=None, timestep=None, prompt="", generator=None, *, latents: Tensor | None = None) -> Reading:
     """Noise clean pictures to a timestep and read them: `read_picture(pipe, pictures, 300)(head)` -> (B, k, h, w).
 
     Args:
-        pictures: (B, 3, H, W) in [0, 1], or clean latents (B, C, h, w).
+        pictures: (B, 3, H, W) in [0, 1], or whatever else `pictures.as_pictures` takes.
         timestep: a number, or (B,) timesteps.
         prompt: what the denoiser is told; heads are trained with the empty prompt.
         generator: a CPU generator for the noise, so that every device draws the same.
+        latents: clean latents (B, C, h, w) instead of pictures, as `encode` makes them.
+    Raises ValueError for anything else.
     """
     model = denoiser(pipe)
-    clean = model.encode(pictures)
-    timesteps = torch.as_tensor(timestep, device=clean.device).expand(len(clean))
+    _check_timestep(model, timestep)
+    clean = model.clean(pictures, latents)
+    timesteps = torch.as_tensor(timestep, device=clean.device)
+    timesteps = rows(timesteps, len(clean), "timestep") if timesteps.ndim else timesteps.expand(len(clean))
     noisy = model.add_noise(clean, draw(clean, generator), timesteps)
     return take_readings(model, noisy, timestep, model.encode_prompt(prompt, image_size=model.image_size(clean)))[0]
 
 
-def encode(pipe, pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), the mean of the autoencoder. Latents pass through unchanged."""
+def encode(pipe, pictures) -> Tensor:
+    """Pictures -> latents (B, C, h, w), the mean of the autoencoder.
+
+    `pictures` are (B, 3, H, W) in [0, 1], or whatever else `pictures.as_pictures` takes: PIL images, numpy arrays, paths of files.
+    Raises ValueError for anything else, and for sides that the model cannot have.
+    """
     return denoiser(pipe).encode(pictures)
 
 
 def decode(pipe, latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32."""
-    return autoencoders.decode(pipe, latents)
+    """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32. Raises ValueError for anything else."""
+    return denoiser(pipe).decode(latents)
 
 
 def encode_prompts(pipe, prompt, negative_prompt=None, image_size=None) -> Conditioning:
@@ -218,6 +229,18 @@ def find_folder(path) -> str:
     where nothing is found."""
     beside = Path(__file__).resolve().parent.parent / path
     return str(beside) if not Path(path).exists() and beside.exists() else str(path)
+
+
+def _check_timestep(model, timestep) -> None:
+    limit = model.pipe.scheduler.config.num_train_timesteps
+    try:
+        times = torch.as_tensor(timestep)
+        good = times.ndim < 2 and times.numel() and times.dtype != torch.bool and not times.is_complex() \
+            and bool((times.isfinite() & (times >= 0) & (times < limit)).all())
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good:
+        raise ValueError(f"timestep is {describe(timestep)}; pass a number from 0 (clean) to below {limit} (noise), or one for each picture")
 
 
 def _dtype(dtype) -> torch.dtype:

@@ -13,14 +13,15 @@ pipelines, prompts and pictures, `reference.py` the authors' own settings.
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Iterator, Literal
+from typing import Any, Callable, Iterator, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import (Boxes, Count, Counts, Declared, Fraction, Function, Index, Map, Mask, NonNegative, Points, Truth,
-                     UnitMap, check_fit, finite)
+from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Fraction, Function, Index, Map, Mask, NonNegative, Points,
+                     RelativeHead, SpatialHead, Truth, check_fit, check_pairs, check_target, factor, finite, label_like,
+                     matches, same_shapes)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
 
@@ -181,7 +182,7 @@ def spatial_loss(readout, target, background: float | None = None, weight: Tenso
     """Mean squared error of a map, one number.
     `readout` is (B, k, H, W), `target` (B, k, H', W'), `weight` (B or 1, k or 1, H, W). With `background`, the target's value
     where nothing is drawn, it is the mean of the background's error and the foreground's, so that thin lines count."""
-    target = resize(target.to(readout), readout.shape[-2:], "nearest")
+    target = resize(label_like(readout, target).to(readout), readout.shape[-2:], "nearest")
     error = (readout - target) ** 2
     if weight is not None:
         error = error * weight.to(error)
@@ -200,7 +201,8 @@ def correspondence_loss(features_a, features_b, points_a, points_b, image_size, 
     Features are (B, C, h, w), points (B, N, 2) or (N, 2), (x, y) in pixels of a picture of `image_size` (H, W); row n of both
     shows the same spot. `locate` turns points into weights of cells."""
     cells = features_a.shape[-2:]
-    in_a, in_b = (locate(points.to(features_a), cells, image_size) for points in (points_a, points_b))  # (B, N, h*w)
+    in_a, in_b = (locate(points.to(features_a), cells, image_size)                      # (B or 1, N, h*w)
+                  for points in matches(points_a, points_b, len(features_a), image_size))
 
     def match(here, there, in_here, in_there):
         logits = point_similarity(here, there, in_here) / temperature                   # (B, N, h*w)
@@ -210,6 +212,7 @@ def correspondence_loss(features_a, features_b, points_a, points_b, image_size, 
 def appearance_loss(anchor, positive, negative, margin: float = 0.5) -> Tensor:
     """Hinge loss on triplets (B, C, h, w): the positive is to be nearer than the negative by the margin, where the
     distance is the mean over positions of 1 - cosine similarity."""
+    same_shapes(anchor=anchor, positive=positive, negative=negative)
     def distance(other):
         return 1 - F.cosine_similarity(anchor, other, dim=1).mean((-2, -1))             # (B,)
     return (margin + distance(positive) - distance(negative)).relu().mean()
@@ -225,7 +228,7 @@ class TrainState:
 
 def training(head, optimizer, model, batches, span, loss, lr, generator, timesteps) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4). `saving.train_head` is the door to it, and says
-    what the arguments are; `batches` iterates over (pictures, *labels), `span` is (first step, steps in all)."""
+    what the arguments are; `batches` iterates over ((latents, ...), *labels), `span` is (first step, steps in all)."""
     conditioning = model.encode_prompt("")
     for step, batch in zip(range(*span), batches):
         head.train()
@@ -240,10 +243,9 @@ def training(head, optimizer, model, batches, span, loss, lr, generator, timeste
         yield TrainState(step + 1, span[1], value.item(), head.eval())
 
 def read_batch(head, model, batch, conditioning, generator, timesteps) -> tuple[list, list]:
-    """Noise the pictures of a batch to random timesteps and read them: [(B, k, h, w), ...], [label, ...]. Pictures that are
+    """Noise the latents of a batch to random timesteps and read them: [(B, k, h, w), ...], [label, ...]. Pictures that are
     compared with each other share their timesteps; every picture has its own noise."""
-    pictures, *labels = batch
-    clean = [model.encode(each) for each in ([pictures] if torch.is_tensor(pictures) else pictures)]
+    clean, *labels = batch
     timestep = torch.randint(*timesteps, (len(clean[0]),), generator=generator).to(clean[0].device)     # (B,)
     readouts = []
     for latents in clean:
@@ -258,7 +260,7 @@ def read_batch(head, model, batch, conditioning, generator, timesteps) -> tuple[
 class Objective(Declared):
     """Something to bring about: `objective(reading)` is one number for each picture, smaller is nearer. Write your own as a
     subclass with `__call__`; `reading(self.head)` is the readout (B, k, h, w)."""
-    head: Head
+    head: AnyHead                       # a `Head`
     weight: NonNegative = 1.0           # its share in the sum of objectives; 0 turns it off
     start: Fraction = 0.0               # fraction of the steps at which it begins ...
     stop: Fraction = 0.5                # ... and ends: by default the noisier half is guided
@@ -267,8 +269,6 @@ class Objective(Declared):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.head, Head):
-            raise ValueError(f"head is {self.head!r}; pass a ReadoutHead, e.g. ReadoutHead.from_pretrained(folder)")
         if self.start >= self.stop:
             raise ValueError(f"start {self.start} and stop {self.stop} are fractions of the steps: 0 <= start < stop <= 1")
 
@@ -278,26 +278,24 @@ class Objective(Declared):
     def strength(self, step: int, steps: int) -> float:
         """Weight times schedule at this step, 0 outside the interval."""
         inside = int(self.start * steps + 1e-9) <= step < int(self.stop * steps + 1e-9)
-        return inside * self.weight * (self.schedule(step / steps) if inside and self.schedule else 1.0)
+        return inside * self.weight * (factor(self.schedule(step / steps)) if inside and self.schedule else 1.0)
 
     def check(self, pipe, batch: int, image_size: tuple[int, int]) -> None:
         """Raise ValueError where the objective does not fit the model, the batch or the picture (H, W in pixels)."""
         self.head.check(pipe)
-        check_fit(self, batch, image_size)
+        check_fit(self, batch, image_size, denoiser(pipe))
 
 @dataclass(kw_only=True, eq=False)
 class SpatialObjective(Objective):
     """The readout is to equal a target map: mean squared error over channels and positions (paper, section 3.3)."""
+    head: SpatialHead
     target: Map                         # (B or 1, k, h, w) or (k, h, w), resized to the readout by nearest neighbour
-    mask: UnitMap | None = None         # (B or 1, 1 or k, h, w) in [0, 1]: where, or in which channels, it matters
+    mask: Mask | None = None            # (B or 1, 1 or k, h, w) in [0, 1]: where, or in which channels, it matters
     distance: Function | None = None    # (readout, target) -> (B, any, H, W); squared error by default
 
     def __post_init__(self):
         super().__post_init__()
-        k = self.head.config.out_channels
-        for name, value, allowed in (("target", self.target, (k,)), ("mask", self.mask, (1, k))):
-            if value is not None and value.shape[1] not in allowed and not (name == "target" and self.distance):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, but this head reads (B, {k}, h, w)")
+        check_target(self.head.config, self.target, self.mask, free=self.distance is not None)
 
     def __call__(self, reading):
         readout = reading(self.head, self.use_timestep)                                 # (B, k, h, w)
@@ -322,6 +320,7 @@ class CorrespondenceObjective(RelativeObjective):
     The loss is -s(source point, target point) + `anti_ghosting` * s(source point, source point), averaged over the points
     and halved, with cosine similarities s mapped to [0, 1]: the second term discourages staying in place. A tensor (N,) says
     it for each point: what another point is moved to must not be pushed away."""
+    head: RelativeHead
     source_points: Points               # (N, 2), (x, y) in pixels of the image
     target_points: Points               # (N, 2)
     anti_ghosting: float | Tensor = 1.0
@@ -329,10 +328,7 @@ class CorrespondenceObjective(RelativeObjective):
 
     def __post_init__(self):
         super().__post_init__()
-        count, other = len(self.source_points), len(self.target_points)
-        if count != other or torch.as_tensor(self.anti_ghosting).shape not in ((), (count,)):
-            raise ValueError(f"{count} source points, {other} target points and anti_ghosting {self.anti_ghosting}; pass as many "
-                             "of each (anti_ghosting may be one number)")
+        check_pairs(self.source_points, self.target_points, self.anti_ghosting)
 
     def __call__(self, reading):
         features, source = self.features(reading)
@@ -350,8 +346,9 @@ class CorrespondenceObjective(RelativeObjective):
 @dataclass(kw_only=True, eq=False)
 class AppearanceObjective(RelativeObjective):
     """The picture is to look like the source: 1 - cosine similarity, position by position (paper, section 3.3)."""
+    head: RelativeHead
     boxes: Boxes | None = None          # (box in the source, box in the picture), each (x0, y0, x1, y1) in pixels
-    mask: UnitMap | None = None         # (B or 1, 1, h, w) in [0, 1]: which positions count (without boxes)
+    mask: Mask | None = None            # (B or 1, 1, h, w) in [0, 1]: which positions count (without boxes)
     pool: Truth = False                 # True compares `pool_features`: the same looks in another place or pose
 
     def __post_init__(self):
@@ -384,7 +381,7 @@ def sign_step(gradients, mask=None) -> Tensor:
 @dataclass
 class Guidance(Declared):
     """How objectives move the latents."""
-    objectives: Iterable[Objective] = ()
+    objectives: Aims = ()                       # an iterable of `Objective`
     step_size: NonNegative = 5e-2               # per latent element, see the step rules
     step_rule: Function = normalized_step       # (gradients at this timestep, mask) -> direction (B, C, h, w)
     gradient_branch: Literal["conditional", "both"] = "conditional"     # 'both' also asks the negative prompt's branch
@@ -394,13 +391,12 @@ class Guidance(Declared):
 
     def __post_init__(self):
         super().__post_init__()
-        self.objectives = list(self.objectives)
         self.branches = ("negative", "conditional") if self.gradient_branch == "both" else ("conditional",)
         if self.moves == "prediction" and self.inner_steps > 1:
             raise ValueError(f"inner_steps is {self.inner_steps}, but a prediction is moved once; leave it out, or move latents")
 
     def check(self, pipe, batch, image_size) -> None:
-        check_fit(self, batch, image_size)
+        check_fit(self, batch, image_size, denoiser(pipe))
         for objective in self.objectives:
             objective.check(pipe, batch, image_size)
 

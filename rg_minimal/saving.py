@@ -5,20 +5,22 @@ checkpoints from which a killed run resumes to the same bits. Files are written 
 """
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checks import Count, declared
+from .checks import Count, Function, Truth, check_target, declared, describe, label_like
 from .denoisers import denoiser
 from .files import write_json, write_tensors
-from .readout import Head, HeadConfig, TrainState, spatial_loss, training
+from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
 
 
 class ReadoutHead(Head):
@@ -57,23 +59,26 @@ class ReadoutHead(Head):
 
 
 @declared
-def train_head(head: Head, pipe, batches, steps: Count, loss: Callable = spatial_loss, lr: float | Callable = 1e-3, generator=None,
-               timesteps=(0, 1000), checkpoint=None, checkpoint_every: Count = 50) -> Iterator[TrainState]:
+def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: float | Callable = 1e-3, generator=None,
+               timesteps=(0, 1000), checkpoint=None, checkpoint_every: Count = 50, latents: Truth = False) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4); a generator, so nothing runs until you
     iterate, and you may stop at any step. The training itself is `readout.training`.
 
     Args:
         head: a `ReadoutHead`, trained in place.
         batches: an iterable of (pictures, *labels), or a function step -> such a tuple (0 is the first step).
-            `pictures` are (B, 3, H, W) in [0, 1] or clean latents (B, C, h, w); for a relative head a tuple of them,
-            whose members share a timestep. After a kill a function resumes at once; an iterable is run forward.
+            `pictures` are (B, 3, H, W) in [0, 1], or whatever else `pictures.as_pictures` takes; for a relative head a tuple of
+            them, whose members share a timestep. Labels that are tensors have a row for each picture. After a kill a function
+            resumes at once; an iterable is run forward.
         loss: called as loss(*readouts, *labels), one readout (B, k, h, w) for each member of `pictures`.
         lr: the learning rate of AdamW (no weight decay), or a function from the fraction of steps done to it.
         generator: a CPU generator for timesteps and noise, by default seeded with 0.
         timesteps: each picture's timestep is drawn from [timesteps[0], timesteps[1]).
         checkpoint: a file; every `checkpoint_every` steps head, optimiser, generator and step are saved there, and a
             later call resumes and ends with the same bits as a run that was never stopped.
-    Raises ValueError, before anything runs, for bad steps, a head of another model, or a checkpoint that does not fit.
+        latents: True where the batches hold clean latents (B, C, h, w), as `encode` makes them, in place of pictures.
+    Raises ValueError, before anything runs, for bad steps, a head of another model, or a checkpoint that does not fit, and at a step
+    whose batch cannot be used, or is missing.
     """
     model = denoiser(pipe)
     head.check(model)
@@ -83,7 +88,9 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Callable = spatial
     generator = generator or torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
     start = load_checkpoint(checkpoint, head, optimizer, generator) if checkpoint else 0
-    states = training(head, optimizer, model, batches_from(batches, start), (start, steps), loss, lr, generator, timesteps)
+    check_loss(head, loss)
+    prepared = prepare(batches_from(batches, start), (start, steps), head, model, loss, latents)
+    states = training(head, optimizer, model, prepared, (start, steps), loss, lr, generator, timesteps)
     return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
 
 
@@ -99,7 +106,67 @@ def batches_from(batches, start: int) -> Iterator:
     """An iterator over the batches of steps `start`, `start` + 1, ..."""
     if callable(batches):
         return (batches(step) for step in itertools.count(start))
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, dict)) or torch.is_tensor(batches):
+        raise ValueError(f"batches is {describe(batches)}; pass an iterable of (pictures, *labels), or a function from the step to such a tuple")
     return itertools.islice(batches, start, None)
+
+
+def prepare(batches: Iterator, span: tuple[int, int], head: Head, model, loss, latents: bool) -> Iterator[tuple]:
+    """Batches as `readout.training` wants them, ((latents, ...), *labels). ValueError, which says of which step, where one cannot be
+    used, and where there are fewer than steps."""
+    step = span[0]
+    for step, batch in enumerate(batches, span[0]):
+        try:
+            if not isinstance(batch, (tuple, list)) or not batch:
+                raise ValueError(f"it is {describe(batch)}; pass a tuple (pictures, *labels)")
+            clean = tuple(model.clean(**{"latents" if latents else "pictures": each}) for each in members(batch[0]))
+            check_labels(head, clean, batch[1:], loss)
+        except ValueError as error:
+            raise ValueError(f"the batch of step {step}: {error}") from None
+        yield (clean, *batch[1:])
+        step += 1
+    raise ValueError(f"batches ended after {step} of {span[1]} steps; pass as many, or a function from the step to a batch "
+                     "(itertools.cycle(batches) goes through a list again and again)")
+
+
+def members(pictures) -> tuple:
+    """The members of a sample that are compared: those of a tuple, or of a list of batches; else the pictures are the only one."""
+    several = isinstance(pictures, tuple) or isinstance(pictures, list) and pictures and all(getattr(each, "ndim", 0) == 4 for each in pictures)
+    return tuple(pictures) if several else (pictures,)
+
+
+def check_loss(head: Head, loss) -> None:
+    """ValueError where one of our losses is not for this kind of head."""
+    kind = loss.func if isinstance(loss, functools.partial) else loss
+    if kind is spatial_loss and not head.config.out_channels:
+        raise ValueError("loss is spatial_loss, but this head is relative (out_channels=0) and reads no map; pass correspondence_loss or "
+                         "appearance_loss, or train a spatial head")
+    if kind in (correspondence_loss, appearance_loss) and head.config.out_channels:
+        raise ValueError(f"loss is {kind.__name__}, which compares features, but this head is spatial (out_channels="
+                         f"{head.config.out_channels}); pass spatial_loss, or train a relative head")
+
+
+def check_labels(head: Head, clean: tuple, labels: tuple, loss) -> None:
+    """ValueError where members or labels have other numbers of rows, or where the loss cannot take them."""
+    shapes = [tuple(each.shape) for each in clean]
+    if len(set(shapes)) != 1:
+        raise ValueError(f"the pictures that are compared have latents of different shapes, {shapes}; pass as many of each, of one size")
+    for i, label in enumerate(labels):
+        if torch.is_tensor(label):
+            if label.is_complex() or label.is_floating_point() and not label.isfinite().all():
+                raise ValueError(f"label {i} is {describe(label)}, complex or not finite (NaN or infinity); pass finite real numbers")
+            if label.ndim and len(label) != len(clean[0]):
+                raise ValueError(f"label {i} has {len(label)} rows for {len(clean[0])} pictures; pass one row for each picture")
+    try:
+        inspect.signature(loss).bind(*clean, *labels)
+    except TypeError as error:
+        raise ValueError(f"it has {len(clean)} members and {len(labels)} labels, which the loss cannot take ({error}); pass "
+                         "(pictures, *labels) as loss(*readouts, *labels) wants them") from None
+    except ValueError:                          # a loss that does not say what it takes
+        pass
+    if loss is spatial_loss:
+        expected = clean[0].new_empty(len(clean[0]), head.config.out_channels, 1, 1)
+        check_target(head.config, label_like(expected, labels[0], "label 0"))
 
 
 def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int) -> None:

@@ -6,7 +6,7 @@ from typing import Iterable
 import torch
 from torch import Tensor
 
-from .checks import Count, Function, Truth, declared
+from .checks import Count, Function, Truth, declared, describe
 from .denoisers import denoiser, draw
 from .readout import Reading, SampleState, take_readings
 
@@ -26,7 +26,7 @@ class Source:
     @classmethod
     def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all=False, read_ahead: int = 4) -> "Source":
         """From the states of sampling (a generated picture) or of inversion (a real one)."""
-        trajectory = {state.timestep: state.noisy_latents for state in states}
+        trajectory = {state.timestep: state.noisy_latents for state in checked_states(states)}
 
         def latents_at(timestep):
             if timestep not in trajectory:
@@ -36,17 +36,26 @@ class Source:
         return cls(pipe, latents_at, prompt, keep_all, trajectory, read_ahead)
 
     @classmethod
-    def from_picture(cls, pipe, pictures, prompt="", generator=None, keep_all=False) -> "Source":
-        """From clean pictures (B, 3, H, W) or latents, noised with one fixed noise; needs no trajectory."""
+    def from_picture(cls, pipe, pictures=None, prompt="", generator=None, keep_all=False, *, latents: Tensor | None = None) -> "Source":
+        """From clean pictures (see `pictures.as_pictures`), or `latents` of such (B, C, h, w), noised with one fixed noise; needs no
+        trajectory."""
         model = denoiser(pipe)
-        clean = model.encode(pictures)
+        clean = model.clean(pictures, latents)
         noise = draw(clean, generator)
         return cls(model, lambda t: model.add_noise(clean, noise, torch.tensor([t], device=clean.device)), prompt, keep_all)
 
     @property
+    def count(self) -> int:
+        """Number of its pictures."""
+        return len(self._any_latents())
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) of its picture in pixels."""
-        return self.model.image_size(self.latents_at(self.timesteps[0] if self.timesteps else 0))
+        return self.model.image_size(self._any_latents())
+
+    def _any_latents(self) -> Tensor:
+        return self.latents_at(self.timesteps[0] if self.timesteps else 0)
 
     @property
     def start(self) -> Tensor:
@@ -76,3 +85,15 @@ class Source:
             return [timestep]                       # a clean picture, or several of them
         first = self.timesteps.index(timestep) // self.read_ahead * self.read_ahead
         return self.timesteps[first:first + self.read_ahead]
+
+
+def checked_states(states: Iterable[SampleState]) -> list[SampleState]:
+    """The states as a list. ValueError where they are none at all, such as what a generator that was run before has left."""
+    try:
+        found = list(states)
+    except TypeError:
+        found = [None]
+    if not found or not all(hasattr(state, "timestep") and torch.is_tensor(getattr(state, "noisy_latents", None)) for state in found):
+        what = "nothing (a generator runs once: keep its states in a list)" if not found else describe(states)
+        raise ValueError(f"states hold {what}; pass the states of guided_sample or invert, such as list(invert(pipe, picture))")
+    return found

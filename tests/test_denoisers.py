@@ -242,7 +242,7 @@ def test_inversion_of_flow_models_is_the_euler_steps_backwards(pipes, kind):
     pipe, clean = pipes[kind], torch.randn(1, 4, 16, 16, generator=seed())
     errors = []
     for iterations in (0, 3, 12):
-        states = list(pipelines.invert(pipe, clean, PROMPT, num_inference_steps=10, fixed_point_iterations=iterations))
+        states = list(pipelines.invert(pipe, None, PROMPT, latents=clean, num_inference_steps=10, fixed_point_iterations=iterations))
         assert [state.timestep for state in states] == sorted(state.timestep for state in states)
         again = ours(pipe, latents=states[-1].latents, guidance_scale=1.0, num_inference_steps=10)[-1].latents
         errors.append(float((again - clean).norm() / clean.norm()))
@@ -281,7 +281,7 @@ def test_the_published_models_on_the_meta_device(network, config, channels, size
 def test_names_channels_and_sizes_are_those_of_a_pass(pipes, kind, height, width):
     model = denoiser(pipes[kind])
     rows, columns = (height or 32) // 2, (width or 32) // 2
-    reading = pipelines.read_picture(pipes[kind], torch.randn(1, 4, rows, columns, generator=seed()), 300, generator=seed())
+    reading = pipelines.read_picture(pipes[kind], None, 300, latents=torch.randn(1, 4, rows, columns, generator=seed()), generator=seed())
     assert [tuple(each.shape[1:]) for each in reading.features] == [
         (channels, *size) for channels, size in zip(model.channels, model.sizes(rows, columns))]
     assert model.embed(300).shape == (1, model.embedding_channels)

@@ -109,7 +109,7 @@ def test_the_pose_loss_counts_more_where_a_joint_is():
 def test_a_pose_objective_measures_what_the_loss_does(tiny_pipe):
     torch.manual_seed(0)
     head, joints = H.new_head(tiny_pipe, "pose"), torch.tensor(puppets.skeleton(puppets.sample_scene(1)))[:, :2]
-    reading = rg_minimal.read_picture(tiny_pipe, torch.zeros(2, 4, 32, 32), 100, generator=torch.Generator().manual_seed(0))
+    reading = rg_minimal.read_picture(tiny_pipe, None, 100, latents=torch.zeros(2, 4, 32, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         values, target = H.pose_objective(head, joints)(reading), H.heatmaps(joints[None])
         assert values.shape == (2,)
@@ -174,7 +174,7 @@ def fresh(tiny_pipe):
 
 @pytest.fixture(scope="module")
 def reading(tiny_pipe):
-    return rg_minimal.read_picture(tiny_pipe, torch.zeros(2, 4, 32, 32), 100, generator=torch.Generator().manual_seed(0))
+    return rg_minimal.read_picture(tiny_pipe, None, 100, latents=torch.zeros(2, 4, 32, 32), generator=torch.Generator().manual_seed(0))
 
 
 def test_a_depth_objective_is_the_mean_square_of_each_picture(fresh, reading, frames):
@@ -247,7 +247,7 @@ def test_the_loss_of_looks_is_zero_for_features_that_tell_the_puppets_apart_and_
 
 
 def test_drag_and_identity_objectives_are_the_cores(fresh, tiny_pipe, reading):
-    source = rg_minimal.Source.from_picture(tiny_pipe, torch.zeros(1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
+    source = rg_minimal.Source.from_picture(tiny_pipe, latents=torch.zeros(1, 4, 32, 32), generator=torch.Generator().manual_seed(1))
     drag = H.drag_objective(fresh["correspondence"], source, [(30, 40)], torch.tensor([[50.0, 60.0]]), weight=2.0)
     same = H.identity_objective(fresh["appearance"], source)
     assert drag.source_points.tolist() == [[30, 40]] and drag.target_points.tolist() == [[50, 60]] and drag.weight == 2
@@ -580,7 +580,7 @@ def test_ten_guided_steps_move_towards_the_target(shipped, pose_head):
         rng = torch.Generator().manual_seed(0)
         _, latents = rg_minimal.sample(shipped, [scene.caption for scene in scenes], objectives, num_inference_steps=10,
                                        generator=rng)
-        reading = rg_minimal.read_picture(shipped, latents, 100, generator=torch.Generator().manual_seed(1))
+        reading = rg_minimal.read_picture(shipped, None, 100, latents=latents, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             return goal(reading)
 

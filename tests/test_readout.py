@@ -60,7 +60,7 @@ def test_hooks_are_removed_also_after_an_error(pipe):
 
 
 def test_features_are_refilled_by_every_forward(pipe):
-    reading = [pipelines.read_picture(pipe, torch.zeros(2, 4, 16, 16), t, generator=seed()) for t in (100, 900)]
+    reading = [pipelines.read_picture(pipe, None, t, latents=torch.zeros(2, 4, 16, 16), generator=seed()) for t in (100, 900)]
     assert tuple(feature.shape[1] for feature in reading[0].features) == denoiser(pipe).channels
     assert not torch.equal(reading[0].features[0], reading[1].features[0])
 
@@ -205,7 +205,7 @@ def test_relative_heads_train_on_pairs_and_triplets(pipe):
 def test_training_takes_latents_and_a_learning_rate_schedule(pipe):
     rates = []
     states = saving.train_head(make_head(pipe), pipe, [(torch.randn(1, 4, 16, 16), torch.zeros(1, 2, 16, 16))] * 2, 2,
-                           lr=lambda done: rates.append(done) or 1e-3)
+                           lr=lambda done: rates.append(done) or 1e-3, latents=True)
     assert len(list(states)) == 2 and rates == [0.0, 0.5]
 
 
@@ -392,7 +392,7 @@ def test_inversion_round_trip(prediction_type):
     clean = torch.randn(1, 4, 16, 16, generator=seed())
     errors = []
     for iterations in (0, 20):
-        states = list(pipelines.invert(pipe, clean, PROMPT, num_inference_steps=20, fixed_point_iterations=iterations))
+        states = list(pipelines.invert(pipe, None, PROMPT, latents=clean, num_inference_steps=20, fixed_point_iterations=iterations))
         assert [state.timestep for state in states] == sorted(state.timestep for state in states)
         again = run(pipe, latents=states[-1].latents, guidance_scale=1.0, num_inference_steps=20)[-1].latents
         errors.append(float((again - clean).norm() / clean.norm()))
@@ -529,8 +529,8 @@ def test_bad_training_steps(pipe, steps):
 def test_bad_inversion_arguments(pipe):
     with pytest.raises(ValueError, match="num_inference_steps"):
         pipelines.invert(pipe, torch.zeros(1, 3, 32, 32), num_inference_steps=-1)
-    with pytest.raises(ValueError, match="pictures are"):
-        pipelines.invert(pipe, torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match="pictures are .*latents=\\.\\.\\."):
+        pipelines.invert(pipe, torch.zeros(1, 4, 16, 16))
 
 
 def test_a_pipeline_without_a_unet(pipe):

@@ -96,7 +96,7 @@ def cell_callback(pipe, settings):
 def cell_inversion(pipe, settings):
     """The noise gives the picture back."""
     clean = torch.randn(1, 4, 16, 16, generator=seed())
-    states = list(pipelines.invert(pipe, clean, "a puppet", num_inference_steps=6, fixed_point_iterations=40))
+    states = list(pipelines.invert(pipe, None, "a puppet", latents=clean, num_inference_steps=6, fixed_point_iterations=40))
     again = list(pipelines.guided_sample(pipe, "a puppet", latents=states[-1].latents, guidance_scale=1.0, num_inference_steps=6))
     assert (again[-1].latents - clean).norm() < 2e-2 * clean.norm()
 

@@ -445,7 +445,7 @@ def train_task(pipe, task: str | Task, samples: Samples | None = None, head: Rea
     cosine = lambda done: task.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     return train_head(new_head(pipe, task, seed) if head is None else head, pipe, draw_batches(samples, task.batch, seed),
                       task.steps, loss=task.loss, lr=cosine, generator=torch.Generator().manual_seed(seed),
-                      checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+                      checkpoint=checkpoint, checkpoint_every=checkpoint_every, latents=True)
 
 
 # ---------------------------------------------------------------------------------------------- scores
@@ -479,7 +479,7 @@ def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, 
         rng, values = torch.Generator().manual_seed(SCORE_SEED + timestep), []
         for first in range(0, len(samples), chunk):
             part = samples[first:first + chunk]
-            readings = [read_picture(pipe, latents, timestep, generator=rng) for latents in part.latents]
+            readings = [read_picture(pipe, None, timestep, generator=rng, latents=latents) for latents in part.latents]
             values.append(torch.stack([task.score(*(view(reading).float().cpu() for reading in readings), *part.truth)
                                        for view in views]))                             # (views, B)
         scores[timestep] = torch.cat(values, 1).mean(1).tolist()

@@ -295,7 +295,7 @@ def measure_inversion(pipe, count: Count = 20, steps: Steps = 50, seed: Seed = D
     prompts, latents = [scene.caption for scene in scenes], encode(pipe, world.render(scenes).image)
     there = decode(pipe, latents)
     for done, number in enumerate(iterations, 1):
-        for state in invert(pipe, latents, prompts, num_inference_steps=steps, fixed_point_iterations=number):
+        for state in invert(pipe, None, prompts, latents=latents, num_inference_steps=steps, fixed_point_iterations=number):
             pass
         back, _ = sample(pipe, prompts, latents=state.latents, num_inference_steps=steps, guidance_scale=1.0)
         error = (back - there).square().mean((1, 2, 3))
