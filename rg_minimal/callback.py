@@ -17,6 +17,7 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
+from .checks import check_interval
 from .denoisers import Denoiser, Flux, denoiser, forget_last_sample, pack, seen_by, takes_moves, unpack
 from .readout import Guidance, Reading, collect_features
 
@@ -64,12 +65,14 @@ class GuidanceCallback(PipelineCallback):
         """Lay a hook on the denoiser for the pass after this step, in which these very latents are to be moved."""
         model = denoiser(pipe)
         self.clear()
+        steps = getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)
         if step <= self._step or self._step < 0:                    # another call of the pipeline
             self.losses = []
+            for objective in self.guide.objectives:
+                check_interval(objective, steps, first=1)
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
         self._step = step
-        steps = getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)
         strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
         if step + 1 < steps and any(strengths):
             self._laid = model.network.register_forward_pre_hook(_Once(self, pipe, model, latents, strengths), with_kwargs=True)

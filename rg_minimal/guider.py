@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import ClassifierFreeGuidance
 from torch import Tensor
 
-from .checks import describe
+from .checks import check_interval, describe
 from .denoisers import denoiser
 from .readout import Guidance, Reading, collect_features
 
@@ -43,6 +43,9 @@ class ReadoutGuidance(ClassifierFreeGuidance):
 
     def set_state(self, step, num_inference_steps, timestep) -> None:
         super().set_state(step, num_inference_steps, timestep)
+        if step == 0:
+            for objective in self.guide.objectives:
+                check_interval(objective, num_inference_steps)
         self.losses, self._heard = ([] if step == 0 else self.losses), None
 
     def prepare_models(self, network) -> None:

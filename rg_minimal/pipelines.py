@@ -18,6 +18,7 @@ from .checks import Count, Fraction, Index, NonNegative, Number, check_course, c
 from .conditioning import Conditioning, warn_unknown_words
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
 from .files import read_json
+from .pictures import as_pictures
 from .readout import Guidance, Objective, Reading, SampleState, ddim_step, inversion, sampling, take_readings
 from .saving import ReadoutHead
 from .sources import Source
@@ -145,17 +146,22 @@ def check_prompt(pipe, prompt) -> list[str]:
     return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else prompt)
 
 
-def controlled(pipe, conditioning: Conditioning, image: Tensor, scale: float = 1.0) -> Conditioning:
-    """The same conditioning, with the residuals of the pipeline's ControlNet at every pass; `image` (1 or B, 3, H, W) in [0, 1].
+@declared
+def controlled(pipe, conditioning: Conditioning, image, scale: Number = 1.0) -> Conditioning:
+    """The same conditioning, with the residuals of the pipeline's ControlNet at every pass; `image` is what that is shown, 1 or B
+    pictures (see `pictures.as_pictures`) of the size that is sampled.
 
     One more pass of the ControlNet for each pass of the denoiser, with gradient where the denoiser has it.
     """
     if getattr(pipe, "controlnet", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no `controlnet`; load a StableDiffusionControlNetPipeline or its SDXL kin")
-    if not torch.is_tensor(image) or image.ndim != 4:
-        raise ValueError(f"image is {describe(image)}; pass what the ControlNet is shown as (1 or B, 3, H, W) in [0, 1]")
+    model = denoiser(pipe)
+    image = as_pictures(image, "image", model.unit)
 
     def residuals(latents, timestep, embeds, added):
+        if tuple(image.shape[-2:]) != model.image_size(latents) or len(latents) % len(image):
+            raise ValueError(f"image has shape {tuple(image.shape)}, but {len(latents)} pictures (all branches) of {model.image_size(latents)} pixels "
+                             "(height, width) are made; show the ControlNet one, or as many, of that size")
         shown = image.to(latents).expand(len(latents), *image.shape[1:]) if len(image) == 1 else image.to(latents).repeat(
             len(latents) // len(image), 1, 1, 1)
         given = {key: added[key] for key in ("text_embeds", "time_ids") if key in added}

@@ -100,8 +100,9 @@ def test_wrong_values_are_named_with_a_remedy_and_leave_the_old_one(kind, value,
 
 @pytest.mark.parametrize("picture, message", [
     (torch.rand(2, 3, 8, 8), r"picture has shape \(2, 3, 8, 8\): give one picture"),
-    (torch.full((3, 8, 8), float("nan")), "not finite"),
-    ("cat.png", "picture is a str: give a tensor")])
+    (torch.full((3, 8, 8), float("nan")), "not finite"), (torch.full((3, 8, 8), 128.0), r"128\]; .*divide by 255"),
+    (torch.zeros(1, 8, 8), "grey"), (8, "picture is 8, which is no picture"),
+    ("cat.png", "picture is 'cat.png', .*give the path")])
 def test_wrong_pictures_are_named(picture, message):
     with pytest.raises(ValueError, match=message):
         PicturePoints(picture)

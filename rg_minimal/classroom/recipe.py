@@ -26,7 +26,7 @@ from typing import Annotated, Iterator
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
@@ -36,6 +36,7 @@ from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objecti
 from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth
 from ..denoisers import denoiser
 from ..files import write_file
+from ..pictures import as_pictures, opened
 from ..pipelines import find_folder, guided_sample, load_head, load_pipeline
 from ..puppets.world import SIZE
 from ..readout import SampleState
@@ -245,27 +246,25 @@ def read_reference(where: str) -> Tensor:
     shown = where if len(where) < 80 else f"{where[:60]}..."
     try:
         file = io.BytesIO(base64.b64decode(where.split(",", 1)[1])) if where.startswith("data:") else find_folder(where)
-        with Image.open(file) as picture:
-            return _square(picture)
-    except (OSError, UnidentifiedImageError, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise ValueError(f"appearance.picture is {shown!r}, which is no picture that can be read ({error}): give the path "
                          "of a PNG or JPEG file") from None
+    return _square(file, "appearance.picture", repr(shown))
 
 
-def _square(picture: Image.Image) -> Tensor:
-    picture, side = picture.convert("RGB"), min(picture.size)
+def _square(file, name: str, shown: str) -> Tensor:
+    """The square in the middle of a picture file, (1, 3, 128, 128)."""
+    with opened(file, name, shown) as picture:
+        picture = Image.fromarray(as_array(as_pictures(picture, name)))
+    side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     small = picture.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return torch.from_numpy(as_array(small).copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def embed(content: bytes) -> str:
-    """The bytes of a picture file as a text that the state can hold: 128 x 128, PNG."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            png = png_bytes(as_array(_square(picture)))
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"this is no picture that can be read ({error}): choose a PNG or JPEG file") from None
+    """The bytes of a picture file as a text that the state can hold: 128 x 128, PNG. ValueError where they are none."""
+    png = png_bytes(as_array(_square(io.BytesIO(content), "the upload", f"{len(content)} bytes")))
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

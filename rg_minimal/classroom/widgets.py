@@ -30,6 +30,7 @@ from torch import Tensor
 
 from . import plots
 from .plots import Figure
+from ..pictures import as_pictures
 from ..puppets.world import JOINTS, LIMBS, SIZE
 
 COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
@@ -59,7 +60,8 @@ class OnPicture(anywidget.AnyWidget):
     """What the widgets share: the picture, one value on it, and a static form. Subclasses say what a value is.
 
     Args:
-        picture: (3, H, W) or (1, 3, H, W) in [0, 1], a PIL image, or None for an empty ground of `size` pixels.
+        picture: (3, H, W) or (1, 3, H, W) in [0, 1], a PIL image, a numpy array or the path of a file (see `pictures.as_pictures`),
+            or None for an empty ground of `size` pixels.
         value: see the subclass; None for its `start`.
         label: the widget's name for screen readers, and the title of its static form.
         size: side of the empty ground, in pixels.
@@ -257,7 +259,8 @@ def paint(strokes, size, background: float = 0.0, shade: float | None = None, fi
 
 
 def paint_over(picture: Tensor, strokes) -> Tensor:
-    """A picture (3, H, W) with strokes on it."""
+    """A picture (3, H, W) in [0, 1] with strokes on it."""
+    picture = as_pictures(picture, "picture")[0]
     size = (picture.shape[-1], picture.shape[-2])
     where = paint(strokes, size, shade=1.0)[0]                                                 # (1, H, W)
     return picture * (1 - where) + paint(strokes, size)[0].clamp(0, 1)      # on a ground of 0 shades are weighted already
@@ -272,19 +275,11 @@ def draw_arrows(axes, arrows) -> None:
 
 
 def as_array(picture):
-    """A picture as an array (H, W, 3) of bytes."""
-    if isinstance(picture, Image.Image):
-        picture = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8).view(
-            picture.height, picture.width, 3)                                                  # (H, W, 3)
-        return picture.numpy()
-    if not isinstance(picture, Tensor):
-        raise ValueError(f"picture is a {type(picture).__name__}: give a tensor (3, H, W) in [0, 1] or a PIL image")
-    single = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
-    if single.ndim != 3 or len(single) != 3 or not single.numel():
-        raise ValueError(f"picture has shape {tuple(picture.shape)}: give one picture, (3, H, W), such as pictures[0]")
-    if not single.isfinite().all():
-        raise ValueError("picture holds values that are not finite: give numbers in [0, 1]")
-    return (single.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    """One picture, see `pictures.as_pictures`, as an array (H, W, 3) of bytes. ValueError for anything else."""
+    found = as_pictures(picture, "picture")
+    if len(found) != 1:
+        raise ValueError(f"picture has shape {tuple(found.shape)}: give one picture, (3, H, W), such as pictures[0]")
+    return (found[0].detach().cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 def png_bytes(array) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import world
 from .editing import region
 from .judge import Judge, Reading, limb_lengths
+from ..pictures import as_pictures
 
 LIMB_JOINTS = {"wrist": ("shoulder", "elbow", "wrist"), "ankle": ("hip", "knee", "ankle")}
 KINDS = ("wrist", "ankle", "puppet", "prop")
@@ -53,6 +54,7 @@ def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = Non
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+    picture = None if picture is None else one_picture(picture)
     rng = torch.Generator().manual_seed(seed)
     for _ in range(60):
         case = (_limb if kind in LIMB_JOINTS else _shift)(kind, joints, seed, prop, rng)
@@ -60,6 +62,14 @@ def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = Non
                 and (picture is None or _on_background(case, joints, picture)):
             return case if kind in LIMB_JOINTS else _with_rim(case, joints, prop)
     return None
+
+
+def one_picture(picture, name: str = "picture") -> Tensor:
+    """A single picture, (3, H, W) in [0, 1]. ValueError for anything else."""
+    found = as_pictures(picture, name)
+    if len(found) != 1:
+        raise ValueError(f"{name} is {len(found)} pictures; pass one, such as pictures[0]")
+    return found[0]
 
 
 def _uniform(rng, low: float, high: float) -> float:
@@ -157,7 +167,7 @@ def ball_points(picture: Tensor, scene: world.Scene) -> Tensor | None:
     """(5, 2) points on the ball of a picture (3, H, W) that a model made for this scene's caption, by its colour, the
     middle first. None where the scene has no ball, something else has its colour, or what has it is no single disc.
     """
-    looks = scene.puppet
+    looks, picture = scene.puppet, one_picture(picture)
     if scene.prop != "ball" or scene.prop_colour in (looks.shirt, looks.trousers, looks.hat):
         return None
     colour = torch.tensor(world.COLOURS[scene.prop_colour])[:, None, None]
@@ -192,7 +202,7 @@ def find_patch(source: Tensor, point: Tensor, picture: Tensor, side: int = 13) -
 
     The nearest neighbour by the squared difference of the patch's pixels: a feature that no head has seen.
     """
-    half = side // 2
+    half, source, picture = side // 2, one_picture(source, "source"), one_picture(picture)
     padded, wanted = (torch.nn.functional.pad(p[None], (half,) * 4, mode="replicate") for p in (picture, source))
     x, y = (int(v) for v in point)
     patch = wanted[0, :, y:y + side, x:x + side].flatten()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import world
+from ..checks import Mask, Points, check_pairs, checked, describe
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective, read_joints
 from ..pipelines import sample
 from ..saving import ReadoutHead
@@ -28,13 +29,18 @@ LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are giv
 
 def region(points, margin: float, image_size: int = world.SIZE, soft: float = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
-    distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), as_points(points)).amin(-1)
+    points = as_points(points, "points")
+    if not len(points):
+        raise ValueError("points are none; pass at least one (x, y), around which the region is")
+    distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), points).amin(-1)
     return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
 
 
-def as_points(points) -> Tensor:
-    """Points (N, 2), also none, on the CPU: they are few, and what they are compared with is brought to them."""
-    return torch.as_tensor(points, dtype=torch.float32).reshape(-1, 2).cpu()
+def as_points(points, name: str) -> Tensor:
+    """Points (N, 2), also none, on the CPU: they are few, and what they are compared with is brought to them. ValueError for
+    anything else, such as (2, N)."""
+    none = points is None or hasattr(points, "__len__") and not len(points)
+    return torch.zeros(0, 2) if none else checked(name, points, Points).cpu()
 
 
 def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple[Tensor, Tensor]:
@@ -43,7 +49,7 @@ def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple
     Handles (N, 2) are joined to a tree, each to the nearest one, unless they are more than `reach` pixels apart; along
     each branch there is a point every `spacing` pixels, and its target is in the same place between their targets.
     """
-    handles, targets = as_points(handles), as_points(targets)
+    handles, targets = as_points(handles, "handles"), as_points(targets, "targets")
     gaps, inside, found = torch.cdist(handles, handles), {0}, [handles]
     found_targets, outside = [targets], set(range(1, len(handles)))
     while outside:                                                      # Prim's algorithm
@@ -64,7 +70,7 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
     Where an object will form is largely decided by the noise it starts from, so a drag that leaves the noise alone
     works against it all the way (Nie et al., "The Blessing of Randomness", ICLR 2024, copy latents for the same reason).
     """
-    handles, targets, cells = as_points(handles), as_points(targets), latents.shape[-1]
+    handles, targets, cells = as_points(handles, "handles"), as_points(targets, "targets"), latents.shape[-1]
     grid = pixel_grid(cells, image_size).flatten(0, 1)                                  # (h * w, 2)
     new = torch.randn(latents.shape, generator=generator).to(latents)
     left = (torch.cdist(grid, handles).amin(-1) <= radius).view(cells, cells)
@@ -101,14 +107,18 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
         step_size: as of `guided_sample`.
         eta: new noise at each step, in the free part, with which the model mends what a long drag has bent or torn.
         seed: of that noise, and of the noise that fills the places that were left.
-    Raises ValueError where handles and targets do not match, and for an amount outside [0, 1].
+    Raises ValueError where handles and targets do not match, one handle has two targets (also where it is `fixed`), and for an
+    amount outside [0, 1].
     """
-    handles, targets = as_points(handles), as_points(targets)
+    check_source_is_one(source)
+    handles, targets = as_points(handles, "handles"), as_points(targets, "targets")
     if len(handles) != len(targets) or not len(handles):
         raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many, at least one")
     if not 0 <= amount <= 1:
         raise ValueError(f"amount is {amount}; pass a fraction of the way from 0 to 1")
-    fixed = as_points([] if fixed is None else fixed)
+    fixed = as_points(fixed, "fixed")
+    check_pairs(torch.cat((handles, fixed)), torch.cat((targets, fixed)), 1.0)
+    free = None if free is None else checked("free", free, Mask)
     latents, generator = source.start, torch.Generator().manual_seed(seed)
     targets = torch.lerp(handles, targets, float(amount))
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
@@ -126,6 +136,12 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
     if eta:
         settings["variance_noise"] = torch.randn((len(source.timesteps), *latents.shape), generator=generator)
     return settings
+
+
+def check_source_is_one(source) -> None:
+    """ValueError for what is no `Source`."""
+    if not isinstance(source, Source):
+        raise ValueError(f"source is {describe(source)}; pass a Source, such as Source.from_states(pipe, states, prompt)")
 
 
 def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:
@@ -164,5 +180,6 @@ def identity(head: ReadoutHead, source: Source, *, boxes=None, start: float = LO
         eta: new noise at each step. A prompt that does not say the colour of a shirt leaves it open to the end, and
             patches of several colours remain where guidance changed its mind; noise gives the model the chance to mend them.
     """
+    check_source_is_one(source)
     objective = identity_objective(head, source, boxes=boxes, start=start, stop=stop)
     return {"objectives": [objective], "step_size": step_size, "eta": eta}

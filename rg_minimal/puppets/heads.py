@@ -29,7 +29,7 @@ from torch import Tensor
 
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
-from ..checks import Count, Declared, Function, Index, Positive, Text, Words, as_map, option
+from ..checks import Count, Declared, Function, Index, Points, Positive, Text, Words, as_map, check_pixels, checked, describe, option
 from ..denoisers import denoiser
 from ..files import write_file
 from ..maps import bilinear, pool_features, resize
@@ -51,14 +51,17 @@ CELLS, EDGE_CELLS = 32, 64               # a side of a readout; of the map of ed
 def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = world.SIZE, sigma: float = 1.5) -> Tensor:
     """Joints (B, N, 2) in pixels to heatmaps (B, N, cells, cells): Gaussians of height 1, `sigma` in cells.
 
-    Raises ValueError for joints that are not finite or lie outside the picture.
+    Raises ValueError for joints that are not finite, lie outside the picture, or are fractions of it.
     """
+    if not torch.is_tensor(joints) or joints.is_complex():
+        raise ValueError(f"joints are {describe(joints)}; pass a tensor (B, N, 2) of points (x, y) in pixels")
     if joints.ndim != 3 or joints.shape[-1] != 2 or not joints.isfinite().all():
         raise ValueError(f"joints have shape {tuple(joints.shape)}; pass finite (B, N, 2) points (x, y) in pixels")
     if joints.min() < 0 or joints.max() > image_size:
         x, y = joints[((joints < 0) | (joints > image_size)).any(-1)][0].tolist()
         raise ValueError(f"the joint ({x:g}, {y:g}) lies outside the picture of {image_size} x {image_size} pixels: "
                          f"move it inside")
+    check_pixels("joints", joints)
     grid = (torch.arange(cells, device=joints.device) + 0.5) * image_size / cells   # centres of the cells, in pixels
     spread = 2 * (sigma * image_size / cells) ** 2
     across = torch.exp(-(grid - joints[..., :1]) ** 2 / spread)                     # (B, N, cells)
@@ -92,7 +95,11 @@ def pose_loss(readout: Tensor, target: Tensor) -> Tensor:
 def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObjective:
     """Guide all 14 joints to `joints` (B or 1, 14, 2) or (14, 2) in pixels; `settings` as of `SpatialObjective`."""
     _check_reads(head, "pose")
+    joints = joints if torch.is_tensor(joints) else checked("joints", joints, Points)
     joints = joints[None] if joints.ndim == 2 else joints
+    if joints.ndim == 3 and joints.shape[1] != head.config.out_channels:
+        raise ValueError(f"joints has {joints.shape[1]} points a picture, but this head reads {head.config.out_channels}; pass all of them, "
+                         f"(B or 1, {head.config.out_channels}, 2), and `mask` says which count")
     return SpatialObjective(head=head, target=heatmaps(joints), distance=_weighted_square, **settings)
 
 
@@ -181,8 +188,8 @@ def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = wo
     pixels = pixel_grid(image_size)[..., None, :]                                       # (H, W, 1, 2)
     drawn = torch.zeros(image_size, image_size, dtype=torch.bool)
     for stroke in strokes:
-        points = torch.as_tensor(stroke, dtype=torch.float32)
-        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2 or not points.isfinite().all():
+        points = checked("a stroke", stroke, Points)
+        if len(points) < 2:
             raise ValueError(f"a stroke has shape {tuple(points.shape)}; pass finite (N, 2) points (x, y), N at least 2")
         start, step = points[:-1], points[1:] - points[:-1]                             # (N - 1, 2)
         along = ((pixels - start) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-9)       # (H, W, N - 1)
@@ -427,6 +434,8 @@ def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> Readout
 def draw_batches(samples: Samples, batch: int, seed: int = 0) -> Callable[[int], tuple]:
     """A function from the step to a random batch; batch n depends on (seed, n) alone, so a training can resume."""
     def draw(step: int) -> tuple:
+        if not len(samples):
+            raise ValueError("samples are empty, so there is nothing to draw a batch from; collect at least one")
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         part = samples[torch.randint(len(samples), (batch,), generator=rng)]
         return part.latents, *part.truth
@@ -475,6 +484,8 @@ def score_raw_layers(pipe, task: str | Task, timesteps=TIMESTEPS, samples: Sampl
 def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, list[float]]:
     """For each timestep the mean score of each view, a function Reading -> (B, k, H, W)."""
     scores = {}
+    if not len(samples):
+        raise ValueError("samples are empty, so there is nothing to score; collect at least one")
     for timestep in timesteps:
         rng, values = torch.Generator().manual_seed(SCORE_SEED + timestep), []
         for first in range(0, len(samples), chunk):

@@ -32,8 +32,9 @@ from torch import Tensor, nn
 
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Seed, option
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Seed, checked, option
 from ..files import read_json, write_file, write_json, write_tensors
+from ..pictures import as_pictures
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
@@ -81,8 +82,9 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, batch: int = 32) -> Reading:
-        """Read pictures (B, 3, 128, 128) in [0, 1], `batch` at a time. ValueError where they are anything else."""
-        images = _pictures(images)
+        """Read pictures (B, 3, 128, 128) in [0, 1], or whatever else `pictures.as_pictures` takes of this size, `batch` at a time.
+        ValueError where they are anything else."""
+        images, batch = _pictures(images), checked("batch", batch, Count)
         device = next(self.network.parameters()).device
         raw = [self.network(part.to(device, memory_format=torch.channels_last)) for part in images.split(batch)]
         maps, depth, edges, logits = (torch.cat(parts) for parts in zip(*raw))
@@ -158,14 +160,12 @@ def _named(logits: Tensor) -> list[dict[str, str]]:
     return [{name: values[i] for (name, values), i in zip(world.ATTRIBUTES.items(), row)} for row in picks]
 
 
-def _pictures(images: Tensor) -> Tensor:
-    if not torch.is_tensor(images) or images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE) or not len(images):
-        raise ValueError(f"images are {tuple(getattr(images, 'shape', ()))} {type(images).__name__}: pass a tensor "
-                         f"(B, 3, {SIZE}, {SIZE}), the size of the puppet world, with B at least 1")
-    if not images.is_floating_point() or not images.isfinite().all() or images.min() < 0 or images.max() > 1:
-        raise ValueError(f"images are {images.dtype} in [{float(images.min()):g}, {float(images.max()):g}]: pass finite "
-                         "floats in [0, 1], such as (x / 2 + 0.5).clamp(0, 1) of a decoder's x in [-1, 1]")
-    return images.float()
+def _pictures(images) -> Tensor:
+    images = as_pictures(images, "images")
+    if images.shape[-2:] != (SIZE, SIZE):
+        raise ValueError(f"images are {images.shape[-2]} x {images.shape[-1]} pixels large: pass pictures of {SIZE} x {SIZE}, the size of the "
+                         "puppet world, or resize them")
+    return images
 
 
 # ---------------------------------------------------------------------------------------------- the network
@@ -536,6 +536,7 @@ def evaluate(judge: Judge, vae=None, count: int = 500, seed: int = TEST_SEED) ->
 @torch.no_grad()
 def round_trip(vae, images: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] through diffusers' AutoencoderKL and back."""
+    images = as_pictures(images, "images", 2 ** (len(vae.config.block_out_channels) - 1))
     device = next(vae.parameters()).device
     again = [vae.decode(vae.encode(part.to(device) * 2 - 1).latent_dist.mean).sample.cpu() for part in images.split(16)]
     return (torch.cat(again).float() / 2 + 0.5).clamp(0, 1)

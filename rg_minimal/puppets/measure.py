@@ -26,6 +26,7 @@ from .heads import TASKS, depth_objective, drag_objective, edge_objective, ident
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from ..checks import Count, Seed, checked, declared, option
 from ..files import write_json
+from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -230,6 +231,7 @@ def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: Steps
 
 def judge_drag(judge: Judge, made: DragSource, picture: torch.Tensor) -> dict:
     """What became of one drag: distances in pixels before and after, fidelity, attributes but the action, wholeness."""
+    picture = as_pictures(picture, "picture")
     case, after = made.case, judge(picture)
     if case.joints:
         ended, count = after.joints[0, case.joints], len(case.joints)
