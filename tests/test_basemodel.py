@@ -169,10 +169,11 @@ def test_a_recipe_names_the_field_the_value_and_what_is_allowed(name, values):
 
 
 def test_every_field_of_a_recipe_is_constrained():
-    from rg_minimal.checks import _adapters
+    from rg_minimal.checks import adapters
     from rg_minimal.puppets.judge import JudgeRecipe
-    for kind in (Recipe, JudgeRecipe):
-        assert set(_adapters(kind)) == set(kind.__dataclass_fields__)
+    from rg_minimal.puppets.transformer import TransformerRecipe
+    for kind in (Recipe, JudgeRecipe, TransformerRecipe):
+        assert set(adapters(kind)) == set(kind.__dataclass_fields__)
 
 
 def test_a_recipe_takes_numbers_of_numpy_and_torch_and_what_json_brought():
