@@ -1,7 +1,7 @@
 """How heads and trainings are kept on disk: whole files or none, safetensors, nothing executed when read.
 
 `ReadoutHead` is the head of `readout.py` with `save_pretrained` and `from_pretrained`; `train_head` is its training, with
-checkpoints from which a killed run resumes to the same bits. Files are written aside and moved whole.
+checkpoints from which a killed run resumes to the same bits. Files are written aside and moved whole (see `files.py`).
 """
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .checks import Count, declared
 from .denoisers import denoiser
-from .files import write_json, write_tensors
+from .files import read_tensors, read_weights, write_tensors, write_weights
 from .readout import Head, HeadConfig, TrainState, spatial_loss, training
 
 
@@ -25,30 +24,30 @@ class ReadoutHead(Head):
     """A head that can be saved: head.safetensors and config.json in a folder."""
 
     def save_pretrained(self, folder) -> None:
-        """Write both files. Each is written aside and then moved, so neither is ever half."""
-        write_tensors(Path(folder) / "head.safetensors", self.state_dict())
-        write_json(Path(folder) / "config.json", asdict(self.config))
+        """Write both files. The weights hold the config too, so whenever this is killed, the head that is read is a whole one."""
+        write_weights(Path(folder) / "head.safetensors", self.state_dict(), asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, folder) -> "ReadoutHead":
         """Load a head saved by `save_pretrained`. ValueError names what is missing, corrupt or does not fit."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file() or not (folder / "head.safetensors").is_file():
+        if not (folder / "head.safetensors").is_file():
             heads = sorted(path.parent.name for path in folder.parent.glob("*/head.safetensors"))
-            raise ValueError(f"{folder} is not a head (it needs config.json and head.safetensors); "
+            raise ValueError(f"{folder} is not a head (it needs head.safetensors and config.json); "
                              f"heads in {folder.parent}: {', '.join(heads) or 'none'}")
+        tensors, told = read_weights(folder / "head.safetensors")
         try:
-            config = HeadConfig(**json.loads((folder / "config.json").read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+            config = HeadConfig(**told)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'config.json'} is not a HeadConfig ({error}); save the head again") from error
-        return cls.from_tensors(config, load_tensors(folder / "head.safetensors")[0], folder)
+        return cls.from_tensors(config, tensors, folder)
 
     @classmethod
     def from_tensors(cls, config: HeadConfig, tensors: dict[str, Tensor], source) -> "ReadoutHead":
-        """A head with these weights; ValueError, which names their source, where they do not fit. Draws no random numbers that
-        the caller would miss."""
-        with torch.random.fork_rng(devices=[]):
+        """A head with these weights; ValueError, which names their source, where they do not fit. Draws no random numbers."""
+        with torch.device("meta"):
             head = cls(config)
+        head.to_empty(device="cpu")
         try:
             head.load_state_dict(tensors)
         except RuntimeError as error:
@@ -114,7 +113,7 @@ def load_checkpoint(path, head: Head, optimizer, generator) -> int:
     """Restore a training from its checkpoint, if there is one; returns the number of steps already done."""
     if not Path(path).exists():
         return 0
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("config") != json.dumps(asdict(head.config)):
         raise ValueError(f"the checkpoint {path} belongs to a head with another config; delete it to start anew")
     head.load_state_dict({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("head.")})
@@ -125,12 +124,3 @@ def load_checkpoint(path, head: Head, optimizer, generator) -> int:
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     generator.set_state(tensors["generator"])
     return int(metadata["step"])
-
-
-def load_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. ValueError where it cannot be read."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and make or fetch it again") from error

@@ -37,8 +37,11 @@ from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNega
 from ..files import refuse_others, remove_known, replace_folder, write_json, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
-WRITTEN = ("vae", "vae.pt", "latents", "diffusion.pt", "model.safetensors", "log.jsonl")      # what a run's folder holds
-PARTS = ("model_index.json", "recipe.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")        # of a pipeline
+WRITTEN = ("vae/config.json", "vae/*.safetensors", "vae.pt", "latents/*.safetensors", "diffusion.pt", "model.safetensors",
+           "log.jsonl")                                                         # what a run's folder holds
+PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "text_encoder/*.json", "text_encoder/*.safetensors",
+         "tokenizer/*.json", "tokenizer/*.txt", "tokenizer/*.jinja", "unet/*.json", "unet/*.safetensors", "vae/*.json",
+         "vae/*.safetensors")                                                   # of a pipeline
 CARD = ("README.md", "samples.png", "samples.webp")                    # what may have been put beside them, and is kept
 
 
@@ -365,7 +368,8 @@ def _update_average(average: dict[str, Tensor], model: nn.Module, decay: float) 
 def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> StableDiffusionPipeline:
     """The pipeline of a run, float32 on the CPU; `weights` default to the averaged ones that the training left."""
     run = Path(recipe.run)
-    model = TextAndUNet(recipe)
+    with torch.random.fork_rng(devices=[]):
+        model = TextAndUNet(recipe)
     done, unfinished = run / "model.safetensors", run / "diffusion.pt"
     if weights is None and not done.exists() and not unfinished.exists():
         raise ValueError(f"no trained weights under {run}: run train_diffusion first")

@@ -27,13 +27,12 @@ from typing import Annotated, Iterator, Literal, Sequence
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
 from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Seed, option
-from ..files import read_json, write_file, write_json, write_tensors
+from ..files import read_weights, write_file, write_weights
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
@@ -99,26 +98,25 @@ class Judge:
         return (reading.confidence >= reading.confidence.new_tensor(self.thresholds)).all(-1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors (fp16) and config.json (sizes, thresholds, figures, recipe)."""
-        folder = Path(folder)
+        """Write model.safetensors (fp16, with the config inside) and config.json (sizes, thresholds, figures, recipe)."""
         weights = {name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
                    for name, value in self.network.state_dict().items()}
         config = {"channels": list(self.network.channels), "thresholds": list(self.thresholds), "figures": self.figures,
                   "recipe": self.recipe}
-        write_tensors(folder / "model.safetensors", weights)
-        write_json(folder / "config.json", config)
+        write_weights(Path(folder) / "model.safetensors", weights, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Judge":
         """Load a judge, float32 on the CPU. ValueError names what is missing, corrupt or does not fit."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-            raise ValueError(f"{folder} is not a judge (it needs config.json and model.safetensors): pass the folder of "
+        if not (folder / "model.safetensors").is_file():
+            raise ValueError(f"{folder} is not a judge (it needs model.safetensors and config.json): pass the folder of "
                              f"one, {DEFAULT} is shipped, or make one with `python -m rg_minimal.puppets.judge`")
         try:
-            config = read_json(folder / "config.json")
-            network = JudgeNetwork(config["channels"])
-            network.load_state_dict(load_file(folder / "model.safetensors"))
+            weights, config = read_weights(folder / "model.safetensors")
+            with torch.device("meta"):                   # draws no random numbers
+                network = JudgeNetwork(config["channels"])
+            network.to_empty(device="cpu").load_state_dict(weights)
             return cls(network, config["thresholds"], config["figures"], config["recipe"])
         except Exception as error:                       # json, safetensors and torch each raise their own
             raise ValueError(f"{folder} is damaged ({error}): fetch it again, or make it again with "

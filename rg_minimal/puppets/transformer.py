@@ -39,8 +39,9 @@ from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Nu
 from ..files import refuse_others, replace_folder, write_json, write_tensors
 
 LONGEST = 512                              # zero tokens that a `StableDiffusion3Pipeline` may be asked for
-PARTS = ("model_index.json", "recipe.json", "scheduler", "transformer", "vae", "text_encoder", "text_encoder_2",
-         "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")  # of a pipeline
+PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors", "vae/*.json",
+         "vae/*.safetensors", "text_encoder*/*.json", "text_encoder*/*.safetensors", "tokenizer*/*.json", "tokenizer*/*.txt",
+         "tokenizer*/*.jinja")             # of a pipeline
 
 
 @dataclass
@@ -260,6 +261,11 @@ def flow_batch(latents: Tensor, tokens: Tensor, nothing: Tensor, recipe: Transfo
 
 def build_pipeline(recipe: TransformerRecipe, weights: dict[str, Tensor] | None = None) -> StableDiffusion3Pipeline:
     """The pipeline of a run, float32 on the CPU; `weights` default to the averaged ones that the training left."""
+    with torch.random.fork_rng(devices=[]):
+        return _build_pipeline(recipe, weights)
+
+
+def _build_pipeline(recipe, weights) -> StableDiffusion3Pipeline:
     done, unfinished = Path(recipe.run) / "transformer.safetensors", Path(recipe.run) / "transformer.pt"
     if weights is None and not done.exists() and not unfinished.exists():
         raise ValueError(f"no trained weights under {recipe.run}: run train_transformer first")
