@@ -100,6 +100,13 @@ def _seed_or_generator(value):
         raise ValueError(f"{str(error).split(': ', 1)[1]}; or pass a torch.Generator") from None
 
 
+def _rate_or_function(value):
+    try:
+        return value if callable(value) else checked("it", value, NonNegative)
+    except ValueError as error:
+        raise ValueError(f"{str(error).split(': ', 1)[1]}; or pass a function from the fraction of the steps done to it") from None
+
+
 def _callable(value):
     if not callable(value):
         raise ValueError("pass a function")
@@ -118,6 +125,7 @@ Truth = Annotated[bool, BeforeValidator(_truth)]
 Seed = Annotated[int, BeforeValidator(as_whole), Field(ge=0, le=10**12)]
 Text = Annotated[str, BeforeValidator(_text)]                                   # may be empty
 Words = Annotated[str, BeforeValidator(_words)]
+RateOrFunction = Annotated[Any, BeforeValidator(_rate_or_function)]
 SeedOrGenerator = Annotated[Any, BeforeValidator(_seed_or_generator)]
 Entries = Annotated[dict, BeforeValidator(_entries)]
 FileName = Annotated[str, BeforeValidator(_file_name)]                          # or a Path; empty for none

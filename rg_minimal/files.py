@@ -157,6 +157,13 @@ def replace_folder(folder, fill: Callable[[Path], object], known: Iterable[str],
     return Path(folder)
 
 
+def refuse_file(folder) -> None:
+    """ValueError where a file stands in the way of a folder: to be asked before slow work whose results go there."""
+    there = next((each for each in (Path(folder), *Path(folder).absolute().parents) if each.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"{folder} cannot be a folder, the file {there} is in its way: choose another folder")
+
+
 def remove_known(folder, known: Iterable[str]) -> None:
     """Delete a folder of which all is known. ValueError, and nothing is deleted, where it is a file or holds anything else."""
     refuse_others(folder, known)

@@ -9,12 +9,12 @@ import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator
 
 import torch
 from torch import Tensor
 
-from .checks import Count, declared
+from .checks import Count, FileName, Function, RateOrFunction, as_whole, declared
 from .denoisers import denoiser
 from .files import read_tensors, read_weights, write_tensors, write_weights
 from .readout import Head, HeadConfig, TrainState, spatial_loss, training
@@ -44,7 +44,12 @@ class ReadoutHead(Head):
 
     @classmethod
     def from_tensors(cls, config: HeadConfig, tensors: dict[str, Tensor], source) -> "ReadoutHead":
-        """A head with these weights; ValueError, which names their source, where they do not fit. Draws no random numbers."""
+        """A head with these weights; ValueError, which names their source, where they do not fit, are no fractional numbers, or
+        are not finite. Draws no random numbers."""
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                what = "NaN or infinity" if tensor.is_floating_point() else f"{tensor.dtype}, not floating-point numbers"
+                raise ValueError(f"the weights in {source} are damaged: {name} holds {what}; train or fetch the head again")
         with torch.device("meta"):
             head = cls(config)
         head.to_empty(device="cpu")
@@ -56,8 +61,8 @@ class ReadoutHead(Head):
 
 
 @declared
-def train_head(head: Head, pipe, batches, steps: Count, loss: Callable = spatial_loss, lr: float | Callable = 1e-3, generator=None,
-               timesteps=(0, 1000), checkpoint=None, checkpoint_every: Count = 50) -> Iterator[TrainState]:
+def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: RateOrFunction = 1e-3, generator=None,
+               timesteps=(0, 1000), checkpoint: FileName | None = None, checkpoint_every: Count = 50) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4); a generator, so nothing runs until you
     iterate, and you may stop at any step. The training itself is `readout.training`.
 
@@ -77,12 +82,16 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Callable = spatial
     model = denoiser(pipe)
     head.check(model)
     limit = model.pipe.scheduler.config.num_train_timesteps
-    if len(timesteps) != 2 or not 0 <= timesteps[0] < timesteps[1] <= limit:
-        raise ValueError(f"timesteps is {timesteps}; pass (low, high) with 0 <= low < high <= {limit}")
+    try:
+        low, high = map(as_whole, timesteps)
+    except (TypeError, ValueError):
+        low = high = -1
+    if not 0 <= low < high <= limit:
+        raise ValueError(f"timesteps is {timesteps!r}; pass two whole numbers (low, high) with 0 <= low < high <= {limit}")
     generator = generator or torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
     start = load_checkpoint(checkpoint, head, optimizer, generator) if checkpoint else 0
-    states = training(head, optimizer, model, batches_from(batches, start), (start, steps), loss, lr, generator, timesteps)
+    states = training(head, optimizer, model, batches_from(batches, start), (start, steps), loss, lr, generator, (low, high))
     return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
 
 

@@ -24,7 +24,8 @@ class Source:
         self.conditioning, self.timesteps, self._readings = self.model.encode_prompt(prompt), sorted(timesteps), {}
 
     @classmethod
-    def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all=False, read_ahead: int = 4) -> "Source":
+    @declared
+    def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all: Truth = False, read_ahead: Count = 4) -> "Source":
         """From the states of sampling (a generated picture) or of inversion (a real one)."""
         trajectory = {state.timestep: state.noisy_latents for state in states}
 
@@ -36,7 +37,8 @@ class Source:
         return cls(pipe, latents_at, prompt, keep_all, trajectory, read_ahead)
 
     @classmethod
-    def from_picture(cls, pipe, pictures, prompt="", generator=None, keep_all=False) -> "Source":
+    @declared
+    def from_picture(cls, pipe, pictures, prompt="", generator=None, keep_all: Truth = False) -> "Source":
         """From clean pictures (B, 3, H, W) or latents, noised with one fixed noise; needs no trajectory."""
         model = denoiser(pipe)
         clean = model.encode(pictures)

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Seed, option
-from ..files import read_weights, write_file, write_weights
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, as_number, declared, one_sentence, option
+from ..files import read_weights, refuse_file, write_file, write_weights
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
 TRAIN_SEED = 600_000_000                                # scenes that the judge learns from; no other part uses them
@@ -71,15 +71,20 @@ class Judge:
 
     def __init__(self, network: "JudgeNetwork", thresholds: Sequence[float] = (0.0,) * JOINTS, figures: dict | None = None,
                  recipe: dict | None = None):
-        if len(thresholds) != JOINTS or not all(0 <= value <= 1 for value in thresholds):
-            raise ValueError(f"thresholds are {list(thresholds)}: pass {JOINTS} numbers in [0, 1], see `calibrate`")
+        try:
+            good = len(thresholds) == JOINTS and all(0 <= as_number(value) <= 1 for value in thresholds)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(f"thresholds are {thresholds!r}: pass {JOINTS} numbers in [0, 1], see `calibrate`")
         self.network = network.eval().requires_grad_(False)
         self.thresholds = tuple(float(value) for value in thresholds)      # confidence from which a joint counts as found
         self.figures = figures or {}                                       # what `evaluate` measured
         self.recipe = recipe or {}                                         # how it was trained
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, batch: int = 32) -> Reading:
+    @declared
+    def __call__(self, images: Tensor, batch: Count = 32) -> Reading:
         """Read pictures (B, 3, 128, 128) in [0, 1], `batch` at a time. ValueError where they are anything else."""
         images = _pictures(images)
         device = next(self.network.parameters()).device
@@ -123,7 +128,8 @@ class Judge:
                              "`python -m rg_minimal.puppets.judge`") from error
 
 
-def load_judge(folder: str | Path = DEFAULT) -> Judge:
+@declared
+def load_judge(folder: FileName = DEFAULT) -> Judge:
     """The shipped judge, or the one in `folder`. A relative folder is looked for here and in the repository."""
     here, there = Path(folder), Path(__file__).resolve().parents[2] / folder
     return Judge.from_pretrained(there if not here.is_dir() and there.is_dir() else here)
@@ -229,7 +235,8 @@ class JudgeNetwork(nn.Module):
 
 # ---------------------------------------------------------------------------------------------- measures
 
-def pck(predicted: Tensor, target: Tensor, a: float = 0.05, visible: Tensor | None = None) -> Tensor:
+@declared
+def pck(predicted: Tensor, target: Tensor, a: Positive = 0.05, visible: Tensor | None = None) -> Tensor:
     """Percentage of correct keypoints, as a fraction: the share of joints nearer than `a` times the larger side of the
     box around the target's joints.
 
@@ -242,8 +249,6 @@ def pck(predicted: Tensor, target: Tensor, a: float = 0.05, visible: Tensor | No
     _points("predicted", predicted), _points("target", target)
     if predicted.shape != target.shape:
         raise ValueError(f"predicted is {tuple(predicted.shape)} and target {tuple(target.shape)}: pass equal shapes (B, J, 2)")
-    if not (math.isfinite(a) and a > 0):
-        raise ValueError(f"a is {a}: pass a positive fraction of the puppet's size, such as 0.05")
     if visible is not None and visible.shape != target.shape[:2]:
         raise ValueError(f"visible is {tuple(visible.shape)}: pass bools {tuple(target.shape[:2])}, one a joint")
     side = (target.amax(1) - target.amin(1)).amax(-1, keepdim=True)                       # (B, 1) pixels
@@ -276,7 +281,8 @@ def depth_rmse(predicted: Tensor, target: Tensor, mask: Tensor | None = None) ->
     return mean((scale * p - t) ** 2).sqrt().flatten().to(target.dtype)
 
 
-def edge_f_score(predicted: Tensor, target: Tensor, tolerance: int = 1) -> Tensor:
+@declared
+def edge_f_score(predicted: Tensor, target: Tensor, tolerance: Index = 1) -> Tensor:
     """F-score of edges: the harmonic mean of precision (share of predicted edge pixels with a target edge within
     `tolerance` pixels, diagonals included) and recall (the same with the roles exchanged).
 
@@ -287,8 +293,6 @@ def edge_f_score(predicted: Tensor, target: Tensor, tolerance: int = 1) -> Tenso
         (B,) in [0, 1]; 1 where neither has an edge, 0 where one alone has none.
     """
     _maps(predicted, target)
-    if not isinstance(tolerance, int) or tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance!r}: pass whole pixels, at least 0")
     ours, truth = (predicted >= 0.5).float(), (target.to(predicted.device) >= 0.5).float()
     wide = lambda x: F.max_pool2d(x, 2 * tolerance + 1, 1, tolerance)
     count = lambda x: x.sum((1, 2, 3))
@@ -497,7 +501,8 @@ def _spots(joints: Tensor, present: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- held-out figures
 
-def calibrate(judge: Judge, count: int = 3000, seed: int = CALIBRATION_SEED, share: float = 0.99) -> tuple[float, ...]:
+@declared
+def calibrate(judge: Judge, count: Count = 3000, seed: Seed = CALIBRATION_SEED, share: Fraction = 0.99) -> tuple[float, ...]:
     """The 14 thresholds with which at least `share` of the renderings whose joints are all visible pass `found`."""
     confidence, visible = [], []
     for first in range(0, count, 100):
@@ -507,7 +512,8 @@ def calibrate(judge: Judge, count: int = 3000, seed: int = CALIBRATION_SEED, sha
     return thresholds_of(torch.cat(confidence)[torch.cat(visible).all(-1)], share)
 
 
-def thresholds_of(confidence: Tensor, share: float) -> tuple[float, ...]:
+@declared
+def thresholds_of(confidence: Tensor, share: Fraction) -> tuple[float, ...]:
     """Confidences (n, J) of n whole puppets to J thresholds that at least `share` of the *puppets* reach everywhere.
 
     Every joint gets the same quantile of its own confidence, the highest one that lets that many pass.
@@ -519,11 +525,10 @@ def thresholds_of(confidence: Tensor, share: float) -> tuple[float, ...]:
     return tuple(confidence.sort(0).values[lowest].tolist())
 
 
-def evaluate(judge: Judge, vae=None, count: int = 500, seed: int = TEST_SEED) -> dict[str, dict]:
+@declared
+def evaluate(judge: Judge, vae=None, count: Count = 500, seed: Seed = TEST_SEED) -> dict[str, dict]:
     """The judge's own accuracy on `count` held-out renderings ("rendered") and, where a `vae` is given, on the same
     pictures after its round trip ("autoencoded")."""
-    if count < 1:
-        raise ValueError(f"count is {count}: ask for at least one picture")
     frames = world.render(world.sample_scenes(count, seed))
     figures = {"rendered": measure(judge, judge(frames.image), frames)}
     if vae is not None:
@@ -555,8 +560,9 @@ def measure(judge: Judge, reading: Reading, frames: world.Frames) -> dict:
             | {"attributes": {name: round(value, 4) for name, value in attribute_accuracy(reading, frames.scenes).items()}})
 
 
-def export_judge(recipe: JudgeRecipe, folder: str | Path = DEFAULT, vae=None, count: int = 500,
-                 calibration: int = 3000) -> Judge:
+@declared
+def export_judge(recipe: JudgeRecipe, folder: FileName = DEFAULT, vae=None, count: Count = 500,
+                 calibration: Count = 3000) -> Judge:
     """Calibrate and measure the trained network of a run, with the fp16 weights that are shipped, and write `folder`."""
     judge = Judge.from_pretrained(Path(recipe.run) / "judge")
     judge = Judge(judge.network, calibrate(judge, calibration), recipe=judge.recipe)
@@ -615,10 +621,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     folder, path, count = (options.pop(name) for name in ("folder", "vae", "count"))
     vae = None
-    if path:
-        from diffusers import AutoencoderKL
-        vae = AutoencoderKL.from_pretrained(path).eval()
-    recipe = JudgeRecipe(**options)
+    with one_sentence(parser):
+        recipe = JudgeRecipe(**options)
+        refuse_file(folder), refuse_file(recipe.run)
+        if path is not None:
+            from diffusers import AutoencoderKL
+            vae = AutoencoderKL.from_pretrained(path).eval()
     for state in train_judge(recipe):
         if state.step % 50 == 0 or state.step == state.steps:
             print(f"{state.stage} {state.step}/{state.steps}  loss {state.loss:.3f}  {state.seconds:.0f} s", flush=True)
