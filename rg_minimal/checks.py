@@ -12,6 +12,7 @@ import inspect
 import math
 import operator
 import os
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Callable, Iterable, Literal, get_origin, get_type_hints
 
@@ -22,8 +23,14 @@ from torch import Tensor
 
 # ---- numbers and choices -----------------------------------------------------------------------------------------------
 
-def _whole(value) -> int:
-    if isinstance(value, bool) or (torch.is_tensor(value) and value.dtype == torch.bool):
+def _is_truth(value) -> bool:
+    """True or False, of Python, numpy or torch."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+
+
+def as_whole(value) -> int:
+    """A whole number of Python, numpy or torch as an int. Raises ValueError, also for True and False."""
+    if _is_truth(value):
         raise ValueError("pass a whole number, not a truth value")
     try:
         return operator.index(value)                    # int, numpy's and torch's integers
@@ -31,8 +38,9 @@ def _whole(value) -> int:
         raise ValueError("pass a whole number") from None
 
 
-def _number(value) -> float:
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+def as_number(value) -> float:
+    """A finite number of Python, numpy or torch as a float. Raises ValueError, also for True, False and texts."""
+    if _is_truth(value) or isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         raise ValueError("pass a number")
     try:
         number = float(value)
@@ -44,18 +52,19 @@ def _number(value) -> float:
 
 
 def _counts(value) -> tuple[int, ...]:
+    value = value.tolist() if hasattr(value, "tolist") else value           # of numpy or torch
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError("pass one or more whole numbers")
-    counts = tuple(_whole(each) for each in value)
+    counts = tuple(as_whole(each) for each in value)
     if min(counts) < 1:
         raise ValueError("pass whole numbers of at least 1")
     return counts
 
 
 def _truth(value) -> bool:
-    if not isinstance(value, bool):
+    if not _is_truth(value) or getattr(value, "ndim", 0):
         raise ValueError("pass True or False")
-    return value
+    return bool(value)
 
 
 def _text(value) -> str:
@@ -76,24 +85,49 @@ def _file_name(value) -> str:
     return os.fspath(value)
 
 
+def _entries(value) -> dict:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError("pass a dict whose keys are texts")
+    return value
+
+
+def _seed_or_generator(value):
+    if isinstance(value, torch.Generator):
+        return value
+    try:
+        return checked("seed", value, Seed)
+    except ValueError as error:
+        raise ValueError(f"{str(error).split(': ', 1)[1]}; or pass a torch.Generator") from None
+
+
+def _rate_or_function(value):
+    try:
+        return value if callable(value) else checked("it", value, NonNegative)
+    except ValueError as error:
+        raise ValueError(f"{str(error).split(': ', 1)[1]}; or pass a function from the fraction of the steps done to it") from None
+
+
 def _callable(value):
     if not callable(value):
         raise ValueError("pass a function")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Index = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Whole = Annotated[int, BeforeValidator(as_whole)]
+Count = Annotated[int, BeforeValidator(as_whole), Field(ge=1)]
+Index = Annotated[int, BeforeValidator(as_whole), Field(ge=0)]
 Counts = Annotated[tuple, BeforeValidator(_counts)]
-Number = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
+Number = Annotated[float, BeforeValidator(as_number)]
+Positive = Annotated[float, BeforeValidator(as_number), Field(gt=0)]
+NonNegative = Annotated[float, BeforeValidator(as_number), Field(ge=0)]
+Fraction = Annotated[float, BeforeValidator(as_number), Field(ge=0, le=1)]
 Truth = Annotated[bool, BeforeValidator(_truth)]
-Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**12)]
+Seed = Annotated[int, BeforeValidator(as_whole), Field(ge=0, le=10**12)]
 Text = Annotated[str, BeforeValidator(_text)]                                   # may be empty
 Words = Annotated[str, BeforeValidator(_words)]
+RateOrFunction = Annotated[Any, BeforeValidator(_rate_or_function)]
+SeedOrGenerator = Annotated[Any, BeforeValidator(_seed_or_generator)]
+Entries = Annotated[dict, BeforeValidator(_entries)]
 FileName = Annotated[str, BeforeValidator(_file_name)]                          # or a Path; empty for none
 Function = Annotated[Any, BeforeValidator(_callable)]
 
@@ -120,21 +154,30 @@ def as_mask(value) -> Tensor:
     return value
 
 
-def as_points(value) -> Tensor:
-    """N >= 1 finite points (x, y) in pixels as float32 (N, 2). Raises ValueError."""
+def as_points(value, least: int = 1) -> Tensor:
+    """N >= `least` finite points (x, y) in pixels as float32 (N, 2), on the CPU: they are few, and are brought to what they
+    are compared with. Raises ValueError."""
     try:
-        points = torch.as_tensor(value, dtype=torch.float32)
+        points = torch.as_tensor(value)
+        points = points.new_empty(0, 2) if points.shape == (0,) else points             # [] are none
+        good = points.ndim == 2 and points.shape[1] == 2 and len(points) >= least and not points.is_complex()
+        good = good and points.dtype != torch.bool and bool(points.isfinite().all()) and not _holds_truths(value)
     except (TypeError, ValueError, RuntimeError):
-        points = torch.empty(0)
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not points.isfinite().all():
-        raise ValueError(f"pass N >= 1 finite points (x, y) in pixels, shape (N, 2), not {describe(value)}")
-    return points
+        good = False
+    if not good:
+        raise ValueError(f"pass N >= {least} finite points (x, y) in pixels, shape (N, 2), not {describe(value)}")
+    return points.to("cpu", torch.float32)
+
+
+def _holds_truths(points) -> bool:
+    """Whether points in lists are made of True and False, or of some: torch takes these for 1 and 0."""
+    return isinstance(points, (list, tuple)) and any(_is_truth(number) for point in points for number in point)
 
 
 def as_boxes(value) -> tuple[tuple[float, ...], ...]:
     """Two boxes, each (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1. Raises ValueError."""
     try:
-        boxes = tuple(tuple(_number(side) for side in box) for box in value)
+        boxes = tuple(tuple(as_number(side) for side in box) for box in value)
     except (TypeError, ValueError):
         boxes = ()
     if [len(box) for box in boxes] != [4, 4] or not all(b[0] < b[2] and b[1] < b[3] for b in boxes):
@@ -171,13 +214,14 @@ Map = Annotated[Any, BeforeValidator(as_map)]
 Aims = Annotated[Any, BeforeValidator(as_objectives)]
 Mask = Annotated[Any, BeforeValidator(as_mask)]
 Points = Annotated[Any, BeforeValidator(as_points)]
+AnyPoints = Annotated[Any, BeforeValidator(functools.partial(as_points, least=0))]      # also none
 Boxes = Annotated[Any, BeforeValidator(as_boxes)]
 
 
 def factor(value) -> float:
     """What a schedule returned, as a finite number of at least 0."""
     try:
-        number = _number(value)
+        number = as_number(value)
     except ValueError:
         number = -1.0
     if number < 0:
@@ -363,7 +407,7 @@ def describe(value) -> str:
 # ---- declaring ---------------------------------------------------------------------------------------------------------
 
 @functools.cache
-def _adapters(owner) -> dict[str, tuple[TypeAdapter, bool]]:
+def adapters(owner) -> dict[str, tuple[TypeAdapter, bool]]:
     """For each name with a constrained type, what checks it, and whether None is allowed."""
     found = {}
     for name, hint in get_type_hints(owner, include_extras=True).items():
@@ -378,7 +422,7 @@ def _adapters(owner) -> dict[str, tuple[TypeAdapter, bool]]:
 
 
 def _check(owner, name: str, value):
-    adapter, optional = _adapters(owner)[name]
+    adapter, optional = adapters(owner)[name]
     return None if value is None and optional else _say(adapter, name, value)
 
 
@@ -390,7 +434,7 @@ def _say(adapter: TypeAdapter, name: str, value):
         raise ValueError(f"{name} is {describe(value)}: {reasons}") from None
 
 
-EXACT = {_whole, _number, _truth, _text, _file_name}        # let the exact type through as it is, and bring others into it
+EXACT = {as_whole, as_number, _truth, _text, _file_name}        # let the exact type through as it is, and bring others into it
 
 
 @functools.cache
@@ -406,11 +450,11 @@ def _at_once(owner) -> tuple[Callable, Callable, tuple[str, ...]]:
             return hint
         return Annotated[hint.__origin__, *(each for each in hint.__metadata__ if each not in before), Field(strict=True)]
     hints, kinds = get_type_hints(owner, include_extras=True), []
-    for name, (_, optional) in _adapters(owner).items():
+    for name, (_, optional) in adapters(owner).items():
         members = [each for each in hints[name].__args__ if each is not type(None)] if optional else [hints[name]]
         kinds.append(exact(members[0]) | None if optional else exact(members[0]))
     config = ConfigDict(arbitrary_types_allowed=True, strict=True, allow_inf_nan=False)
-    names = tuple(_adapters(owner))
+    names = tuple(adapters(owner))
     take = operator.itemgetter(*names) if len(names) > 1 else lambda values: tuple(values[name] for name in names)
     return take, TypeAdapter(tuple[tuple(kinds)], config=config).validator.validate_python, names
 
@@ -428,6 +472,15 @@ def option(kind) -> Callable[[str], int]:
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
     return read
+
+
+@contextmanager
+def one_sentence(parser: argparse.ArgumentParser):
+    """What is refused inside, before a command's slow work, is refused as the parser does: one sentence, exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
 
 
 class Declared:
@@ -452,7 +505,7 @@ def declared(function: Callable) -> Callable:
     def called(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
-            if name in _adapters(function):
+            if name in adapters(function):
                 bound.arguments[name] = _check(function, name, value)
         return function(*bound.args, **bound.kwargs)
     return called

@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterable
 import torch
 from torch import Tensor
 
-from .checks import rows
+from .checks import Count, declared, rows
 
 
 POOLED = ("text_embeds", "pooled_projections")      # what each branch must have of its own
@@ -87,7 +87,8 @@ def lacking(branch: str, names: list[str]) -> str:
             f"needs; {remedy}")
 
 
-def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, num_images_per_prompt: int = 1,
+@declared
+def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, num_images_per_prompt: Count = 1,
                   **embeds) -> Conditioning:
     """Encode prompts with the pipeline's own text encoders, whatever they are.
 

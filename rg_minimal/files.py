@@ -1,37 +1,56 @@
-"""Files that are whole or absent: written aside in the same folder, then moved in place; what a killed run left is swept away."""
+"""Files and folders that are whole or absent: written aside, then moved in place; what a killed run left is swept away.
+
+What is being written lies beside its place under a name such as `head.safetensors.0a1b2c3d4e5f.partial`, locked by the
+process that writes it. The next call that writes into the same folder deletes those that nobody holds, and nothing else
+(where there are no locks, on Windows and some disks of a network, those that have not been touched for a day).
+"""
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-from pathlib import Path
+import time
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 from typing import Callable, Iterable
 
+try:
+    import fcntl
+except ImportError:                         # Windows
+    fcntl = None
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
+from torch import Tensor
 
-ASIDE, OLD = ".partial", ".old"             # ends of the names of what is not yet, and no longer, in its place
+ASIDE, OLD = "partial", "old"               # what is not yet, and no longer, in its place
+DAY = 86_400                                # seconds
+_MARKED = re.compile(rf"(.+)\.[0-9a-f]{{12}}\.({ASIDE}|{OLD})")
 
+
+# ---- files -------------------------------------------------------------------------------------------------------------
 
 def write_file(path, content: str | bytes | Callable[[Path], object]) -> Path:
     """Write a text, bytes, or what `content(path)` writes to the path it is given; the folder is made where missing.
 
-    A run that is killed, or fails, leaves the old file as it was; what it left aside goes at the next call.
+    A run that is killed, or fails, leaves the old file as it was. A link is followed. ValueError where no file can be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a file: choose another name")
-    _make_folder(path.parent)
-    aside = path.with_name(path.name + ASIDE)
-    _sweep(aside)
-    try:
+    place = path.resolve() if path.is_symlink() else path
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{path} is {'a folder' if place.is_dir() else 'a device'}, not a file: choose another name")
+    if place.exists() and not os.access(place, os.W_OK):
+        raise ValueError(f"{path} is write-protected: allow it, or choose another name")
+    _make_folder(place.parent)
+    with _aside(place) as aside:
         if callable(content):
             content(aside)
         else:
             aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        os.replace(aside, path)
-    except Exception:
-        _sweep(aside)
-        raise
+        os.replace(aside, place)
     return path
 
 
@@ -55,53 +74,229 @@ def read_json(path) -> dict:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): fetch it again, or make it again") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {type(found).__name__}, where a dict of entries should be: fetch it again, or make it again")
+        raise ValueError(f"{path} holds {type(found).__name__}, where a dict of entries should be: fetch it again, or make it "
+                         "again")
     return found
 
+
+def read_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. ValueError where it cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and make or fetch it "
+                         "again") from error
+
+
+# ---- weights and what belongs to them ----------------------------------------------------------------------------------
+
+def write_weights(path, tensors: dict, config: dict) -> None:
+    """Write weights with their config: as one, in the safetensors file; and once more, for people, as config.json beside it.
+
+    A kill between the two leaves the new weights beside the old config.json, whose checksum the new file keeps to know it by.
+    """
+    path = Path(path)
+    beside, inside = path.with_name("config.json"), {"config": _plain_json(config, path)}
+    if beside.is_file():
+        inside["config_before"] = _checksum(beside)
+    write_tensors(path, tensors, inside)
+    write_json(beside, config)
+
+
+def read_weights(path) -> tuple[dict[str, Tensor], dict]:
+    """Weights and their config, as `write_weights` left them; of files without a config inside, config.json has it.
+
+    ValueError where the two differ, unless config.json is what a killed run had no time to replace, and where neither is there.
+    """
+    path = Path(path)
+    beside, (tensors, inside) = path.with_name("config.json"), read_tensors(path)
+    told = read_json(beside) if beside.exists() or "config" not in inside else None
+    if "config" not in inside:
+        return tensors, told
+    config = json.loads(inside["config"])
+    if told in (None, config) or inside.get("config_before") == _checksum(beside):
+        return tensors, config
+    names = sorted(name for name in {*told, *config} if told.get(name) != config.get(name))
+    raise ValueError(f"the weights in {path} do not fit their config: config.json beside them says "
+                     + ", ".join(f"{name}: {told.get(name)!r}, not {config.get(name)!r}" for name in names[:3])
+                     + ". One of them was changed by hand, or comes from elsewhere: save both again, or delete config.json to "
+                     "go by what the weights say")
+
+
+def _plain_json(config: dict, path) -> str:
+    try:
+        return json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the config of {path} cannot be written ({error}): it may hold texts, truth values, finite numbers, "
+                         "lists and dicts of them") from error
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------------
 
 def replace_folder(folder, fill: Callable[[Path], object], known: Iterable[str], keep: Iterable[str] = ()) -> Path:
     """Put what `fill(path)` writes in the place of a folder; the files in `keep` survive in it.
 
-    ValueError, before anything is written, where the folder is a file or holds anything whose name is not in `known` or `keep`.
+    ValueError, before anything is written, where the folder is a file or holds anything that `known` and `keep` do not name
+    (see `refuse_others`).
     """
-    folder = Path(folder)
-    aside, old = (folder.with_name(folder.name + end) for end in (ASIDE, OLD))
-    if old.exists() and not folder.exists():                        # killed between the last two moves
-        os.replace(old, folder)
+    place = Path(os.path.abspath(folder))
+    _restore(place)
     refuse_others(folder, {*known, *keep})
-    _sweep(aside, old)
-    _make_folder(aside)
-    try:
+    _make_folder(place.parent)
+    with _aside(place, a_folder=True) as aside:
         fill(aside)
         for name in keep:
-            if (folder / name).exists():
-                shutil.copy2(folder / name, aside / name)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(aside, folder)
-    except Exception:
-        _sweep(aside)
-        raise
-    _sweep(old)
-    return folder
+            if (place / name).exists():
+                shutil.copy2(place / name, aside / name)
+        _swap(aside, place)
+    return Path(folder)
+
+
+def refuse_file(folder) -> None:
+    """ValueError where a file stands in the way of a folder: to be asked before slow work whose results go there."""
+    there = next((each for each in (Path(folder), *Path(folder).absolute().parents) if each.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"{folder} cannot be a folder, the file {there} is in its way: choose another folder")
 
 
 def remove_known(folder, known: Iterable[str]) -> None:
-    """Delete a folder of which all names are known. ValueError, and nothing is deleted, where it is a file or holds others."""
+    """Delete a folder of which all is known. ValueError, and nothing is deleted, where it is a file or holds anything else."""
     refuse_others(folder, known)
-    _sweep(Path(folder))
+    place = Path(os.path.abspath(folder))
+    _sweep(place.parent)
+    if place.exists():
+        aside = _beside(place, ASIDE)
+        try:
+            os.replace(place, aside)                            # gone at once: a half of a training is none
+        except OSError:                                         # a disk of its own
+            aside = place
+        _delete(aside)
 
 
 def refuse_others(folder, known: Iterable[str]) -> None:
-    """ValueError where `folder` is a file, or a folder that holds anything whose name is not in `known`."""
-    folder, known = Path(folder), {*known}
+    """ValueError where `folder` is a file, or a folder that holds anything that is not in `known`.
+
+    `known` are names of files, and of folders with all that is in them; "latents/*.safetensors" are files of one kind.
+    """
+    folder, known = Path(folder), [PurePath(name) for name in known]
     if folder.is_symlink() or folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is no folder: move it away, or choose another name")
-    ours = known | {name + end for name in known for end in (ASIDE, OLD)}
-    others = sorted(each.name for each in folder.iterdir() if each.name not in ours) if folder.exists() else []
+    others = sorted(each.as_posix() for each in _inside(folder) if not _is_known(each, known))
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        raise ValueError(f"{folder} holds {', '.join(others[:3])}{more}, which would be lost: move that away, or choose another folder")
+        raise ValueError(f"{folder} holds {', '.join(others[:3])}{more}, which would be lost: move that away, or choose "
+                         "another folder")
+
+
+def _inside(folder: Path) -> Iterable[PurePath]:
+    """Every file and link below a folder, seen from there."""
+    for where, folders, files in os.walk(folder):
+        for name in (*files, *(each for each in folders if Path(where, each).is_symlink())):
+            yield Path(where, name).relative_to(folder)
+
+
+def _is_known(path: PurePath, known: Iterable[PurePath]) -> bool:
+    plain = PurePath(*(_MARKED.sub(r"\1", part) for part in path.parts))        # what a killed run left counts as what it wrote
+    above = [plain, *plain.parents]
+    return any(len(each.parts) == len(pattern.parts) and each.match(str(pattern)) for each in above for pattern in known)
+
+
+# ---- aside and in place ------------------------------------------------------------------------------------------------
+
+@contextmanager
+def _aside(place: Path, a_folder: bool = False):
+    """A new file or folder beside `place`, held by this process; whatever is still there in the end is deleted."""
+    _sweep(place.parent)
+    lock = None
+    try:
+        while lock is None:                                     # another process may sweep it away before it is held
+            aside = _beside(place, ASIDE)
+            aside.mkdir() if a_folder else aside.touch(exist_ok=False)
+            lock = _hold(aside)
+        yield aside
+    finally:
+        try:
+            _delete(aside)
+        finally:
+            del lock                                            # closing the file lets go
+
+
+def _beside(place: Path, end: str) -> Path:
+    return place.with_name(f"{place.name}.{secrets.token_hex(6)}.{end}")
+
+
+class _Lock:
+    """A lock on an open file or folder, which ends with this object, and with its process."""
+
+    def __init__(self, path: Path):
+        self.number = None
+        self.number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        fcntl.flock(self.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __del__(self):
+        if self.number is not None:
+            os.close(self.number)
+
+
+def _hold(path: Path):
+    """What holds `path`: a lock, or "" on a disk that knows none. None where it is gone, or somebody else holds it."""
+    try:
+        lock = _Lock(path)
+        return lock if os.path.samestat(os.fstat(lock.number), os.stat(path)) else None
+    except (FileNotFoundError, BlockingIOError):
+        return None
+    except (OSError, AttributeError):
+        return ""
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed runs left aside in a folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        marked = _MARKED.fullmatch(path.name)
+        if not marked or marked[2] != ASIDE or path.is_symlink():
+            continue
+        lock = _hold(path)
+        if lock or lock == "" and time.time() - path.stat().st_mtime > DAY:
+            _delete(path)
+        del lock
+
+
+def _swap(aside: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which then lies aside or is gone."""
+    if not folder.exists():
+        return os.replace(aside, folder)
+    if _exchange(aside, folder):
+        return None
+    old = _beside(folder, OLD)                                  # in two steps; `_restore` takes the first one back
+    try:
+        os.replace(folder, old)
+        os.replace(aside, folder)
+    finally:
+        _restore(folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; False where the system cannot."""
+    system, names = ctypes.CDLL(None) if os.name == "posix" else None, (os.fsencode(one), os.fsencode(other))
+    if hasattr(system, "renameat2"):                            # Linux
+        return system.renameat2(-100, names[0], -100, names[1], 2) == 0
+    return hasattr(system, "renamex_np") and system.renamex_np(*names, 2) == 0      # macOS
+
+
+def _restore(folder: Path) -> None:
+    """Bring back a folder that was killed between the two steps of a swap, and delete the old ones of finished swaps."""
+    for path in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        marked = _MARKED.fullmatch(path.name)
+        if marked and marked[2] == OLD and marked[1] == folder.name:
+            if folder.exists():
+                _delete(path)
+            else:
+                os.replace(path, folder)
 
 
 def _make_folder(folder: Path) -> None:
@@ -111,10 +306,9 @@ def _make_folder(folder: Path) -> None:
         raise ValueError(f"{folder} cannot be made, a file is in its way: choose another folder") from None
 
 
-def _sweep(*paths: Path) -> None:
-    """Delete files and folders, where they are there."""
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def _delete(path: Path) -> None:
+    """Delete a file or folder, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor
 
-from .checks import Count, Fraction, Index, NonNegative, Number, check_course, check_source, checked, declared, describe, rows
+from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Truth, as_number, check_course, check_source, checked,
+                     declared, describe)
 from .conditioning import Conditioning, warn_unknown_words
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
 from .files import read_json
@@ -114,12 +115,27 @@ def read_picture(pipe, pictures=None, timestep=None, prompt="", generator=None, 
     Raises ValueError for anything else.
     """
     model = denoiser(pipe)
-    _check_timestep(model, timestep)
     clean = model.clean(pictures, latents)
-    timesteps = torch.as_tensor(timestep, device=clean.device)
-    timesteps = rows(timesteps, len(clean), "timestep") if timesteps.ndim else timesteps.expand(len(clean))
+    timesteps = _timesteps(model, timestep, len(clean)).to(clean.device)
     noisy = model.add_noise(clean, draw(clean, generator), timesteps)
-    return take_readings(model, noisy, timestep, model.encode_prompt(prompt, image_size=model.image_size(clean)))[0]
+    told = timestep if isinstance(timestep, (int, float)) else timesteps
+    return take_readings(model, noisy, told, model.encode_prompt(prompt, image_size=model.image_size(clean)))[0]
+
+
+def _timesteps(model, timestep, batch: int) -> Tensor:
+    """A timestep for each picture, (B,). Raises ValueError."""
+    limit = model.pipe.scheduler.config.num_train_timesteps
+    try:
+        timesteps = timestep if torch.is_tensor(timestep) and timestep.ndim else torch.tensor(
+            timestep if isinstance(timestep, (list, tuple)) else as_number(timestep))
+        good = timesteps.dtype != torch.bool and timesteps.shape in ((), (1,), (batch,)) and 0 <= timesteps.min() <= timesteps.max() <= limit
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good or not model.flow and (timesteps.max() == limit or (timesteps % 1).any()):
+        kind = "number" if model.flow else "whole number"
+        raise ValueError(f"timestep is {describe(timestep)}; pass a {kind} from 0 to {limit if model.flow else limit - 1}, or one for each of "
+                         f"the {batch} pictures")
+    return (timesteps if model.flow else timesteps.long()).expand(batch)
 
 
 def encode(pipe, pictures) -> Tensor:
@@ -147,7 +163,7 @@ def check_prompt(pipe, prompt) -> list[str]:
 
 
 @declared
-def controlled(pipe, conditioning: Conditioning, image, scale: Number = 1.0) -> Conditioning:
+def controlled(pipe, conditioning: Conditioning, image, scale: NonNegative = 1.0) -> Conditioning:
     """The same conditioning, with the residuals of the pipeline's ControlNet at every pass; `image` is what that is shown, 1 or B
     pictures (see `pictures.as_pictures`) of the size that is sampled.
 
@@ -174,7 +190,8 @@ def controlled(pipe, conditioning: Conditioning, image, scale: Number = 1.0) -> 
 
 # ---- loading -----------------------------------------------------------------------------------------------------------
 
-def load_pipeline(path=DEFAULT, device=None, dtype=None, local_files_only: bool = True):
+@declared
+def load_pipeline(path: FileName = DEFAULT, device=None, dtype=None, local_files_only: Truth = True):
     """Load a pipeline that `denoiser` knows: eval mode, frozen, silent, with DDIM unless it was trained with flow matching.
 
     Args:
@@ -217,7 +234,8 @@ def prepare_pipeline(pipe):
     return pipe
 
 
-def load_head(folder, pipe=None) -> ReadoutHead:
+@declared
+def load_head(folder: FileName, pipe=None) -> ReadoutHead:
     """Load a head, on the pipeline's device if one is given, which it then has to fit.
 
     A relative folder such as "data/heads/pose" is found from any folder inside the repository. Raises ValueError where
@@ -257,10 +275,15 @@ def _dtype(dtype) -> torch.dtype:
 
 
 def _device(device) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device is {device!r}, which torch does not know; pass 'cpu', 'cuda' or 'mps'") from error
+        if isinstance(device, bool):
+            raise TypeError("a truth value")
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device is {device!r}, which is not here ({str(error).splitlines()[0]}); pass 'cpu', or 'cuda' or 'mps' "
+                         "where there is one") from error
 
 
 class _quiet_bars:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Fraction, Function, Index, Map, Mask, NonNegative, Points,
-                     RelativeHead, SpatialHead, Truth, check_fit, check_pairs, check_target, factor, finite, label_like,
+from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative, Points,
+                     RelativeHead, SpatialHead, Text, Truth, check_fit, check_pairs, check_target, factor, finite, label_like,
                      matches, same_shapes)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
@@ -93,9 +93,9 @@ class HeadConfig(Declared):
     resize_late: Truth = False                  # True runs each bottleneck at its layer's own size and resizes after:
                                                 # cheaper, other numbers, so train with the setting that you use
     num_groups: Count = 32                      # of every GroupNorm
-    property: str = ""                          # what is read: 'pose', 'depth', ...
-    base_model: str = ""                        # the model it was trained on
-    extra: dict = field(default_factory=dict)   # anything else worth keeping: joint names, value range, training
+    property: Text = ""                         # what is read: 'pose', 'depth', ...
+    base_model: Text = ""                       # the model it was trained on
+    extra: Entries = field(default_factory=dict)   # anything else worth keeping: joint names, value range, training
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,7 +1,7 @@
 """How heads and trainings are kept on disk: whole files or none, safetensors, nothing executed when read.
 
 `ReadoutHead` is the head of `readout.py` with `save_pretrained` and `from_pretrained`; `train_head` is its training, with
-checkpoints from which a killed run resumes to the same bits. Files are written aside and moved whole.
+checkpoints from which a killed run resumes to the same bits. Files are written aside and moved whole (see `files.py`).
 """
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Iterable, Iterator
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checks import Count, Function, Truth, check_target, declared, describe, label_like
+from .checks import Count, FileName, Function, RateOrFunction, Truth, as_whole, check_target, declared, describe, label_like
 from .denoisers import denoiser
-from .files import write_json, write_tensors
+from .files import read_tensors, read_weights, write_tensors, write_weights
 from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
 
 
@@ -27,30 +26,35 @@ class ReadoutHead(Head):
     """A head that can be saved: head.safetensors and config.json in a folder."""
 
     def save_pretrained(self, folder) -> None:
-        """Write both files. Each is written aside and then moved, so neither is ever half."""
-        write_tensors(Path(folder) / "head.safetensors", self.state_dict())
-        write_json(Path(folder) / "config.json", asdict(self.config))
+        """Write both files. The weights hold the config too, so whenever this is killed, the head that is read is a whole one."""
+        write_weights(Path(folder) / "head.safetensors", self.state_dict(), asdict(self.config))
 
     @classmethod
     def from_pretrained(cls, folder) -> "ReadoutHead":
         """Load a head saved by `save_pretrained`. ValueError names what is missing, corrupt or does not fit."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file() or not (folder / "head.safetensors").is_file():
+        if not (folder / "head.safetensors").is_file():
             heads = sorted(path.parent.name for path in folder.parent.glob("*/head.safetensors"))
-            raise ValueError(f"{folder} is not a head (it needs config.json and head.safetensors); "
+            raise ValueError(f"{folder} is not a head (it needs head.safetensors and config.json); "
                              f"heads in {folder.parent}: {', '.join(heads) or 'none'}")
+        tensors, told = read_weights(folder / "head.safetensors")
         try:
-            config = HeadConfig(**json.loads((folder / "config.json").read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+            config = HeadConfig(**told)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{folder / 'config.json'} is not a HeadConfig ({error}); save the head again") from error
-        return cls.from_tensors(config, load_tensors(folder / "head.safetensors")[0], folder)
+        return cls.from_tensors(config, tensors, folder)
 
     @classmethod
     def from_tensors(cls, config: HeadConfig, tensors: dict[str, Tensor], source) -> "ReadoutHead":
-        """A head with these weights; ValueError, which names their source, where they do not fit. Draws no random numbers that
-        the caller would miss."""
-        with torch.random.fork_rng(devices=[]):
+        """A head with these weights; ValueError, which names their source, where they do not fit, are no fractional numbers, or
+        are not finite. Draws no random numbers."""
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                what = "NaN or infinity" if tensor.is_floating_point() else f"{tensor.dtype}, not floating-point numbers"
+                raise ValueError(f"the weights in {source} are damaged: {name} holds {what}; train or fetch the head again")
+        with torch.device("meta"):
             head = cls(config)
+        head.to_empty(device="cpu")
         try:
             head.load_state_dict(tensors)
         except RuntimeError as error:
@@ -59,8 +63,9 @@ class ReadoutHead(Head):
 
 
 @declared
-def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: float | Callable = 1e-3, generator=None,
-               timesteps=(0, 1000), checkpoint=None, checkpoint_every: Count = 50, latents: Truth = False) -> Iterator[TrainState]:
+def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: RateOrFunction = 1e-3, generator=None,
+               timesteps=(0, 1000), checkpoint: FileName | None = None, checkpoint_every: Count = 50,
+               latents: Truth = False) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4); a generator, so nothing runs until you
     iterate, and you may stop at any step. The training itself is `readout.training`.
 
@@ -83,14 +88,18 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial
     model = denoiser(pipe)
     head.check(model)
     limit = model.pipe.scheduler.config.num_train_timesteps
-    if len(timesteps) != 2 or not 0 <= timesteps[0] < timesteps[1] <= limit:
-        raise ValueError(f"timesteps is {timesteps}; pass (low, high) with 0 <= low < high <= {limit}")
+    try:
+        low, high = map(as_whole, timesteps)
+    except (TypeError, ValueError):
+        low = high = -1
+    if not 0 <= low < high <= limit:
+        raise ValueError(f"timesteps is {timesteps!r}; pass two whole numbers (low, high) with 0 <= low < high <= {limit}")
     generator = generator or torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
     start = load_checkpoint(checkpoint, head, optimizer, generator) if checkpoint else 0
     check_loss(head, loss)
     prepared = prepare(batches_from(batches, start), (start, steps), head, model, loss, latents)
-    states = training(head, optimizer, model, prepared, (start, steps), loss, lr, generator, timesteps)
+    states = training(head, optimizer, model, prepared, (start, steps), loss, lr, generator, (low, high))
     return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
 
 
@@ -181,7 +190,7 @@ def load_checkpoint(path, head: Head, optimizer, generator) -> int:
     """Restore a training from its checkpoint, if there is one; returns the number of steps already done."""
     if not Path(path).exists():
         return 0
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = read_tensors(path)
     if metadata.get("config") != json.dumps(asdict(head.config)):
         raise ValueError(f"the checkpoint {path} belongs to a head with another config; delete it to start anew")
     head.load_state_dict({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("head.")})
@@ -192,12 +201,3 @@ def load_checkpoint(path, head: Head, optimizer, generator) -> int:
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     generator.set_state(tensors["generator"])
     return int(metadata["step"])
-
-
-def load_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. ValueError where it cannot be read."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and make or fetch it again") from error

@@ -24,7 +24,8 @@ class Source:
         self.conditioning, self.timesteps, self._readings = self.model.encode_prompt(prompt), sorted(timesteps), {}
 
     @classmethod
-    def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all=False, read_ahead: int = 4) -> "Source":
+    @declared
+    def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all: Truth = False, read_ahead: Count = 4) -> "Source":
         """From the states of sampling (a generated picture) or of inversion (a real one)."""
         trajectory = {state.timestep: state.noisy_latents for state in checked_states(states)}
 
@@ -36,7 +37,9 @@ class Source:
         return cls(pipe, latents_at, prompt, keep_all, trajectory, read_ahead)
 
     @classmethod
-    def from_picture(cls, pipe, pictures=None, prompt="", generator=None, keep_all=False, *, latents: Tensor | None = None) -> "Source":
+    @declared
+    def from_picture(cls, pipe, pictures=None, prompt="", generator=None, keep_all: Truth = False, *,
+                     latents: Tensor | None = None) -> "Source":
         """From clean pictures (see `pictures.as_pictures`), or `latents` of such (B, C, h, w), noised with one fixed noise; needs no
         trajectory."""
         model = denoiser(pipe)

@@ -169,10 +169,11 @@ def test_a_recipe_names_the_field_the_value_and_what_is_allowed(name, values):
 
 
 def test_every_field_of_a_recipe_is_constrained():
-    from rg_minimal.checks import _adapters
+    from rg_minimal.checks import adapters
     from rg_minimal.puppets.judge import JudgeRecipe
-    for kind in (Recipe, JudgeRecipe):
-        assert set(_adapters(kind)) == set(kind.__dataclass_fields__)
+    from rg_minimal.puppets.transformer import TransformerRecipe
+    for kind in (Recipe, JudgeRecipe, TransformerRecipe):
+        assert set(adapters(kind)) == set(kind.__dataclass_fields__)
 
 
 def test_a_recipe_takes_numbers_of_numpy_and_torch_and_what_json_brought():
@@ -332,13 +333,13 @@ def test_exporting_again_keeps_the_card_and_survives_a_kill(miniature, tmp_path)
     folder = tmp_path / "model"
     shutil.copytree(first, folder)
     (folder / "README.md").write_text("the card")
-    for left_behind in ("model.partial", "model.old"):
+    for left_behind in ("model.0123456789ab.partial", "model.0123456789ab.old"):
         (tmp_path / left_behind).mkdir()
         (tmp_path / left_behind / "junk").write_text("of a run that was killed")
     B.export_pipeline(recipe, folder)
     assert (folder / "README.md").read_text() == "the card" and [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not list(folder.rglob("junk"))
-    os.replace(folder, tmp_path / "model.old")                                 # killed between the last two renames
+    os.replace(folder, tmp_path / "model.0123456789ab.old")                    # killed between the last two renames
     B.export_pipeline(recipe, folder)
     assert (folder / "README.md").read_text() == "the card" and [path.name for path in tmp_path.iterdir()] == ["model"]
     check_layout(folder)
@@ -354,21 +355,25 @@ def test_an_export_deletes_nothing_that_it_did_not_write(miniature, tmp_path):
     with pytest.raises(ValueError, match="file is no folder"):
         B.export_pipeline(recipe, tmp_path / "file")
     folder = shutil.copytree(first, tmp_path / "model")
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"model holds notes\.txt, which would be lost"):
+    (folder / "unet" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"model holds unet/notes\.txt, which would be lost"):
         B.export_pipeline(recipe, folder)
-    assert (tmp_path / "file").read_text() == (folder / "notes.txt").read_text() == "mine"
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"model holds notes\.txt, unet/notes\.txt, which would be lost"):
+        B.export_pipeline(recipe, folder)
+    assert (tmp_path / "file").read_text() == (folder / "notes.txt").read_text() == (folder / "unet" / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
 
 
 def test_starting_over_deletes_a_run_and_nothing_else(miniature, tmp_path):
     run = shutil.copytree(miniature[0].run, tmp_path / "run")
-    (run / "log.jsonl").write_text("{}\n"), (run / "vae.pt.partial").write_text("of a run that was killed")
-    (run / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"run holds thesis\.txt, which would be lost"):
-        B.start_over(run)
-    assert (run / "vae" / "config.json").is_file(), "nothing was deleted"
-    (run / "thesis.txt").unlink()
+    (run / "log.jsonl").write_text("{}\n"), (run / "vae.pt.0123456789ab.partial").write_text("of a run that was killed")
+    for mine in ("thesis.txt", "vae/thesis.txt", "latents/photo.png"):
+        (run / mine).write_text("mine")
+        with pytest.raises(ValueError, match=f"run holds {mine}, which would be lost"):
+            B.start_over(run)
+        assert (run / "vae" / "config.json").is_file(), "nothing was deleted"
+        (run / mine).unlink()
     B.start_over(run), B.start_over(run)
     assert not list(tmp_path.iterdir())
 

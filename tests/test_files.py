@@ -1,11 +1,17 @@
 """Files and folders are whole or absent, whatever happens while they are written, and nothing of anybody else's is deleted."""
+import contextlib
 import os
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from rg_minimal.files import read_json, refuse_others, remove_known, replace_folder, write_file, write_json, write_tensors
+from rg_minimal import files
+from rg_minimal.files import (read_json, read_weights, refuse_others, remove_known, replace_folder, write_file, write_json,
+                              write_tensors, write_weights)
+
+
+LEFT = "a.0123456789ab.partial"             # as a killed run leaves it
 
 
 def names(folder):
@@ -34,13 +40,62 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
         write_file(path, full_disk)
     assert path.read_text() == "old" and names(tmp_path) == ["a"]
 
-    def killed(*paths):
+    def interrupted(*paths):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", killed)
+        patch.setattr(os, "replace", interrupted)
         write_file(path, "new")
-    assert path.read_text() == "old" and names(tmp_path) == ["a", "a.partial"], "as after a kill"
-    assert write_file(path, "new").read_text() == "new" and names(tmp_path) == ["a"]
+    assert path.read_text() == "old" and names(tmp_path) == ["a"]
+
+
+def in_a_child(act):
+    """Run `act` in a forked process, which then dies on the spot, as by kill -9: nothing is tidied up, all locks end."""
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            act()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_what_a_killed_run_left_goes_at_the_next_call_and_nothing_else_does(tmp_path):
+    path = write_file(tmp_path / "a", "old")
+    for name in ("a.partial", "b.tmp", "a.0123456789ab.partial.txt", "a.0123456789AB.partial"):
+        (tmp_path / name).write_text("mine")
+    mine = names(tmp_path)
+    in_a_child(lambda: write_file(path, lambda aside: (aside.write_text("ne"), os._exit(0))))
+    in_a_child(lambda: replace_folder(tmp_path / "it", lambda aside: (full_disk(aside / "x"), os._exit(0)), {"x"}))
+    in_a_child(lambda: replace_folder(tmp_path / "it", lambda aside: ((aside / "x").touch(), os._exit(0)), {"x"}))
+    assert path.read_text() == "old" and len(names(tmp_path)) == len(mine) + 1, "each call tidied up what lay there"
+    assert write_file(tmp_path / "c", "new").read_text() == "new" and names(tmp_path) == sorted([*mine, "c"])
+
+
+def test_what_another_is_writing_is_left_alone(tmp_path):
+    """Two at once, in one process and in two: both end whole, the later one stays."""
+    def meanwhile(aside):
+        aside.write_text("first")
+        write_file(tmp_path / "a", "second")
+        replace_folder(tmp_path / "it", lambda folder: (folder / "x").write_text("second"), {"x"})
+        in_a_child(lambda: write_file(tmp_path / "a", "third"))
+        assert aside.read_text() == "first" and (tmp_path / "a").read_text() == "third"
+    write_file(tmp_path / "a", meanwhile)
+    assert (tmp_path / "a").read_text() == "first" and names(tmp_path) == ["a", "it"]
+    replace_folder(tmp_path / "it", lambda aside: (meanwhile(aside / "x"), names(tmp_path)), {"x"})
+    assert (tmp_path / "it" / "x").read_text() == "first" and names(tmp_path) == ["a", "it"]
+
+
+def test_a_link_is_followed_and_what_is_no_file_or_protected_is_refused(tmp_path, monkeypatch):
+    write_file(tmp_path / "there" / "a", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "a")
+    write_file(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "a").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a device, not a file"):
+        write_file(tmp_path / "pipe", "new")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)               # root may write everything
+    with pytest.raises(ValueError, match="is write-protected"):
+        write_file(tmp_path / "there" / "a", "newer")
+    assert (tmp_path / "there" / "a").read_text() == "new"
 
 
 def test_a_name_that_cannot_be_written_is_named(tmp_path):
@@ -73,22 +128,38 @@ def test_a_folder_is_replaced_whole_and_what_is_to_be_kept_survives(tmp_path):
     assert names(folder) == ["a", "card"] and (folder / "card").read_text() == "mine" and names(folder.parent) == ["it"]
 
 
-def test_a_folder_survives_every_kill_and_failure(tmp_path, monkeypatch):
+def ends_at(number, act, end):
+    """`act`, but its call with this number is `end`."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return end() if len(calls) == number else act(*arguments)
+    return counted
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["exchange", "two steps"])
+def test_a_folder_survives_every_kill_and_failure(tmp_path, monkeypatch, at_once):
+    if not at_once:                                                             # as where the system cannot exchange folders
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     folder = replace_folder(tmp_path / "it", fill("a", "b"), {"a", "b"})
     with pytest.raises(OSError):
         replace_folder(folder, lambda aside: full_disk(aside / "a"), {"a", "b"})
     assert names(tmp_path) == ["it"] and names(folder) == ["a", "b"]
-    replace, moves = os.replace, []
-
-    def killed_at_the_second(*paths):
-        moves.append(paths)
-        if len(moves) == 2:
-            raise KeyboardInterrupt
-        replace(*paths)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", killed_at_the_second)
-        replace_folder(folder, lambda aside: (aside / "a").mkdir(), {"a", "b"})
-    assert names(tmp_path) == ["it.old", "it.partial"]
+    if not at_once:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", ends_at(2, os.replace, interrupt))
+            replace_folder(folder, lambda aside: (aside / "a").mkdir(), {"a", "b"})
+        assert names(tmp_path) == ["it"] and names(folder) == ["a", "b"]
+        in_a_child(lambda: (setattr(os, "replace", ends_at(2, os.replace, lambda: os._exit(0))),
+                            replace_folder(folder, lambda aside: (aside / "a").mkdir(), {"a", "b"})))
+        assert not folder.exists() and len(names(tmp_path)) == 2
+    with pytest.raises(ValueError, match="holds b"):                            # it is back, with what stands in the way
+        replace_folder(folder, fill("a"), {"a"})
     replace_folder(folder, fill("a"), {"a", "b"})
     assert names(tmp_path) == ["it"] and names(folder) == ["a"]
 
@@ -96,7 +167,7 @@ def test_a_folder_survives_every_kill_and_failure(tmp_path, monkeypatch):
 def test_what_is_not_known_stands_in_the_way_and_nothing_is_lost(tmp_path):
     folder = tmp_path / "it"
     folder.mkdir()
-    for name in ("a", "a.partial", "thesis.txt"):
+    for name in ("a", LEFT, "thesis.txt"):
         (folder / name).write_text("old")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(folder)
@@ -107,8 +178,75 @@ def test_what_is_not_known_stands_in_the_way_and_nothing_is_lost(tmp_path):
         for name in ("file", "link"):
             with pytest.raises(ValueError, match=f"{name} is no folder"):
                 act(tmp_path / name)
-    assert names(folder) == ["a", "a.partial", "thesis.txt"] and (tmp_path / "file").read_text() == "mine"
+    assert names(folder) == ["a", LEFT, "thesis.txt"] and (tmp_path / "file").read_text() == "mine"
     (folder / "thesis.txt").unlink()
     remove_known(folder, {"a"})
     remove_known(folder, {"a"})
     assert names(tmp_path) == ["file", "link"]
+
+
+def test_what_lies_deeper_is_not_deleted_either(tmp_path):
+    folder, known = tmp_path / "run", ("vae/config.json", "latents/*.safetensors", "whole")
+    for name in ("vae/config.json", "latents/0.safetensors", f"latents/0.safetensors.{LEFT[2:]}", "whole/a/b"):
+        write_file(folder / name, "ours")
+    for name in ("vae/thesis.txt", "latents/deeper/0.safetensors", "latents/0.safetensors.partial", "other/whole"):
+        write_file(folder / name, "mine")
+        with pytest.raises(ValueError, match=f"holds {name}, which would be lost"):
+            remove_known(folder, known)
+        (folder / name).unlink()
+    (folder / "latents" / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="holds latents/link"):
+        remove_known(folder, known)
+    (folder / "latents" / "link").unlink()
+    remove_known(folder, known)
+    assert names(tmp_path) == []
+
+
+def test_a_deletion_that_is_killed_leaves_no_half_of_a_folder(tmp_path):
+    write_file(tmp_path / "run" / "a", "ours")
+    in_a_child(lambda: (setattr(files.shutil, "rmtree", lambda *paths, **settings: os._exit(0)), remove_known(tmp_path / "run", {"a"})))
+    assert len(names(tmp_path)) == 1 and not (tmp_path / "run").exists()
+    remove_known(tmp_path / "run", {"a"})
+    assert names(tmp_path) == []
+
+
+# ---- weights and their config ------------------------------------------------------------------------------------------
+
+def killed_between(path, tensors, config):
+    """As `write_weights` leaves it when it is killed after the first of its two files."""
+    in_a_child(lambda: (setattr(files, "write_json", lambda *what: os._exit(0)), write_weights(path, tensors, config)))
+
+
+def test_weights_and_config_are_one_whenever_saving_is_killed(tmp_path):
+    path, ones, zeros = tmp_path / "head.safetensors", {"x": torch.ones(2)}, {"x": torch.zeros(2)}
+    killed_between(path, zeros, {"about": "it", "size": [1, 2]})
+    assert read_weights(path)[1] == {"about": "it", "size": [1, 2]} and names(tmp_path) == ["head.safetensors"]
+    write_weights(path, zeros, {"about": "it"})
+    for number in range(2):
+        killed_between(path, ones, {"about": "another", "number": number})
+        tensors, config = read_weights(path)
+        assert config == {"about": "another", "number": number} and torch.equal(tensors["x"], ones["x"])
+        assert read_json(tmp_path / "config.json") == {"about": "it"}
+    write_weights(path, ones, {"about": "another"})
+    assert read_json(tmp_path / "config.json") == {"about": "another"}
+
+
+def test_a_config_that_is_not_that_of_the_weights_is_named(tmp_path):
+    path, told = tmp_path / "head.safetensors", tmp_path / "config.json"
+    write_weights(path, {"x": torch.ones(2)}, {"about": "it", "width": 3})
+    write_json(told, {"about": "it", "width": 4, "more": None})
+    with pytest.raises(ValueError, match="do not fit their config: .* width: 4, not 3.*delete config.json"):
+        read_weights(path)
+    told.write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        read_weights(path)
+    told.unlink()
+    assert read_weights(path)[1] == {"about": "it", "width": 3}
+    write_tensors(path, {"x": torch.ones(2)})                                   # as older versions wrote it
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        read_weights(path)
+    write_json(told, {"about": "old"})
+    assert read_weights(path)[1] == {"about": "old"}
+    with pytest.raises(ValueError, match="cannot be written .*finite numbers"):
+        write_weights(path, {"x": torch.ones(2)}, {"score": float("nan")})
+    assert read_weights(path)[1] == {"about": "old"}

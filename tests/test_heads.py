@@ -474,7 +474,7 @@ def test_a_head_is_written_with_its_card(tiny_pipe, tmp_path, monkeypatch, small
     assert "| 4 pictures | 0.988 | 0.500 | 0.500 | 0.432 |\n| 2 pictures | 0.988 |" in text and "heads pose`: 4 rendered" in text
     assert head.config.extra["training"]["pictures"] == 4 and head.config.extra["pck@0.05"]["20"] == 0.9876
     assert result["scores"]["4 pictures"][750] == 0.4321 and "pck@0.05 from 2 pictures" in head.config.extra
-    stored = rg_minimal.saving.load_tensors(tmp_path / "pose" / "head.safetensors")[0]
+    stored = rg_minimal.files.read_tensors(tmp_path / "pose" / "head.safetensors")[0]
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert {value.dtype for value in head.parameters()} == {torch.float32}
     assert any("step 2 of 2, loss" in line for line in lines) and not list((tmp_path / "work").iterdir())

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from safetensors.torch import save_file
 
 import rg_minimal.readout as rg
 from rg_minimal import callback, conditioning, maps, pipelines, reference, saving, sources
@@ -430,11 +431,20 @@ def test_damaged_heads(pipe, tmp_path):
     with pytest.raises(ValueError, match="do not fit their config"):
         saving.ReadoutHead.from_pretrained(tmp_path)
     config.write_text("{")
-    with pytest.raises(ValueError, match="not a HeadConfig"):
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         saving.ReadoutHead.from_pretrained(tmp_path)
     config.unlink()
+    assert saving.ReadoutHead.from_pretrained(tmp_path).config == head.config      # the weights know it
+    save_file(head.state_dict(), weights)                                           # as older versions wrote them
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        saving.ReadoutHead.from_pretrained(tmp_path)
+    config.write_text('{"layer_channels": [4], "size": 3}')
+    with pytest.raises(ValueError, match="not a HeadConfig"):
+        saving.ReadoutHead.from_pretrained(tmp_path)
+    weights.unlink()
     with pytest.raises(ValueError, match="not a head"):
         saving.ReadoutHead.from_pretrained(tmp_path)
+    weights.write_bytes(content)
     with pytest.raises(ValueError, match="not a head in the reference's layout"):
         reference.load_reference_head(weights)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
+from ..checks import FileName, Truth, declared
 from ..pipelines import DEFAULT, find_folder, load_pipeline
 from ..denoisers import denoiser
 from ..readout import HeadConfig
@@ -48,7 +49,8 @@ def weightless_head(unet, **settings) -> ReadoutHead:
         return ReadoutHead(HeadConfig.for_model(unet, **settings))
 
 
-def what_is_missing(model, download: bool = False, on_cpu: bool = False) -> str:
+@declared
+def what_is_missing(model, download: Truth = False, on_cpu: Truth = False) -> str:
     """What keeps this machine from running a model, in one sentence with the remedy; "" where nothing does.
 
     Raises ValueError where `model` can be neither a folder nor a hub id.
@@ -73,7 +75,8 @@ def what_is_missing(model, download: bool = False, on_cpu: bool = False) -> str:
     return ""
 
 
-def load_or_stand_in(model, download: bool = False, on_cpu: bool = False, stand_in: str = DEFAULT):
+@declared
+def load_or_stand_in(model, download: Truth = False, on_cpu: Truth = False, stand_in: FileName = DEFAULT):
     """(pipeline, ""), or (the stand-in, what is missing): see `what_is_missing`.
 
     Large models are loaded in bfloat16 on a GPU (float16 overflows in the autoencoder of SDXL), all others in float32.

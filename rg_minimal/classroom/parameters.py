@@ -9,7 +9,7 @@ from typing import Annotated, Any, Callable, Literal, Mapping
 
 from pydantic import BeforeValidator, Field
 
-from ..checks import FileName, Number, Truth, Whole, Words, checked
+from ..checks import FileName, Number, Truth, Whole, Words, as_number, checked
 from ..pipelines import find_folder
 from ..puppets.world import JOINTS, SIZE
 
@@ -101,4 +101,8 @@ PLAIN = {bool: Truth, str: Words, Path: FileName}
 
 
 def _not_number(value) -> bool:
-    return isinstance(value, bool) or not isinstance(value, (int, float))
+    try:
+        as_number(value)
+    except ValueError:
+        return True
+    return False

@@ -8,21 +8,51 @@ from __future__ import annotations
 import io
 import textwrap
 from pathlib import Path
-from typing import Sequence
+from typing import Annotated, Sequence
 
 import matplotlib.figure
 import matplotlib.patches
+import matplotlib.text
+import matplotlib.ticker
 import torch
 from PIL import Image
+from pydantic import BeforeValidator
 from torch import Tensor
 
+from ..checks import Count, FileName, Index, Positive, Truth, as_number, declared
+from ..files import write_file
 from ..puppets.world import JOINTS, LIMBS
 
 LEFT, RIGHT, MIDDLE = "#0072B2", "#E69F00", "#333333"           # Okabe and Ito's blue and orange, and a neutral grey
 
 
+def _inches(value) -> tuple[float, float]:
+    try:
+        width, height = (as_number(each) for each in value)
+    except (TypeError, ValueError):
+        width = height = 0
+    if min(width, height) <= 0:
+        raise ValueError("pass (width, height), two numbers above 0")
+    return width, height
+
+
+Inches = Annotated[tuple, BeforeValidator(_inches)]
+
+
 class Figure(matplotlib.figure.Figure):
-    """A figure that notebooks show as it is, whether or not pyplot was ever imported; in 256 colours, to stay small."""
+    """A figure that notebooks show as it is, whether or not pyplot was ever imported; in 256 colours, to stay small.
+
+    Its texts are texts: a $ in a prompt, a title or a name is a $, and begins no mathematics.
+    """
+
+    def draw(self, renderer):
+        for text in self.findobj(matplotlib.text.Text):
+            text.set_parse_math(False)
+        for axis in (axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis)):
+            if isinstance(axis.get_major_formatter(), matplotlib.ticker.LogFormatter):              # writes its powers of ten so
+                for label in axis.get_ticklabels(which="both"):
+                    label.set_parse_math(True)
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         drawn, small = io.BytesIO(), io.BytesIO()
@@ -36,8 +66,9 @@ def side_colour(joint: int) -> str:
     return LEFT if JOINTS[joint].startswith("left") else RIGHT if JOINTS[joint].startswith("right") else MIDDLE
 
 
-def picture_grid(pictures: Sequence[Tensor] | Tensor, titles: Sequence[str] = (), columns: int | None = None,
-                 skeletons: Sequence[Tensor | None] = (), size: float = 1.7) -> Figure:
+@declared
+def picture_grid(pictures: Sequence[Tensor] | Tensor, titles: Sequence[str] = (), columns: Count | None = None,
+                 skeletons: Sequence[Tensor | None] = (), size: Positive = 1.7) -> Figure:
     """A grid of pictures, each (3, H, W) or (1, H, W), with titles and, where given, a skeleton (14, 2) on top."""
     pictures = list(pictures)
     if not pictures:
@@ -62,11 +93,12 @@ def show_picture(axes, picture: Tensor, title: str = "") -> None:
     array = picture.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
     height, width = array.shape[:2]
     axes.imshow(array.squeeze(), cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
-    axes.set_title(title, fontsize=8, pad=3)
+    axes.set_title(title, fontsize=8, pad=3, parse_math=False)
     axes.set_anchor("S")                                    # what room is left over is above, for the title
 
 
-def draw_skeleton(axes, joints: Tensor, faint: bool = False) -> None:
+@declared
+def draw_skeleton(axes, joints: Tensor, faint: Truth = False) -> None:
     """Draw 14 joints (14, 2) in pixels and the limbs between them: left blue with circles, right orange with squares."""
     joints = joints.detach().cpu()
     alpha = 0.55 if faint else 1.0
@@ -80,7 +112,8 @@ def draw_skeleton(axes, joints: Tensor, faint: bool = False) -> None:
                   markeredgecolor="white", markeredgewidth=0.6, alpha=alpha)
 
 
-def skeleton_figure(joints: Tensor, size: int = 128, title: str = "", inches: float = 2.2) -> Figure:
+@declared
+def skeleton_figure(joints: Tensor, size: Count = 128, title: str = "", inches: Positive = 2.2) -> Figure:
     """A skeleton alone on a light ground, as a target to show."""
     figure = Figure(figsize=(inches, inches + 0.25), layout="constrained")
     axes = figure.subplots()
@@ -90,8 +123,9 @@ def skeleton_figure(joints: Tensor, size: int = 128, title: str = "", inches: fl
     return figure
 
 
+@declared
 def pose_comparison(unguided: Tensor, target: Tensor, guided: Tensor, scores: Sequence[tuple[float, float]] = (),
-                    inches: float = 1.75) -> Figure:
+                    inches: Positive = 1.75) -> Figure:
     """Three rows for B pictures: unguided, target skeleton, guided with the target on top.
 
     Args:
@@ -117,8 +151,9 @@ def pose_comparison(unguided: Tensor, target: Tensor, guided: Tensor, scores: Se
     return figure
 
 
+@declared
 def readout_strip(picture: Tensor, maps: Sequence[Tensor], titles: Sequence[str], skeletons: Sequence[Tensor] = (),
-                  inches: float = 1.8) -> Figure:
+                  inches: Positive = 1.8) -> Figure:
     """A picture, then one readout map (h, w) in [0, 1] a noise level, laid over a faint copy of the picture."""
     figure = Figure(figsize=((len(maps) + 1) * inches, inches + 0.3), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
@@ -143,7 +178,8 @@ def upright(label: str) -> str:
     return textwrap.fill(label, 18)
 
 
-def curve(values: Sequence[float], label: str, x: str = "step", smooth: int = 0, inches: tuple = (4.2, 2.1)) -> Figure:
+@declared
+def curve(values: Sequence[float], label: str, x: str = "step", smooth: Index = 0, inches: Inches = (4.2, 2.1)) -> Figure:
     """A line of values, such as a loss, with a running mean over `smooth` values where asked for."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -156,30 +192,39 @@ def curve(values: Sequence[float], label: str, x: str = "step", smooth: int = 0,
     return figure
 
 
-def save_grid(pictures: Tensor, path: str | Path, columns: int = 8) -> Path:
+@declared
+def save_grid(pictures: Tensor, path: FileName, columns: Count = 8) -> Path:
     """Write pictures (B, 3, H, W) edge to edge as an image file, pixel for pixel; the folder is made where missing."""
     rows = -(-len(pictures) // columns)
     blank = torch.ones(rows * columns - len(pictures), *pictures.shape[1:])
     tiles = torch.cat([pictures.detach().float().cpu().clamp(0, 1), blank])                 # (rows * columns, 3, H, W)
     _, channels, height, width = tiles.shape
     sheet = tiles.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, -1, channels)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((sheet * 255).round().to(torch.uint8).numpy()).save(path)
-    return path
+    picture, kind = Image.fromarray((sheet * 255).round().to(torch.uint8).squeeze(-1).numpy()), _kind(path)
+    return write_file(path, lambda aside: picture.save(aside, format=kind))
 
 
-def save_figure(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
+@declared
+def save_figure(figure: Figure, path: FileName, dpi: Positive = 130) -> Path:
     """Write a figure; the folder is made where missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
-    return path
+    kind = Path(path).suffix[1:].lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"path is {str(path)!r}: give a name that ends in .png, .pdf or .svg")
+    return write_file(path, lambda aside: figure.savefig(aside, dpi=dpi, format=kind))
+
+
+def _kind(path) -> str:
+    """The format of a picture file, by the end of its name."""
+    kinds = Image.registered_extensions()
+    if Path(path).suffix.lower() not in kinds:
+        raise ValueError(f"path is {str(path)!r}: give a name that ends in .png, .webp or .jpg")
+    return kinds[Path(path).suffix.lower()]
 
 
 # ---------------------------------------------------------------------------------------------- rows, matches, drags
 
-def picture_rows(rows: dict[str, Sequence[Tensor | None]], titles: Sequence[Sequence[str]] = (), inches: float = 1.6) -> Figure:
+@declared
+def picture_rows(rows: dict[str, Sequence[Tensor | None]], titles: Sequence[Sequence[str]] = (), inches: Positive = 1.6) -> Figure:
     """Named rows of pictures (3, H, W) or maps (1, h, w); None leaves a place empty. `titles` are one list a row."""
     if not rows or not any(len(row) for row in rows.values()):
         raise ValueError("there are no rows to show: pass {'name': [picture, ...], ...}, each (3, H, W) or (1, H, W)")
@@ -198,7 +243,8 @@ def picture_rows(rows: dict[str, Sequence[Tensor | None]], titles: Sequence[Sequ
     return figure
 
 
-def match_row(first: Tensor, second: Tensor, points: Tensor, ways: dict[str, tuple[Tensor, Tensor]], inches: float = 2.6) -> Figure:
+@declared
+def match_row(first: Tensor, second: Tensor, points: Tensor, ways: dict[str, tuple[Tensor, Tensor]], inches: Positive = 2.6) -> Figure:
     """Numbered points on the first picture, then for each way of matching where they were found on the second.
 
     Args:
@@ -225,8 +271,9 @@ def _number(axes, at, number: int, good: bool) -> None:
     axes.text(*at, str(number), color="white" if good else "black", fontsize=5, ha="center", va="center_baseline")
 
 
+@declared
 def drag_row(pictures: Sequence[Tensor], titles: Sequence[str], handles: Tensor, targets: Tensor, box: Sequence[float] = (),
-             inches: float = 2.0) -> Figure:
+             inches: Positive = 2.0) -> Figure:
     """Pictures with the same handles (N, 2) and targets (N, 2): arrows on the first, both as marks on the others.
 
     A handle is a blue circle, its target an orange square. `box` (left, top, right, bottom) is drawn where given.
@@ -250,7 +297,8 @@ def drag_row(pictures: Sequence[Tensor], titles: Sequence[str], handles: Tensor,
     return figure
 
 
-def bars(values: dict[str, float], label: str, highlight: Sequence[str] = (), inches: tuple = (5.0, 2.2)) -> Figure:
+@declared
+def bars(values: dict[str, float], label: str, highlight: Sequence[str] = (), inches: Inches = (5.0, 2.2)) -> Figure:
     """A bar with its value for each name; `highlight` names the ones in orange."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -266,8 +314,9 @@ STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."),
           ("#CC79A7", "v", "-"), ("#56B4E9", "P", "--"), ("#333333", "X", "-."))     # Okabe and Ito, each with a mark
 
 
-def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str, y: str, inches: tuple = (4.6, 2.4),
-          log: bool = False) -> Figure:
+@declared
+def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str, y: str, inches: Inches = (4.6, 2.4),
+          log: Truth = False) -> Figure:
     """Several named lines over the same `x_values`, told apart by colour, mark and dash; up to 12 values get marks."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -281,7 +330,8 @@ def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str,
     return figure
 
 
-def marked_bars(values: dict[str, float], label: str, marks: Sequence[float] | float, mark: str, inches: tuple = (4.6, 2.2)) -> Figure:
+@declared
+def marked_bars(values: dict[str, float], label: str, marks: Sequence[float] | float, mark: str, inches: Inches = (4.6, 2.2)) -> Figure:
     """A bar for each name, and across each a short line at its mark (one for all, or one a bar); `mark` says what it is."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -308,8 +358,9 @@ def pca_pictures(features: Tensor) -> Tensor:
     return ((colours - low) / (high - low)).clamp(0, 1).view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
+@declared
 def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequence[str] = (),
-             points: Sequence[Tensor] = (), inches: float = 1.8) -> Figure:
+             points: Sequence[Tensor] = (), inches: Positive = 1.8) -> Figure:
     """Faint pictures with maps (h, w) over them, each drawn from its median to its highest value; a circle at a point (x, y)."""
     figure = Figure(figsize=(len(maps) * inches, inches + 0.22), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
@@ -327,8 +378,9 @@ def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequenc
     return figure
 
 
-def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps: int, measure: str,
-             inches: tuple = (7.6, 2.3)) -> Figure:
+@declared
+def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps: Count, measure: str,
+             inches: Inches = (7.6, 2.3)) -> Figure:
     """A training so far: the loss of each step, and beside it the scores {step: {timestep: score}}; the axes hold `steps`."""
     figure = Figure(figsize=inches, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -346,8 +398,9 @@ def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps
     return figure
 
 
-def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: float, titles: Sequence[str] = (),
-            inches: float = 2.6) -> Figure:
+@declared
+def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: Positive, titles: Sequence[str] = (),
+            inches: Positive = 2.6) -> Figure:
     """Pictures with a circle of `a` times the puppet's size around each target joint, and a dot where it was seen.
 
     targets, predicted: (B, J, 2) in pixels. Circles of hits are drawn solid and blue, of misses dashed and orange.

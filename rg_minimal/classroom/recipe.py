@@ -33,7 +33,7 @@ from torch import Tensor
 from . import plots
 from ..puppets.editing import LOOKS, drag, identity
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
-from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth
+from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, declared
 from ..denoisers import denoiser
 from ..files import write_file
 from ..pictures import as_pictures, opened
@@ -212,15 +212,16 @@ def _yaml(value) -> str:
     return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
 
 
-def write_yaml(state: dict, path: str | Path, note: str = "") -> Path:
+@declared
+def write_yaml(state: dict, path: FileName, note: Text = "") -> Path:
     """Write a state for `papermill ... -f`; `note` becomes the comment in the first line."""
-    path = Path(path)
-    if path.suffix not in (".yaml", ".yml"):
+    if Path(path).suffix not in (".yaml", ".yml"):
         raise ValueError(f"the file is called {str(path)!r}: give a name that ends in .yaml, else papermill does not read it")
     return write_file(path, (f"# {note}\n" if note else "") + to_yaml(state))
 
 
-def read_yaml(path: str | Path) -> dict:
+@declared
+def read_yaml(path: FileName) -> dict:
     """Read a state as papermill does; ValueError, which names the file, where it is none, or gives an entry twice."""
     from papermill.iorw import NoDatesSafeLoader
 
@@ -279,7 +280,8 @@ class Kit:
     known: dict = field(default_factory=dict)       # (prompt, seed, ...) -> states of the sampling without guidance
 
 
-def load_kit(model: str = START["model"], heads: str = START["heads"]) -> Kit:
+@declared
+def load_kit(model: FileName = START["model"], heads: FileName = START["heads"]) -> Kit:
     """Load the model and those heads that are there. ValueError where the model cannot be used."""
     pipe = load_pipeline(model)
     side = denoiser(pipe).image_size()[1]

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from ..checks import Count, option
+from ..checks import Count, FileName, declared, one_sentence, option
+from ..files import refuse_file
 from ..pipelines import load_pipeline
 from ..puppets.judge import Judge, load_judge
 from ..puppets.measure import Steps, check_options, measurement
@@ -30,11 +32,12 @@ def draw_sheet(path: str | Path, pictures: torch.Tensor | dict, arrows=()) -> Pa
     return save_figure(figure, path)
 
 
-def make_sheet(what: str, pipe, judge: Judge, heads: str | Path, path: str | Path, count: int | None = None,
-               steps: int | None = None, report=None) -> Path:
+@declared
+def make_sheet(what: Literal[tuple(COUNTS)], pipe, judge: Judge, heads: FileName, path: FileName, count: Count | None = None,
+               steps: Steps | None = None, report=None) -> Path:
     """Measure one of `COUNTS` until its sheet is drawn to `path`; `report(done, all)` is called after each batch where given."""
     drawn = []
-    for state in measurement(what, pipe, judge, heads, count or COUNTS[what], steps, lambda *shown: drawn.append(draw_sheet(path, *shown))):
+    for state in measurement(what, pipe, judge, heads, COUNTS[what] if count is None else count, steps, lambda *shown: drawn.append(draw_sheet(path, *shown))):
         if report:
             report(*state)
         if drawn:
@@ -52,11 +55,14 @@ def main(arguments=None) -> None:
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
     options = parser.parse_args(arguments)
-    check_options(parser, [options.what], options.count, options.heads)
+    check_options(parser, [options.what], options.count, options.steps, options.heads)
     if not options.out.endswith(".png"):
         parser.error(f"--out is {options.out!r}: give a name that ends in .png")
-    path = make_sheet(options.what, load_pipeline(options.model), load_judge(), options.heads or "data/heads", options.out,
-                      options.count, options.steps,
+    with one_sentence(parser):
+        refuse_file(Path(options.out).parent)
+        pipe, judge, heads = load_pipeline(options.model), load_judge(), "data/heads" if options.heads is None else options.heads
+        measurement(options.what, pipe, judge, heads)                   # what it needs is there
+    path = make_sheet(options.what, pipe, judge, heads, options.out, options.count, options.steps,
                       lambda done, of: print(f"{options.what}: {done} of {of}", flush=True))
     print("written to", path)
 

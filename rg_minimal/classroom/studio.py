@@ -28,6 +28,7 @@ import traitlets
 from torch import Tensor
 
 from . import plots
+from ..checks import Index, declared
 from ..puppets.world import SIZE
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
                      moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
@@ -128,8 +129,11 @@ class Studio:
         self.history, self.result = [*self.history, result][-24:], result
         self.desk.show_result()
 
-    def go_back(self, index: int):
+    @declared
+    def go_back(self, index: Index):
         """Show the pictures and the state of `history[index]` again."""
+        if index >= len(self.history):
+            raise ValueError(f"index is {index}: the history holds {len(self.history)} pictures, give one from 0 on")
         self.result = self.history[index]
         self.state = self.result.state
         self.desk.show_result()

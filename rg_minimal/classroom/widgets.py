@@ -16,7 +16,6 @@ Set `value` as a whole: Python does not notice `widget.value.append(...)`. The b
 from __future__ import annotations
 
 import io
-import math
 import os
 from pathlib import Path
 from typing import Sequence
@@ -31,6 +30,7 @@ from torch import Tensor
 from . import plots
 from .plots import Figure
 from ..pictures import as_pictures
+from ..checks import Count, Fraction, Number, Positive, Text, as_number, declared
 from ..puppets.world import JOINTS, LIMBS, SIZE
 
 COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
@@ -76,7 +76,8 @@ class OnPicture(anywidget.AnyWidget):
     label = traitlets.Unicode().tag(sync=True)
     value = Checked().tag(sync=True)
 
-    def __init__(self, picture: Tensor | Image.Image | None = None, value=None, label: str = "", size: int = SIZE):
+    @declared
+    def __init__(self, picture: Tensor | Image.Image | None = None, value=None, label: Text = "", size: Count = SIZE):
         super().__init__(_look={"colours": COLOURS, **self.look()}, label=label or f"{self._kind} on the picture")
         if picture is None:
             picture = torch.full((3, size, size), 0.957)
@@ -151,7 +152,8 @@ class OnPicture(anywidget.AnyWidget):
 
     # -- the static form
 
-    def figure(self, inches: float = 2.6) -> Figure:
+    @declared
+    def figure(self, inches: Positive = 2.6) -> Figure:
         """The picture with what lies on it, as a matplotlib figure."""
         width, height = self._size
         figure = Figure(figsize=(inches, inches * height / width + 0.25), layout="constrained")
@@ -178,19 +180,15 @@ class OnPicture(anywidget.AnyWidget):
 def check_point(value, name: str, size) -> list[float]:
     """One point inside the picture as [x, y]."""
     at = () if isinstance(value, (str, bytes, dict, set)) or not hasattr(value, "__iter__") else tuple(value)
-    if len(at) != 2 or not all(map(_is_number, at)):
-        raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image")
-    x, y = map(float, at)
+    try:
+        x, y = map(as_number, at)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image") from None
     width, height = size
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"{name} is ({x:g}, {y:g}), outside the picture of {width} x {height} pixels: "
                          f"give x from 0 to below {width} and y from 0 to below {height}")
     return [x, y]
-
-
-def _is_number(value) -> bool:
-    """Of Python, numpy or torch; no text, no truth value."""
-    return hasattr(value, "__float__") and not isinstance(value, bool)
 
 
 def check_each(value, what: str) -> list:
@@ -221,10 +219,11 @@ def check_joints(value, size) -> list:
 
 def check_pen(pen, name: str) -> dict:
     """A dict that has width and shade as {"width": above 0, "shade": 0 to 1}."""
-    if not isinstance(pen, dict) or not all(_is_number(pen.get(key)) for key in ("width", "shade")):
-        raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade")
-    width, shade = float(pen["width"]), float(pen["shade"])
-    if not (0 < width < math.inf and 0 <= shade <= 1):
+    try:
+        width, shade = as_number(pen["width"]), as_number(pen["shade"])
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f"{name} is {pen!r}: give a dict with numbers for width and shade") from None
+    if not (width > 0 and 0 <= shade <= 1):
         raise ValueError(f"{name} has width {width:g} and shade {shade:g}: give a width above 0 and a shade from 0 to 1")
     return {"width": width, "shade": shade}
 
@@ -240,7 +239,8 @@ def check_strokes(value, size) -> list:
     return made
 
 
-def paint(strokes, size, background: float = 0.0, shade: float | None = None, fine: int = 4) -> Tensor:
+@declared
+def paint(strokes, size, background: Number = 0.0, shade: Fraction | None = None, fine: Count = 4) -> Tensor:
     """Strokes on a ground of `background`, each in its own shade or all in `shade`: (1, 1, H, W).
 
     They are painted on a ground that is `fine` times finer, with round ends and joints, and averaged.
@@ -358,7 +358,7 @@ class PictureBox(OnPicture):
     def check(self, value):
         box = check_each(value, "four numbers (left, top, right, bottom), [] for no box")
         try:
-            box = [float(v) for v in box]
+            box = [as_number(v) for v in box]
             x0, y0, x1, y1 = box or (0, 0, 1, 1)
         except (TypeError, ValueError):
             raise ValueError(f"box is {value!r}: give four numbers (left, top, right, bottom), or [] for no box") from None

@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Iterator, Literal
 
@@ -32,14 +32,16 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed
-from ..files import refuse_others, remove_known, replace_folder, write_json, write_tensors
+from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, declared
+from ..files import remove_known, replace_folder, write_json, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
-WRITTEN = ("vae", "vae.pt", "latents", "diffusion.pt", "model.safetensors", "log.jsonl")      # what a run's folder holds
-PARTS = ("model_index.json", "recipe.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")        # of a pipeline
-CARD = ("README.md", "samples.png", "samples.webp")                    # what may have been put beside them, and is kept
+WRITTEN = ("vae/config.json", "vae/*.safetensors", "vae.pt", "latents/*.safetensors", "diffusion.pt", "model.safetensors",
+           "log.jsonl")                                                         # what a run's folder holds
+PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "text_encoder/*.json", "text_encoder/*.safetensors",
+         "tokenizer/*.json", "tokenizer/*.txt", "tokenizer/*.jinja", "unet/*.json", "unet/*.safetensors", "vae/*.json",
+         "vae/*.safetensors")                                                   # of a pipeline
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Recipe(Declared):
 
 # ---------------------------------------------------------------------------------------------- the parts
 
-def build_tokenizer(length: int = 32) -> PreTrainedTokenizerFast:
+@declared
+def build_tokenizer(length: Count = 32) -> PreTrainedTokenizerFast:
     """A word-level tokenizer over `world.vocabulary()`; case and punctuation do not matter."""
     words = ["<pad>", "<unk>", "<s>", "</s>", *world.vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
@@ -188,7 +191,8 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def autoencoder_psnr(vae: AutoencoderKL, count: int = 64, seed: int = TEST_SEED) -> float:
+@declared
+def autoencoder_psnr(vae: AutoencoderKL, count: Count = 64, seed: Seed = TEST_SEED) -> float:
     """Mean PSNR in dB of the round trip of `count` held-out renderings."""
     images = world.render(world.sample_scenes(count, seed)).image
     again = torch.cat([vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample for part in images.split(16)])
@@ -213,7 +217,7 @@ def _crops(images: Tensor, joints: Tensor, recipe: Recipe, step: int, rng: torch
     count = max(recipe.vae_batch // 4, 1) if whole else recipe.vae_batch
     index = torch.randint(len(images), (count,), generator=rng)
     if not whole:
-        side, out = recipe.vae_crop, []
+        side = recipe.vae_crop
         centre = joints[index, torch.randint(joints.shape[1], (count,), generator=rng)]
         corner = centre + (torch.rand(count, 2, generator=rng) - 0.5) * side * 0.9 - side / 2
         corner = corner.round().long().clamp(0, images.shape[-1] - side)
@@ -365,12 +369,10 @@ def _update_average(average: dict[str, Tensor], model: nn.Module, decay: float) 
 def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> StableDiffusionPipeline:
     """The pipeline of a run, float32 on the CPU; `weights` default to the averaged ones that the training left."""
     run = Path(recipe.run)
-    model = TextAndUNet(recipe)
-    done, unfinished = run / "model.safetensors", run / "diffusion.pt"
-    if weights is None and not done.exists() and not unfinished.exists():
-        raise ValueError(f"no trained weights under {run}: run train_diffusion first")
+    with torch.random.fork_rng(devices=[]):
+        model = TextAndUNet(recipe)
     if weights is None:
-        weights = load_file(done) if done.exists() else torch.load(unfinished, weights_only=True, map_location="cpu")["average"]
+        weights = trained_weights(run / "model.safetensors", run / "diffusion.pt", "train_diffusion")
     model.load_state_dict(weights)
     pipe = StableDiffusionPipeline(
         vae=_trained_autoencoder(run), text_encoder=model.text_encoder.eval(),
@@ -380,25 +382,17 @@ def build_pipeline(recipe: Recipe, weights: dict[str, Tensor] | None = None) -> 
     return pipe
 
 
-def export_pipeline(recipe: Recipe, folder: str | Path) -> Path:
+@declared
+def export_pipeline(recipe: Recipe, folder: FileName) -> Path:
     """Write the run as a diffusers folder with fp16 safetensors; complete or not at all.
 
     In a folder of such a pipeline its card survives. ValueError, and nothing is written, where anything else is in the way.
     """
-    refuse_others(folder, (*PARTS, *CARD))
-    pipe = build_pipeline(recipe)
-    for part in (pipe.vae, pipe.text_encoder, pipe.unet):
-        nn.Module.half(part)                       # the libraries' own `to` warns about parts that are not there
-
-    def fill(aside: Path) -> None:
-        pipe.save_pretrained(aside, safe_serialization=True)
-        _portable(aside)
-        write_json(aside / "recipe.json", asdict(recipe) | {
-            "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name})
-    return replace_folder(folder, fill, PARTS, CARD)
+    return write_pipeline(recipe, folder, build_pipeline, _portable, PARTS)
 
 
-def start_over(run: str | Path) -> None:
+@declared
+def start_over(run: FileName) -> None:
     """Delete a run's folder. ValueError, and nothing is deleted, where it holds anything that no training wrote."""
     remove_known(run, WRITTEN)
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from . import world
 from .editing import region
 from .judge import Judge, Reading, limb_lengths
 from ..pictures import as_pictures
+from ..checks import Count, NonNegative, Seed, declared
 
 LIMB_JOINTS = {"wrist": ("shoulder", "elbow", "wrist"), "ankle": ("hip", "knee", "ankle")}
 KINDS = ("wrist", "ankle", "puppet", "prop")
@@ -35,7 +38,8 @@ class DragCase:
     joints: list[int]                   # which joints the first handles are, indices into world.JOINTS
     fixed: Tensor                       # (M, 2) points of the moving part that stay: the shoulder or the hip
 
-    def moved(self, margin: float = 10.0) -> Tensor:
+    @declared
+    def moved(self, margin: NonNegative = 10.0) -> Tensor:
         """(1, 1, H, W): the part of the picture that has to change, in [0, 1]."""
         return region(torch.cat((self.handles, self.targets, self.fixed)), margin)
 
@@ -45,15 +49,14 @@ class DragCase:
         return float((self.handles - self.targets).norm(dim=-1).mean())
 
 
-def drag_case(kind: str, joints: Tensor, seed: int, picture: Tensor | None = None, prop: Tensor | None = None) -> DragCase | None:
+@declared
+def drag_case(kind: Literal[KINDS], joints: Tensor, seed: Seed, picture: Tensor | None = None, prop: Tensor | None = None) -> DragCase | None:
     """A drag of this kind for a puppet with these joints (14, 2); None where there is no room for one.
 
     Args:
         picture: (3, H, W) in [0, 1]: the targets are then on free background, so that nothing hides what was moved.
         prop: for kind 'prop' points (N, 2) on the prop, the first in its middle, the first five well inside.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
     picture = None if picture is None else one_picture(picture)
     rng = torch.Generator().manual_seed(seed)
     for _ in range(60):
@@ -188,7 +191,17 @@ def _spread(spots: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- how well it was done
 
-def whole(judge: Judge, after: Reading, before: Reading, tolerance: float = 0.15) -> Tensor:
+def _odd(side: int) -> int:
+    if side % 2 == 0:
+        raise ValueError("pass an odd number, so that the patch has a middle")
+    return side
+
+
+Odd = Annotated[Count, AfterValidator(_odd)]
+
+
+@declared
+def whole(judge: Judge, after: Reading, before: Reading, tolerance: NonNegative = 0.15) -> Tensor:
     """(B,) bool: one whole puppet: all joints found with the source's confidence (or that of real renderings), and every
     limb as long as the source's to within `tolerance`."""
     enough = torch.minimum(before.confidence, after.confidence.new_tensor(judge.thresholds))
@@ -197,7 +210,8 @@ def whole(judge: Judge, after: Reading, before: Reading, tolerance: float = 0.15
     return found & (change <= tolerance).all(-1)
 
 
-def find_patch(source: Tensor, point: Tensor, picture: Tensor, side: int = 13) -> Tensor:
+@declared
+def find_patch(source: Tensor, point: Tensor, picture: Tensor, side: Odd = 13) -> Tensor:
     """Where the patch around `point` (2,) of `source` (3, H, W) is in `picture` (3, H, W): (2,) in pixels.
 
     The nearest neighbour by the squared difference of the patch's pixels: a feature that no head has seen.

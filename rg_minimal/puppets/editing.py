@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from . import world
-from ..checks import Mask, Points, check_pairs, checked, describe
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective, read_joints
+from ..checks import (AnyPoints, Boxes, Count, Fraction, Mask, NonNegative, Points, Positive, Seed, check_pairs, declared,
+                      describe)
 from ..pipelines import sample
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -27,29 +28,21 @@ from ..sources import Source
 LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are given, see `identity`
 
 
-def region(points, margin: float, image_size: int = world.SIZE, soft: float = 4.0) -> Tensor:
+@declared
+def region(points: Points, margin: NonNegative, image_size: Count = world.SIZE, soft: Positive = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
-    points = as_points(points, "points")
-    if not len(points):
-        raise ValueError("points are none; pass at least one (x, y), around which the region is")
     distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), points).amin(-1)
     return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
 
 
-def as_points(points, name: str) -> Tensor:
-    """Points (N, 2), also none, on the CPU: they are few, and what they are compared with is brought to them. ValueError for
-    anything else, such as (2, N)."""
-    none = points is None or hasattr(points, "__len__") and not len(points)
-    return torch.zeros(0, 2) if none else checked(name, points, Points).cpu()
-
-
-def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple[Tensor, Tensor]:
+@declared
+def joined(handles: Points, targets: Points, reach: NonNegative = 28.0, spacing: Positive = 4.0) -> tuple[Tensor, Tensor]:
     """More points between those that belong together: a hand and an elbow make a forearm. (M, 2) twice, M >= N.
 
     Handles (N, 2) are joined to a tree, each to the nearest one, unless they are more than `reach` pixels apart; along
     each branch there is a point every `spacing` pixels, and its target is in the same place between their targets.
     """
-    handles, targets = as_points(handles, "handles"), as_points(targets, "targets")
+    _as_many(handles, targets)
     gaps, inside, found = torch.cdist(handles, handles), {0}, [handles]
     found_targets, outside = [targets], set(range(1, len(handles)))
     while outside:                                                      # Prim's algorithm
@@ -62,15 +55,17 @@ def joined(handles, targets, reach: float = 28.0, spacing: float = 4.0) -> tuple
     return torch.cat(found), torch.cat(found_targets)
 
 
-def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, generator: torch.Generator,
-          image_size: int = world.SIZE) -> Tensor:
+@declared
+def carry(latents: Tensor, handles: Points, targets: Points, radius: NonNegative, generator: torch.Generator,
+          image_size: Count = world.SIZE) -> Tensor:
     """Noise (1, C, h, w) in which what lay within `radius` pixels of the handles lies at the targets; the places that
     were left get new noise.
 
     Where an object will form is largely decided by the noise it starts from, so a drag that leaves the noise alone
     works against it all the way (Nie et al., "The Blessing of Randomness", ICLR 2024, copy latents for the same reason).
     """
-    handles, targets, cells = as_points(handles, "handles"), as_points(targets, "targets"), latents.shape[-1]
+    _as_many(handles, targets)
+    cells = latents.shape[-1]
     grid = pixel_grid(cells, image_size).flatten(0, 1)                                  # (h * w, 2)
     new = torch.randn(latents.shape, generator=generator).to(latents)
     left = (torch.cdist(grid, handles).amin(-1) <= radius).view(cells, cells)
@@ -82,10 +77,12 @@ def carry(latents: Tensor, handles: Tensor, targets: Tensor, radius: float, gene
     return torch.where(inside, latents[..., y, x].view_as(latents), torch.where(left, new, latents))
 
 
-def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, anatomy: ReadoutHead | None = None,
-         appearance: ReadoutHead | None = None, free: Tensor | None = None, amount: float = 1.0, stop: float = 0.8,
-         anatomy_weight: float = 4.0, looks_weight: float = 0.3, anti_ghosting: float = 0.3, margin: float = 12.0,
-         radius: float = 6.0, step_size: float = 5e-2, eta: float = 0.5, seed: int = 0) -> dict:
+@declared
+def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *, fixed: AnyPoints | None = None,
+         anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, free: Mask | None = None,
+         amount: Fraction = 1.0, stop: Fraction = 0.8, anatomy_weight: NonNegative = 4.0, looks_weight: NonNegative = 0.3,
+         anti_ghosting: NonNegative = 0.3, margin: NonNegative = 12.0, radius: NonNegative = 6.0,
+         step_size: NonNegative = 5e-2, eta: Fraction = 0.5, seed: Seed = 0) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
     Args:
@@ -111,16 +108,11 @@ def drag(head: ReadoutHead, source: Source, handles, targets, *, fixed=None, ana
     amount outside [0, 1].
     """
     check_source_is_one(source)
-    handles, targets = as_points(handles, "handles"), as_points(targets, "targets")
-    if len(handles) != len(targets) or not len(handles):
-        raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many, at least one")
-    if not 0 <= amount <= 1:
-        raise ValueError(f"amount is {amount}; pass a fraction of the way from 0 to 1")
-    fixed = as_points(fixed, "fixed")
+    _as_many(handles, targets)
+    fixed = handles[:0] if fixed is None else fixed
     check_pairs(torch.cat((handles, fixed)), torch.cat((targets, fixed)), 1.0)
-    free = None if free is None else checked("free", free, Mask)
     latents, generator = source.start, torch.Generator().manual_seed(seed)
-    targets = torch.lerp(handles, targets, float(amount))
+    targets = torch.lerp(handles, targets, amount)
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     if free is None:
         free = region(torch.cat((start, goal)), margin)
@@ -144,6 +136,11 @@ def check_source_is_one(source) -> None:
         raise ValueError(f"source is {describe(source)}; pass a Source, such as Source.from_states(pipe, states, prompt)")
 
 
+def _as_many(handles: Tensor, targets: Tensor) -> None:
+    if len(handles) != len(targets):
+        raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many of each")
+
+
 def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:
     """The pictures (1, 3, H, W) of an animation: one drag, gone through to each of `amounts`, fractions of the way.
 
@@ -154,7 +151,8 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
         yield sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0]
 
 
-def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor, reach: float = 6.0) -> Tensor:
+@declared
+def moved_joints(head: ReadoutHead, source: Source, start: Points, goal: Points, reach: NonNegative = 6.0) -> Tensor:
     """The joints (1, 14, 2) that a pose head reads in the source; those within `reach` pixels of a point of `start` (N, 2)
     go where it goes, to `goal` (N, 2)."""
     timestep = next((t for t in source.timesteps if t >= 50), source.timesteps[-1])
@@ -164,8 +162,9 @@ def moved_joints(head: ReadoutHead, source: Source, start: Tensor, goal: Tensor,
     return (joints + way).clamp(0, world.SIZE)[None]
 
 
-def identity(head: ReadoutHead, source: Source, *, boxes=None, start: float = LOOKS[0], stop: float = LOOKS[1],
-             step_size: float = 5e-2, eta: float = 1.0) -> dict:
+@declared
+def identity(head: ReadoutHead, source: Source, *, boxes: Boxes | None = None, start: Fraction = LOOKS[0], stop: Fraction = LOOKS[1],
+             step_size: NonNegative = 5e-2, eta: Fraction = 1.0) -> dict:
     """Give the new picture the looks of the source's puppet, whatever the prompt says of pose and place.
 
     Args:

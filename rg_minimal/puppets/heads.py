@@ -24,14 +24,15 @@ from typing import Annotated, Callable, Iterable, Iterator, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
-from ..checks import Count, Declared, Function, Index, Points, Positive, Text, Words, as_map, check_pixels, checked, describe, option
+from ..checks import (Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, Text, Words, as_map, as_points, as_whole,
+                       check_pixels, checked, declared, describe, one_sentence, option)
 from ..denoisers import denoiser
-from ..files import write_file
+from ..files import refuse_file, write_file
 from ..maps import bilinear, pool_features, resize
 from ..pipelines import encode, load_pipeline, read_picture
 from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
@@ -48,7 +49,8 @@ CELLS, EDGE_CELLS = 32, 64               # a side of a readout; of the map of ed
 
 # ---------------------------------------------------------------------------------------------- pose
 
-def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = world.SIZE, sigma: float = 1.5) -> Tensor:
+@declared
+def heatmaps(joints: Tensor, cells: Count = CELLS, image_size: Count = world.SIZE, sigma: Positive = 1.5) -> Tensor:
     """Joints (B, N, 2) in pixels to heatmaps (B, N, cells, cells): Gaussians of height 1, `sigma` in cells.
 
     Raises ValueError for joints that are not finite, lie outside the picture, or are fractions of it.
@@ -69,7 +71,8 @@ def heatmaps(joints: Tensor, cells: int = CELLS, image_size: int = world.SIZE, s
     return down[..., :, None] * across[..., None, :]
 
 
-def read_joints(maps: Tensor, image_size: int = world.SIZE) -> tuple[Tensor, Tensor]:
+@declared
+def read_joints(maps: Tensor, image_size: Count = world.SIZE) -> tuple[Tensor, Tensor]:
     """Heatmaps (B, N, h, w) to joints (B, N, 2) in pixels, finer than a cell, and their peaks (B, N).
 
     A joint is the centre of mass of the 5 x 5 cells around it: the window starts on the highest cell and is moved to the
@@ -161,7 +164,8 @@ def edge_loss(readout: Tensor, target: Tensor) -> Tensor:
     return spatial_loss(readout, target, background=-0.5)
 
 
-def edge_objective(head: ReadoutHead, edges: Tensor, background: float = 1.0, **settings) -> SpatialObjective:
+@declared
+def edge_objective(head: ReadoutHead, edges: Tensor, background: NonNegative = 1.0, **settings) -> SpatialObjective:
     """Guide to edges (B or 1, 1, H, W) or (1, H, W), at least 0.5 on an edge: rendered (`Frames.edges`) or drawn.
 
     Args:
@@ -170,8 +174,6 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: float = 1.0, **
     """
     _check_reads(head, "edges")
     target = edge_target(edges)
-    if not (math.isfinite(background) and background >= 0):
-        raise ValueError(f"background is {background}; pass a finite number of at least 0")
     if background == 0 and (target < 0).flatten(1).all(1).any():
         raise ValueError("there is a map without any edge, and background=0 asks nothing of the rest: draw a line")
 
@@ -183,14 +185,16 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: float = 1.0, **
     return SpatialObjective(head=head, target=target, distance=distance, **settings)
 
 
-def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = world.SIZE) -> Tensor:
+@declared
+def draw_strokes(strokes: Iterable, thickness: Positive = 2.0, image_size: Count = world.SIZE) -> Tensor:
     """Strokes, each N >= 2 points (x, y) in pixels joined by straight lines, to a map (1, 1, H, W) of 0 and 1."""
     pixels = pixel_grid(image_size)[..., None, :]                                       # (H, W, 1, 2)
     drawn = torch.zeros(image_size, image_size, dtype=torch.bool)
     for stroke in strokes:
-        points = checked("a stroke", stroke, Points)
-        if len(points) < 2:
-            raise ValueError(f"a stroke has shape {tuple(points.shape)}; pass finite (N, 2) points (x, y), N at least 2")
+        try:
+            points = as_points(stroke, least=2)
+        except ValueError as error:
+            raise ValueError(f"a stroke is none: {error}") from None
         start, step = points[:-1], points[1:] - points[:-1]                             # (N - 1, 2)
         along = ((pixels - start) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-9)       # (H, W, N - 1)
         nearest = start + along.clamp(0, 1)[..., None] * step
@@ -198,7 +202,8 @@ def draw_strokes(strokes: Iterable, thickness: float = 2.0, image_size: int = wo
     return drawn.float()[None, None]
 
 
-def pixel_grid(cells: int, image_size: int | None = None) -> Tensor:
+@declared
+def pixel_grid(cells: Count, image_size: Count | None = None) -> Tensor:
     """The centres (x, y) of a square grid of cells, (cells, cells, 2), in pixels; a cell is a pixel by default."""
     centre = (torch.arange(cells) + 0.5) * ((image_size or cells) / cells)
     return torch.stack((centre.expand(cells, -1), centre[:, None].expand(-1, cells)), -1)
@@ -218,7 +223,8 @@ def _edge_score(readout: Tensor, target: Tensor) -> Tensor:
 POINTS, ON_PROP = 64, 16                 # matches of a training pair; those of them on its prop, if it shows one twice
 
 
-def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: int = world.SIZE) -> Tensor:
+@declared
+def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: Count = world.SIZE) -> Tensor:
     """Where points (B, N, 2) of picture a are in picture b, by nearest neighbour: centres of cells, (B, N, 2) in pixels.
 
     The features are (B, C, h, w), compared by cosine similarity. What is found lives where the points do.
@@ -246,7 +252,8 @@ def _pair_loss(features_a, features_b, points_a, points_b, side) -> Tensor:
     return correspondence_loss(features_a, features_b, points_a, points_b, (world.SIZE, world.SIZE))
 
 
-def match_score(features_a, features_b, points_a, points_b, side, a: float = 0.1) -> Tensor:
+@declared
+def match_score(features_a, features_b, points_a, points_b, side, a: Positive = 0.1) -> Tensor:
     """PCK@a: the share of points whose match is nearer to its partner than `a` times `side` (B,) pixels. (B,)"""
     error = (match_points(features_a, features_b, points_a) - points_b).norm(dim=-1)    # (B, N)
     return (error <= a * side[:, None]).float().mean(-1)
@@ -269,7 +276,8 @@ def _triplet_samples(count: int, seed: int, differs=()):
     return tuple(world.render(each).image for each in zip(*scenes)), ()
 
 
-def sample_looks(seed: int, differs=()) -> tuple[world.Scene, ...]:
+@declared
+def sample_looks(seed: Seed, differs=()) -> tuple[world.Scene, ...]:
     """Two puppets, each in the same two poses and scenes: (first in 1, first in 2, second in 1, second in 2).
 
     `differs` as in `world.sample_triplet`.
@@ -327,7 +335,7 @@ class Task(Declared):
     measure: Words = "score"            # short name of the score
     measured: Text = ""                 # the score in words
     limits: Text = "rendered puppets only, 128 x 128."
-    extra: Annotated[dict, Field()] = field(default_factory=dict)                       # goes into the head's config
+    extra: Entries = field(default_factory=dict)                       # goes into the head's config
     held_out: Function | None = None    # samples to score on, where they are not made as those to learn from
     further: Annotated[dict[str, Function], Field()] = field(default_factory=dict)
     count: Count = 1536                 # labelled samples
@@ -380,7 +388,7 @@ TASKS = {task.name: task for task in (
 def get_task(task: str | Task, **changes) -> Task:
     """A task by its name, or as it is, with `count`, `steps`, `batch` or `lr` changed; None changes nothing."""
     if not isinstance(task, Task):
-        if task not in TASKS:
+        if not isinstance(task, str) or task not in TASKS:
             raise ValueError(f"there is no task {task!r}; choose one of {', '.join(TASKS)}, or pass a Task of your own")
         task = TASKS[task]
     return replace(task, **{name: value for name, value in changes.items() if value is not None})
@@ -402,7 +410,8 @@ class Samples:
         return Samples(*(tuple(each[index] for each in part) for part in (self.latents, self.truth)))
 
 
-def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_SEED, chunk: int = 8) -> Samples:
+@declared
+def collect(pipe, task: str | Task, count: Count | None = None, seed: Seed = TRAIN_SEED, chunk: Count = 8) -> Samples:
     """Render `count` samples of a task (by default as many as it is trained on) and encode their pictures, once.
 
     `chunk` samples at a time: with 8, what the encoder writes stays in the cache of a laptop's processor, and 32 take twice
@@ -415,12 +424,14 @@ def collect(pipe, task: str | Task, count: int | None = None, seed: int = TRAIN_
     return Samples(*(tuple(torch.cat(each) for each in zip(*part)) for part in zip(*parts)))
 
 
-def collect_held_out(pipe, task: str | Task, count: int = SCORED) -> Samples:
+@declared
+def collect_held_out(pipe, task: str | Task, count: Count = SCORED) -> Samples:
     """Samples to score a task on; no head was trained on their seeds."""
     return collect(pipe, get_task(task, samples=get_task(task).held_out), count, SCORE_SEED)
 
 
-def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> ReadoutHead:
+@declared
+def new_head(pipe, task: str | Task, seed: Seed = 0, width: Count = 128) -> ReadoutHead:
     """An untrained head for any pipeline with a UNet; the seed decides its weights."""
     task = get_task(task)
     with torch.random.fork_rng(devices=[]):
@@ -431,7 +442,8 @@ def new_head(pipe, task: str | Task, seed: int = 0, width: int = 128) -> Readout
     return head.to(denoiser(pipe).device)
 
 
-def draw_batches(samples: Samples, batch: int, seed: int = 0) -> Callable[[int], tuple]:
+@declared
+def draw_batches(samples: Samples, batch: Count, seed: Seed = 0) -> Callable[[int], tuple]:
     """A function from the step to a random batch; batch n depends on (seed, n) alone, so a training can resume."""
     def draw(step: int) -> tuple:
         if not len(samples):
@@ -442,8 +454,9 @@ def draw_batches(samples: Samples, batch: int, seed: int = 0) -> Callable[[int],
     return draw
 
 
-def train_task(pipe, task: str | Task, samples: Samples | None = None, head: ReadoutHead | None = None, seed: int = 0,
-               checkpoint: str | Path | None = None, checkpoint_every: int = 50, **changes) -> Iterator[TrainState]:
+@declared
+def train_task(pipe, task: str | Task, samples: Samples | None = None, head: ReadoutHead | None = None, seed: Seed = 0,
+               checkpoint: FileName | None = None, checkpoint_every: Count = 50, **changes) -> Iterator[TrainState]:
     """Train a head for a task, as the task says or with `count`, `steps`, `batch` or `lr` changed.
 
     A generator that yields after every step and resumes from `checkpoint`, see `train_head`. Samples and head are made
@@ -459,16 +472,31 @@ def train_task(pipe, task: str | Task, samples: Samples | None = None, head: Rea
 
 # ---------------------------------------------------------------------------------------------- scores
 
-def score_head(pipe, task: str | Task, head: ReadoutHead, timesteps=TIMESTEPS, samples: Samples | None = None,
-               count: int = SCORED) -> dict[int, float]:
+def _timesteps(value) -> tuple[int, ...]:
+    try:
+        timesteps = tuple(as_whole(each) for each in value)
+    except (TypeError, ValueError):
+        timesteps = ()
+    if not timesteps or not all(0 <= each < 1000 for each in timesteps):
+        raise ValueError("pass one or more whole numbers from 0 to 999, such as (100, 500)")
+    return timesteps
+
+
+Timesteps = Annotated[tuple, BeforeValidator(_timesteps)]
+
+
+@declared
+def score_head(pipe, task: str | Task, head: ReadoutHead, timesteps: Timesteps = TIMESTEPS, samples: Samples | None = None,
+               count: Count = SCORED) -> dict[int, float]:
     """The task's score on samples noised to each timestep, by default `count` held-out ones."""
     samples = collect_held_out(pipe, task, count) if samples is None else samples
     scores = _score(pipe, get_task(task), samples, timesteps, [lambda reading: reading(head)])
     return {timestep: values[0] for timestep, values in scores.items()}
 
 
-def score_raw_layers(pipe, task: str | Task, timesteps=TIMESTEPS, samples: Samples | None = None,
-                     count: int = SCORED) -> dict[int, list[float]]:
+@declared
+def score_raw_layers(pipe, task: str | Task, timesteps: Timesteps = TIMESTEPS, samples: Samples | None = None,
+                     count: Count = SCORED) -> dict[int, list[float]]:
     """The same for a relative task without any head: for each timestep the score of each decoder layer's own features,
     resized to the latents as a head's are."""
     task = get_task(task)
@@ -524,6 +552,7 @@ def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "ru
     the raw features: at each timestep the best of the decoder's layers.
     """
     task, start = get_task(task, **changes), time.time()
+    refuse_file(folder), refuse_file(work)
     samples, held_out = collect(pipe, task, max(task.count, FEW)), collect_held_out(pipe, task)
     prepared = time.time() - start
     report(f"{task.name}: {len(samples)} {task.unit} and {SCORED} held-out ones rendered and encoded, {prepared:.0f} s")
@@ -598,7 +627,9 @@ def main(arguments=None) -> None:
     parser.add_argument("--pictures", type=option(Count), default=None, help="labelled pictures, pairs or triplets")
     parser.add_argument("--steps", type=option(Count), default=None)
     options = parser.parse_args(arguments)
-    pipe, results = load_pipeline(options.model), {}
+    with one_sentence(parser):
+        refuse_file(options.out), refuse_file(options.work)
+        pipe, results = load_pipeline(options.model), {}
     for name in TASKS if "all" in options.heads else dict.fromkeys(options.heads):
         results[name] = make_head(name, Path(options.out) / name, pipe, options.work,
                                   lambda line: print(line, flush=True), count=options.pictures, steps=options.steps)

@@ -27,13 +27,12 @@ from typing import Annotated, Iterator, Literal, Sequence
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Seed, checked, option
-from ..files import read_json, write_file, write_json, write_tensors
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, as_number, declared, one_sentence, option
+from ..files import read_weights, refuse_file, write_file, write_weights
 from ..pictures import as_pictures
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
@@ -73,18 +72,23 @@ class Judge:
 
     def __init__(self, network: "JudgeNetwork", thresholds: Sequence[float] = (0.0,) * JOINTS, figures: dict | None = None,
                  recipe: dict | None = None):
-        if len(thresholds) != JOINTS or not all(0 <= value <= 1 for value in thresholds):
-            raise ValueError(f"thresholds are {list(thresholds)}: pass {JOINTS} numbers in [0, 1], see `calibrate`")
+        try:
+            good = len(thresholds) == JOINTS and all(0 <= as_number(value) <= 1 for value in thresholds)
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(f"thresholds are {thresholds!r}: pass {JOINTS} numbers in [0, 1], see `calibrate`")
         self.network = network.eval().requires_grad_(False)
         self.thresholds = tuple(float(value) for value in thresholds)      # confidence from which a joint counts as found
         self.figures = figures or {}                                       # what `evaluate` measured
         self.recipe = recipe or {}                                         # how it was trained
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, batch: int = 32) -> Reading:
+    @declared
+    def __call__(self, images, batch: Count = 32) -> Reading:
         """Read pictures (B, 3, 128, 128) in [0, 1], or whatever else `pictures.as_pictures` takes of this size, `batch` at a time.
         ValueError where they are anything else."""
-        images, batch = _pictures(images), checked("batch", batch, Count)
+        images = _pictures(images)
         device = next(self.network.parameters()).device
         raw = [self.network(part.to(device, memory_format=torch.channels_last)) for part in images.split(batch)]
         maps, depth, edges, logits = (torch.cat(parts) for parts in zip(*raw))
@@ -101,33 +105,33 @@ class Judge:
         return (reading.confidence >= reading.confidence.new_tensor(self.thresholds)).all(-1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors (fp16) and config.json (sizes, thresholds, figures, recipe)."""
-        folder = Path(folder)
+        """Write model.safetensors (fp16, with the config inside) and config.json (sizes, thresholds, figures, recipe)."""
         weights = {name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
                    for name, value in self.network.state_dict().items()}
         config = {"channels": list(self.network.channels), "thresholds": list(self.thresholds), "figures": self.figures,
                   "recipe": self.recipe}
-        write_tensors(folder / "model.safetensors", weights)
-        write_json(folder / "config.json", config)
+        write_weights(Path(folder) / "model.safetensors", weights, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Judge":
         """Load a judge, float32 on the CPU. ValueError names what is missing, corrupt or does not fit."""
         folder = Path(folder)
-        if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-            raise ValueError(f"{folder} is not a judge (it needs config.json and model.safetensors): pass the folder of "
+        if not (folder / "model.safetensors").is_file():
+            raise ValueError(f"{folder} is not a judge (it needs model.safetensors and config.json): pass the folder of "
                              f"one, {DEFAULT} is shipped, or make one with `python -m rg_minimal.puppets.judge`")
         try:
-            config = read_json(folder / "config.json")
-            network = JudgeNetwork(config["channels"])
-            network.load_state_dict(load_file(folder / "model.safetensors"))
+            weights, config = read_weights(folder / "model.safetensors")
+            with torch.device("meta"):                   # draws no random numbers
+                network = JudgeNetwork(config["channels"])
+            network.to_empty(device="cpu").load_state_dict(weights)
             return cls(network, config["thresholds"], config["figures"], config["recipe"])
         except Exception as error:                       # json, safetensors and torch each raise their own
             raise ValueError(f"{folder} is damaged ({error}): fetch it again, or make it again with "
                              "`python -m rg_minimal.puppets.judge`") from error
 
 
-def load_judge(folder: str | Path = DEFAULT) -> Judge:
+@declared
+def load_judge(folder: FileName = DEFAULT) -> Judge:
     """The shipped judge, or the one in `folder`. A relative folder is looked for here and in the repository."""
     here, there = Path(folder), Path(__file__).resolve().parents[2] / folder
     return Judge.from_pretrained(there if not here.is_dir() and there.is_dir() else here)
@@ -231,7 +235,8 @@ class JudgeNetwork(nn.Module):
 
 # ---------------------------------------------------------------------------------------------- measures
 
-def pck(predicted: Tensor, target: Tensor, a: float = 0.05, visible: Tensor | None = None) -> Tensor:
+@declared
+def pck(predicted: Tensor, target: Tensor, a: Positive = 0.05, visible: Tensor | None = None) -> Tensor:
     """Percentage of correct keypoints, as a fraction: the share of joints nearer than `a` times the larger side of the
     box around the target's joints.
 
@@ -244,8 +249,6 @@ def pck(predicted: Tensor, target: Tensor, a: float = 0.05, visible: Tensor | No
     _points("predicted", predicted), _points("target", target)
     if predicted.shape != target.shape:
         raise ValueError(f"predicted is {tuple(predicted.shape)} and target {tuple(target.shape)}: pass equal shapes (B, J, 2)")
-    if not (math.isfinite(a) and a > 0):
-        raise ValueError(f"a is {a}: pass a positive fraction of the puppet's size, such as 0.05")
     if visible is not None and visible.shape != target.shape[:2]:
         raise ValueError(f"visible is {tuple(visible.shape)}: pass bools {tuple(target.shape[:2])}, one a joint")
     side = (target.amax(1) - target.amin(1)).amax(-1, keepdim=True)                       # (B, 1) pixels
@@ -278,7 +281,8 @@ def depth_rmse(predicted: Tensor, target: Tensor, mask: Tensor | None = None) ->
     return mean((scale * p - t) ** 2).sqrt().flatten().to(target.dtype)
 
 
-def edge_f_score(predicted: Tensor, target: Tensor, tolerance: int = 1) -> Tensor:
+@declared
+def edge_f_score(predicted: Tensor, target: Tensor, tolerance: Index = 1) -> Tensor:
     """F-score of edges: the harmonic mean of precision (share of predicted edge pixels with a target edge within
     `tolerance` pixels, diagonals included) and recall (the same with the roles exchanged).
 
@@ -289,8 +293,6 @@ def edge_f_score(predicted: Tensor, target: Tensor, tolerance: int = 1) -> Tenso
         (B,) in [0, 1]; 1 where neither has an edge, 0 where one alone has none.
     """
     _maps(predicted, target)
-    if not isinstance(tolerance, int) or tolerance < 0:
-        raise ValueError(f"tolerance is {tolerance!r}: pass whole pixels, at least 0")
     ours, truth = (predicted >= 0.5).float(), (target.to(predicted.device) >= 0.5).float()
     wide = lambda x: F.max_pool2d(x, 2 * tolerance + 1, 1, tolerance)
     count = lambda x: x.sum((1, 2, 3))
@@ -499,7 +501,8 @@ def _spots(joints: Tensor, present: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- held-out figures
 
-def calibrate(judge: Judge, count: int = 3000, seed: int = CALIBRATION_SEED, share: float = 0.99) -> tuple[float, ...]:
+@declared
+def calibrate(judge: Judge, count: Count = 3000, seed: Seed = CALIBRATION_SEED, share: Fraction = 0.99) -> tuple[float, ...]:
     """The 14 thresholds with which at least `share` of the renderings whose joints are all visible pass `found`."""
     confidence, visible = [], []
     for first in range(0, count, 100):
@@ -509,7 +512,8 @@ def calibrate(judge: Judge, count: int = 3000, seed: int = CALIBRATION_SEED, sha
     return thresholds_of(torch.cat(confidence)[torch.cat(visible).all(-1)], share)
 
 
-def thresholds_of(confidence: Tensor, share: float) -> tuple[float, ...]:
+@declared
+def thresholds_of(confidence: Tensor, share: Fraction) -> tuple[float, ...]:
     """Confidences (n, J) of n whole puppets to J thresholds that at least `share` of the *puppets* reach everywhere.
 
     Every joint gets the same quantile of its own confidence, the highest one that lets that many pass.
@@ -521,11 +525,10 @@ def thresholds_of(confidence: Tensor, share: float) -> tuple[float, ...]:
     return tuple(confidence.sort(0).values[lowest].tolist())
 
 
-def evaluate(judge: Judge, vae=None, count: int = 500, seed: int = TEST_SEED) -> dict[str, dict]:
+@declared
+def evaluate(judge: Judge, vae=None, count: Count = 500, seed: Seed = TEST_SEED) -> dict[str, dict]:
     """The judge's own accuracy on `count` held-out renderings ("rendered") and, where a `vae` is given, on the same
     pictures after its round trip ("autoencoded")."""
-    if count < 1:
-        raise ValueError(f"count is {count}: ask for at least one picture")
     frames = world.render(world.sample_scenes(count, seed))
     figures = {"rendered": measure(judge, judge(frames.image), frames)}
     if vae is not None:
@@ -558,8 +561,9 @@ def measure(judge: Judge, reading: Reading, frames: world.Frames) -> dict:
             | {"attributes": {name: round(value, 4) for name, value in attribute_accuracy(reading, frames.scenes).items()}})
 
 
-def export_judge(recipe: JudgeRecipe, folder: str | Path = DEFAULT, vae=None, count: int = 500,
-                 calibration: int = 3000) -> Judge:
+@declared
+def export_judge(recipe: JudgeRecipe, folder: FileName = DEFAULT, vae=None, count: Count = 500,
+                 calibration: Count = 3000) -> Judge:
     """Calibrate and measure the trained network of a run, with the fp16 weights that are shipped, and write `folder`."""
     judge = Judge.from_pretrained(Path(recipe.run) / "judge")
     judge = Judge(judge.network, calibrate(judge, calibration), recipe=judge.recipe)
@@ -618,10 +622,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     folder, path, count = (options.pop(name) for name in ("folder", "vae", "count"))
     vae = None
-    if path:
-        from diffusers import AutoencoderKL
-        vae = AutoencoderKL.from_pretrained(path).eval()
-    recipe = JudgeRecipe(**options)
+    with one_sentence(parser):
+        recipe = JudgeRecipe(**options)
+        refuse_file(folder), refuse_file(recipe.run)
+        if path is not None:
+            from diffusers import AutoencoderKL
+            vae = AutoencoderKL.from_pretrained(path).eval()
     for state in train_judge(recipe):
         if state.step % 50 == 0 or state.step == state.steps:
             print(f"{state.stage} {state.step}/{state.steps}  loss {state.loss:.3f}  {state.seconds:.0f} s", flush=True)

@@ -13,10 +13,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Callable, Generator, Iterator, Literal
+from typing import Annotated, Generator, Iterator, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from . import world
 from .basemodel import autoencoder_psnr
@@ -24,8 +24,8 @@ from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_poi
 from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
-from ..checks import Count, Seed, checked, declared, option
-from ..files import write_json
+from ..checks import Count, FileName, Function, NonNegative, Seed, Truth, as_whole, checked, declared, one_sentence, option
+from ..files import refuse_file, write_json
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..saving import ReadoutHead
@@ -37,7 +37,20 @@ SCALE = 3.0                              # guidance scale, what the puppet model
 MEASURED = ("shirt", "trousers", "hat", "background", "prop", "action")      # what every caption decides
 
 Steps = Annotated[Count, Field(le=1000)]
-Drags = Annotated[Count, Field(ge=len(KINDS))]             # at least one of each kind
+GuidedSteps = Annotated[Steps, Field(ge=2)]                # of one step no half can be guided
+Drags = Annotated[Count, Field(multiple_of=len(KINDS))]    # as many of each kind
+
+def _iterations(value) -> tuple[int, ...]:
+    try:
+        numbers = tuple(as_whole(each) for each in value)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise ValueError("pass one or more whole numbers of at least 0")
+    return numbers
+
+
+Iterations = Annotated[tuple, BeforeValidator(_iterations)]
 
 Progress = Generator[tuple[int, int], None, dict]
 
@@ -60,7 +73,7 @@ def facts(scenes) -> list[dict[str, str]]:
 
 @declared
 def measure_base(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batch: Count = 20, seed: Seed = BASE_SEED,
-                 guidance_scale: float = SCALE, sheet: Callable | None = None) -> Progress:
+                 guidance_scale: NonNegative = SCALE, sheet: Function | None = None) -> Progress:
     """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions.
 
     `sheet` is called with the first 32 pictures, whatever they look like.
@@ -85,8 +98,8 @@ def measure_base(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batc
 
 
 @declared
-def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, steps: Steps = 50, batch: Count = 10,
-                 seed: Seed = POSE_SEED, guidance_scale: float = SCALE, objective: dict | None = None, **guidance) -> Progress:
+def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, steps: GuidedSteps = 50, batch: Count = 10,
+                 seed: Seed = POSE_SEED, guidance_scale: NonNegative = SCALE, objective: dict | None = None, **guidance) -> Progress:
     """PCK of guided and unguided pictures against held-out poses, with the same captions and initial noise.
 
     `objective` are settings of the objective (weight, start, stop, schedule), `guidance` those of `guided_sample`.
@@ -112,7 +125,7 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, step
 
 
 @declared
-def measure_cost(pipe, head: ReadoutHead, steps: Steps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
+def measure_cost(pipe, head: ReadoutHead, steps: GuidedSteps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
     """Process time of one guided picture (half of the steps guided) against an unguided one, in turn; medians."""
     scene = world.sample_scene(seed)
     goal = [pose_objective(head, world.render(scene).joints)]
@@ -136,8 +149,8 @@ def measure_cost(pipe, head: ReadoutHead, steps: Steps = 50, repeats: Count = 3,
 
 
 @declared
-def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "edges"], count: Count = 100, steps: Steps = 50, batch: Count = 10,
-                seed: Seed = MAP_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None, **settings) -> Progress:
+def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "edges"], count: Count = 100, steps: GuidedSteps = 50, batch: Count = 10,
+                seed: Seed = MAP_SEED, guidance_scale: NonNegative = SCALE, sheet: Function | None = None, **settings) -> Progress:
     """Guidance by rendered maps, `what` is 'depth' or 'edges': the judge's depth RMSE or edge F-score against the map,
     guided and unguided, with the same captions and initial noise. `sheet` is called with rows of the first 7, whatever they
     look like.
@@ -164,9 +177,9 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "e
 
 
 @declared
-def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: bool = False,
-                 count: Drags = 100, steps: Steps = 50, seed: Seed = DRAG_SEED, guidance_scale: float = SCALE,
-                 sheet: Callable | None = None, **settings) -> Progress:
+def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: Truth = False,
+                 count: Drags = 100, steps: GuidedSteps = 50, seed: Seed = DRAG_SEED, guidance_scale: NonNegative = SCALE,
+                 sheet: Function | None = None, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
@@ -205,8 +218,9 @@ class DragSource:
     case: DragCase
 
 
-def drag_sources(pipe, judge: Judge, kind: str, real: bool = False, steps: Steps = 30, seed: Seed = DRAG_SEED,
-                 guidance_scale: float = SCALE) -> Iterator[DragSource]:
+@declared
+def drag_sources(pipe, judge: Judge, kind: Literal[KINDS], real: Truth = False, steps: Steps = 30, seed: Seed = DRAG_SEED,
+                 guidance_scale: NonNegative = SCALE) -> Iterator[DragSource]:
     """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind."""
     for number in itertools.count(seed):
         scene = world.sample_scene(number)
@@ -254,8 +268,8 @@ def summary(rows: list[dict]) -> dict:
 
 
 @declared
-def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: Count = 100, steps: Steps = 50, batch: Count = 10,
-                     seed: Seed = IDENTITY_SEED, guidance_scale: float = SCALE, sheet: Callable | None = None,
+def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: Count = 100, steps: GuidedSteps = 50, batch: Count = 10,
+                     seed: Seed = IDENTITY_SEED, guidance_scale: NonNegative = SCALE, sheet: Function | None = None,
                      **settings) -> Progress:
     """One reference picture each; a new prompt that names action, background and prop only; a new pose, for the pose head.
     How often are skin, shirt, trousers and hat those of the reference, with the appearance head and without it?
@@ -290,7 +304,7 @@ def measure_identity(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, c
 
 
 @declared
-def measure_inversion(pipe, count: Count = 20, steps: Steps = 50, seed: Seed = DRAG_SEED, iterations=(0, 1, 3)) -> Progress:
+def measure_inversion(pipe, count: Count = 20, steps: Steps = 50, seed: Seed = DRAG_SEED, iterations: Iterations = (0, 1, 3)) -> Progress:
     """PSNR in dB of rendered pictures, inverted and sampled again at guidance scale 1, against the autoencoder's round trip,
     for each number of fixed-point iterations."""
     scenes, result = world.sample_scenes(count, seed), {}
@@ -307,7 +321,7 @@ def measure_inversion(pipe, count: Count = 20, steps: Steps = 50, seed: Seed = D
 
 
 @declared
-def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: Steps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
+def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: GuidedSteps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
     """Process time of one picture guided by five objectives, one of each head, against the pose objective alone."""
     scene = world.sample_scene(seed)
     frames = world.render(scene)
@@ -355,12 +369,13 @@ def write_result(name: str, result: dict, folder: str | Path = "data/results") -
 WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination")
 
 
-def measurement(what: str, pipe, judge: Judge, heads: str | Path, count: int | None = None, steps: int | None = None,
-                sheet: Callable | None = None) -> Progress:
+@declared
+def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count: Count | None = None, steps: Steps | None = None,
+                sheet: Function | None = None) -> Progress:
     """One of `WHAT` with its defaults, or with another count and number of steps."""
     head = lambda name: load_head(Path(heads) / name, pipe)
-    few = {"steps": steps} if steps else {}
-    size = few | ({"count": count} if count else {})
+    few = {} if steps is None else {"steps": steps}
+    size = few | ({} if count is None else {"count": count})
     return {
         "base": lambda: measure_base(pipe, judge, sheet=sheet, **size),
         "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
@@ -375,12 +390,14 @@ def measurement(what: str, pipe, judge: Judge, heads: str | Path, count: int | N
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
-HEADLESS = ("base", "inversion")
+HEADLESS = ("base", "inversion")                           # and without guidance
 
 
-def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, heads: str | None) -> None:
-    """Let the parser refuse a count that a measurement cannot have, and options without any effect on it."""
+def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, steps: int | None, heads: str | None) -> None:
+    """Let the parser refuse a count or steps that a measurement cannot have, and options without any effect on it."""
     for what in chosen:
+        if steps == 1 and what not in HEADLESS:
+            parser.error(f"--steps is 1, of which no half can be guided in {what}: give at least 2")
         if count is not None and TAKES[what] is None:
             parser.error(f"--count has no effect on {what}, which measures one picture several times: leave it out")
         try:
@@ -400,11 +417,13 @@ def main(arguments=None) -> None:
     parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args(arguments)
-    check_options(parser, options.what, options.count, options.heads)
-    pipe, judge = load_pipeline(options.model), load_judge()
-    for what in options.what:
-        result = finish(measurement(what, pipe, judge, options.heads or "data/heads", options.count, options.steps),
-                        lambda done, of: print(f"{what}: {done} of {of}", flush=True))
+    check_options(parser, options.what, options.count, options.steps, options.heads)
+    with one_sentence(parser):
+        refuse_file(options.out)
+        pipe, judge, heads = load_pipeline(options.model), load_judge(), "data/heads" if options.heads is None else options.heads
+        todo = {what: measurement(what, pipe, judge, heads, options.count, options.steps) for what in options.what}
+    for what, each in todo.items():
+        result = finish(each, lambda done, of: print(f"{what}: {done} of {of}", flush=True))
         print(json.dumps(result, indent=1))
         print("written to", write_result(what, result, options.out))
 

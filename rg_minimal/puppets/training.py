@@ -1,4 +1,4 @@
-"""What the training runs of the base model and of the judge share: their state, their rates, their checkpoints.
+"""What the training runs of the base models and of the judge share: their state, their rates, their checkpoints, the export.
 
 A recipe is any object with `seed`, `device` and `save_every`. Step n of a run draws everything from `step_rng(recipe, n)`,
 and a checkpoint is whole or absent, so a run that was killed goes on as if nothing had happened.
@@ -6,12 +6,16 @@ and a checkpoint is whole or absent, so a run that was killed goes on as if noth
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Callable, Iterable
 
 import torch
+from torch import Tensor, nn
 
-from ..files import write_file
+from ..files import read_tensors, refuse_others, replace_folder, write_file, write_json
+
+CARD = ("README.md", "samples.png", "samples.webp")     # what may have been put beside an exported pipeline, and is kept
 
 
 @dataclass
@@ -63,3 +67,37 @@ def resume(path: Path, recipe, **parts) -> int:
     except Exception as error:                  # damaged, or of networks of another size
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"cannot go on from the checkpoint {path}: {reason}. Delete it to start over.") from error
+
+
+def trained_weights(done: Path, unfinished: Path, training: str) -> dict[str, Tensor]:
+    """The averaged weights that a finished training left, or those of an unfinished one's checkpoint. ValueError where there
+    are none, or none that can be read."""
+    if done.exists():
+        return read_tensors(done)[0]
+    if not unfinished.exists():
+        raise ValueError(f"no trained weights under {done.parent}: run {training} first")
+    try:
+        return torch.load(unfinished, weights_only=True, map_location="cpu")["average"]
+    except Exception as error:                  # pickle, zip and torch each raise their own
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"cannot read the checkpoint {unfinished}: {reason}. Delete it and run {training} again.") from error
+
+
+def write_pipeline(recipe, folder, build: Callable, portable: Callable[[Path], None], parts: Iterable[str]) -> Path:
+    """Write the pipeline that `build(recipe)` makes as a diffusers folder with fp16 safetensors and its recipe; whole or not at
+    all. `portable` is called with the new folder before it takes its place, `parts` are the names that may be replaced.
+
+    In a folder of such a pipeline its card survives. ValueError, and nothing is written, where anything else is in the way.
+    """
+    refuse_others(folder, (*parts, *CARD))
+    pipe = build(recipe)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            nn.Module.half(part)                # the libraries' own `to` warns about parts that are not there
+
+    def fill(aside: Path) -> None:
+        pipe.save_pretrained(aside, safe_serialization=True)
+        portable(aside)
+        write_json(aside / "recipe.json", asdict(recipe) | {
+            "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name})
+    return replace_folder(folder, fill, parts, CARD)

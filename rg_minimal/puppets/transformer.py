@@ -21,7 +21,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Iterator, Literal, Sequence
 
@@ -33,14 +33,15 @@ from tokenizers import Regex, Tokenizer, models, normalizers, processors
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from .basemodel import CARD, encode_pictures, load_latents, tokenize, train_autoencoder
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, Truth
-from ..files import refuse_others, replace_folder, write_json, write_tensors
+from .basemodel import encode_pictures, load_latents, tokenize, train_autoencoder
+from .training import CARD, TrainingState, autocast, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
+from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, Truth, declared, one_sentence
+from ..files import refuse_file, refuse_others, write_json, write_tensors
 
 LONGEST = 512                              # zero tokens that a `StableDiffusion3Pipeline` may be asked for
-PARTS = ("model_index.json", "recipe.json", "scheduler", "transformer", "vae", "text_encoder", "text_encoder_2",
-         "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")  # of a pipeline
+PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors", "vae/*.json",
+         "vae/*.safetensors", "text_encoder*/*.json", "text_encoder*/*.safetensors", "tokenizer*/*.json", "tokenizer*/*.txt",
+         "tokenizer*/*.jinja")             # of a pipeline
 
 
 @dataclass
@@ -260,11 +261,14 @@ def flow_batch(latents: Tensor, tokens: Tensor, nothing: Tensor, recipe: Transfo
 
 def build_pipeline(recipe: TransformerRecipe, weights: dict[str, Tensor] | None = None) -> StableDiffusion3Pipeline:
     """The pipeline of a run, float32 on the CPU; `weights` default to the averaged ones that the training left."""
-    done, unfinished = Path(recipe.run) / "transformer.safetensors", Path(recipe.run) / "transformer.pt"
-    if weights is None and not done.exists() and not unfinished.exists():
-        raise ValueError(f"no trained weights under {recipe.run}: run train_transformer first")
+    with torch.random.fork_rng(devices=[]):
+        return _build_pipeline(recipe, weights)
+
+
+def _build_pipeline(recipe, weights) -> StableDiffusion3Pipeline:
     if weights is None:
-        weights = load_file(done) if done.exists() else torch.load(unfinished, weights_only=True, map_location="cpu")["average"]
+        run = Path(recipe.run)
+        weights = trained_weights(run / "transformer.safetensors", run / "transformer.pt", "train_transformer")
     model = build_transformer(recipe)
     model.load_state_dict(weights)
     vae = AutoencoderKL.from_pretrained(Path(recipe.start_from) / "vae")
@@ -278,22 +282,13 @@ def build_pipeline(recipe: TransformerRecipe, weights: dict[str, Tensor] | None 
     return pipe
 
 
-def export_transformer(recipe: TransformerRecipe, folder: str | Path) -> Path:
+@declared
+def export_transformer(recipe: TransformerRecipe, folder: FileName) -> Path:
     """Write the run as a diffusers folder with fp16 safetensors; complete or not at all.
 
     In a folder of such a pipeline its card survives. ValueError, and nothing is written, where anything else is in the way.
     """
-    refuse_others(folder, (*PARTS, *CARD))
-    pipe = build_pipeline(recipe)
-    for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3, pipe.transformer):
-        nn.Module.half(part)                       # the libraries' own `to` warns about parts that are not there
-
-    def fill(aside: Path) -> None:
-        pipe.save_pretrained(aside, safe_serialization=True)
-        _portable(aside)
-        write_json(aside / "recipe.json", asdict(recipe) | {
-            "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name})
-    return replace_folder(folder, fill, PARTS, CARD)
+    return write_pipeline(recipe, folder, build_pipeline, _portable, PARTS)
 
 
 def _portable(folder: Path) -> None:
@@ -317,7 +312,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument("--" + field.name.replace("_", "-"), **kind)
     parser.add_argument("--folder", default="data/puppet-transformer", help="where the pipeline goes")
     options = vars(parser.parse_args(arguments))
-    folder, recipe = options.pop("folder"), TransformerRecipe(**options)
+    folder = options.pop("folder")
+    with one_sentence(parser):
+        recipe = TransformerRecipe(**options)
+        refuse_others(folder, (*PARTS, *CARD)), refuse_file(folder), refuse_file(recipe.run)
+        load_tokenizer(recipe), build_text_encoders(recipe)
     for stage in (train_autoencoder, encode_pictures, train_transformer):    # the first one copies the autoencoder
         for state in stage(recipe):
             if state.step % 50 == 0 or state.step == state.steps or state.stage == "encode":

@@ -19,7 +19,7 @@ import torch
 from pydantic import InstanceOf
 from torch import Tensor
 
-from ..checks import Count, Declared, Number, Positive, Whole, declared
+from ..checks import Count, Declared, Index, Number, Positive, Seed, SeedOrGenerator, declared
 
 SIZE = 128                     # height and width of every picture, in pixels
 HELD_OUT = 1_000_000_000       # seeds from here on are never used for training
@@ -183,13 +183,12 @@ def sample_puppet(rng: torch.Generator) -> Puppet:
                   u(0.115), u(0.098), u(1.0, 0.12))
 
 
-def sample_pose(rng: torch.Generator, action: str) -> tuple[Pose, str | None]:
+@declared
+def sample_pose(rng: torch.Generator, action: Action) -> tuple[Pose, str | None]:
     """A random pose of the given action, and the side ("left" / "right") that waves or points, else None.
 
     Raises ValueError for an action that is not in `ACTIONS`.
     """
-    if action not in ACTIONS:
-        raise ValueError(f"action is {action!r}: choose one of {', '.join(ACTIONS)}")
     u = lambda low, high: _uniform(rng, low, high)
     rest = lambda: Limb(u(8, 24), u(-22, 4), u(0, 25))
     stand = lambda: Limb(u(3, 10), u(-6, 3))
@@ -212,7 +211,8 @@ def sample_pose(rng: torch.Generator, action: str) -> tuple[Pose, str | None]:
     return Pose(*arms, *legs, lean, u(-8, 8), lift), side
 
 
-def sample_scene(seed: int | torch.Generator, puppet: Puppet | None = None, action: str | None = None) -> Scene:
+@declared
+def sample_scene(seed: SeedOrGenerator, puppet: InstanceOf[Puppet] | None = None, action: Action | None = None) -> Scene:
     """One random scene; the same seed gives the same scene. `puppet` and `action` fix what they name.
 
     Everything is placed so that all joints lie inside the picture.
@@ -246,7 +246,7 @@ def _fit(scene: Scene, where: float, margin: float = 6.0) -> Scene:
 
 
 @declared
-def sample_scenes(count: Count, seed: Whole = 0) -> list[Scene]:
+def sample_scenes(count: Count, seed: Seed = 0) -> list[Scene]:
     """`count` random scenes; scene i depends on `seed + i` alone. Seeds from `HELD_OUT` on are for tests."""
     return [sample_scene(seed + i) for i in range(count)]
 
@@ -377,7 +377,8 @@ class Frames:
         return len(self.scenes)
 
 
-def render(scenes: Scene | Sequence[Scene], chunk: int = 8) -> Frames:
+@declared
+def render(scenes: Scene | Sequence[Scene], chunk: Count = 8) -> Frames:
     """Render scenes to 128 x 128 pictures with all ground truth, on the CPU, deterministically.
 
     Args:
@@ -512,8 +513,9 @@ def _edges(parts: Tensor, z: Tensor, jump: float = 5.0) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------- pairs and triplets
 
-def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64, generator: torch.Generator | None = None,
-                    on_prop: int = 0) -> tuple[Tensor, Tensor]:
+@declared
+def correspondences(frames_a: Frames, frames_b: Frames, count: Count = 64, generator: torch.Generator | None = None,
+                    on_prop: Index = 0) -> tuple[Tensor, Tensor]:
     """Pairs of points that show the same spot of the same puppet and are visible in both pictures.
 
     Every puppet pixel of the first picture is written as (capsule, place along it, place across it), the same place is
@@ -529,6 +531,8 @@ def correspondences(frames_a: Frames, frames_b: Frames, count: int = 64, generat
     Raises:
         ValueError: where the puppets differ, or where no point is visible in both.
     """
+    if on_prop > count:
+        raise ValueError(f"on_prop is {on_prop}, more than count, {count}: pass at most that")
     if [f.puppet for f in frames_a.scenes] != [f.puppet for f in frames_b.scenes]:
         raise ValueError("correspondences need the same puppet in both frames: render two scenes with one `puppet`")
     generator = generator or torch.Generator().manual_seed(0)
@@ -586,7 +590,8 @@ def _global(capsules: Tensor, place: Tensor) -> Tensor:
     return start + (place[:, :1] * length + place[:, 1:2] * radius) * axis + place[:, 2:3] * radius * across
 
 
-def sample_pair(seed: int) -> tuple[Scene, Scene]:
+@declared
+def sample_pair(seed: Seed) -> tuple[Scene, Scene]:
     """Two scenes of one puppet: other pose, place and background; if both have a prop, it is the same one."""
     rng = torch.Generator().manual_seed(seed)
     puppet = sample_puppet(rng)
@@ -596,7 +601,8 @@ def sample_pair(seed: int) -> tuple[Scene, Scene]:
     return first, second
 
 
-def sample_triplet(seed: int, differs: Sequence[str] = ()) -> tuple[Scene, Scene, Scene]:
+@declared
+def sample_triplet(seed: Seed, differs: Sequence[str] = ()) -> tuple[Scene, Scene, Scene]:
     """(anchor, positive, negative): the positive is the anchor's puppet in another pose and place, the negative is
     another puppet with the anchor's pose, place, background and prop.
 
@@ -619,7 +625,8 @@ def sample_triplet(seed: int, differs: Sequence[str] = ()) -> tuple[Scene, Scene
     return anchor, positive, replace(anchor, puppet=replace(anchor.puppet, **looks))
 
 
-def stream(batch_size: int, seed: int = 0) -> Iterator[Frames]:
+@declared
+def stream(batch_size: Count, seed: Seed = 0) -> Iterator[Frames]:
     """An endless stream of rendered batches; batch n depends on `seed` and n alone."""
     start = seed
     while True:
