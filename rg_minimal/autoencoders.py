@@ -1,13 +1,17 @@
 """Pictures to latents and back, whichever autoencoder a pipeline has: KL (Stable Diffusion, FLUX), tiny, or VQ."""
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from .checks import finite
+from .checks import describe, finite
 from .pictures import as_pictures
+from .undo import undone
+
+_ONE_AT_A_TIME = threading.RLock()      # an autoencoder is changed for a while, see `_float32`
 
 
 @torch.no_grad()
@@ -53,24 +57,23 @@ def _statistics(vae, like):
 
 def _without_overflow(vae, run, what) -> Tensor:
     """Run in the autoencoder's own number format, and in float32 where its config asks for it (SDXL) or values overflow."""
-    dtype = vae.dtype
-    if dtype == torch.float32 or not getattr(vae.config, "force_upcast", False):
-        result = run(dtype)
-        if dtype == torch.float32 or result.isfinite().all():
-            return finite(result, what)
-    with _float32(vae):
-        return finite(run(torch.float32), what)
+    with _ONE_AT_A_TIME:                                # the others would meet it in the wrong format
+        dtype = vae.dtype
+        if dtype == torch.float32 or not getattr(vae.config, "force_upcast", False):
+            result = run(dtype)
+            if dtype == torch.float32 or result.isfinite().all():
+                return finite(result, what)
+        with _float32(vae):
+            return finite(run(torch.float32), what)
 
 
 @contextmanager
 def _float32(vae):
     """The autoencoder in float32 inside, and in what it was in outside, to the bit."""
     before = vae.dtype
-    vae.to(torch.float32)
-    try:
+    with undone(lambda: vae.to(before)):
+        vae.to(torch.float32)
         yield
-    finally:
-        vae.to(before)
 
 
 def _device(pipe):

@@ -10,6 +10,8 @@ gradient, of the conditional branch. The first step has no step before it, so it
 """
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import weakref
 
@@ -29,11 +31,14 @@ class GuidanceCallback(PipelineCallback):
     them). `losses` has an entry for each guided step of the latest call. A callback can be used again, and combined with
     others by diffusers' `MultiPipelineCallbacks`. Pipelines that have only the old `callback` (PixArt, T2I-Adapter) take
     `callback=guidance.in_place(pipe), callback_steps=1`.
+
+    Several threads may use a callback, and a model, at once, but not one scheduler, whose state each of their calls changes:
+    they get a ValueError.
     """
 
     def __init__(self, objectives, **guidance):
         super().__init__()
-        self.guide, self.losses, self._laid, self._step = Guidance(objectives, **guidance), [], None, -1
+        self.guide, self.losses, self._calls = Guidance(objectives, **guidance), [], _Calls()
         if self.guide.moves != "latents":
             raise ValueError(f"moves is {self.guide.moves!r}; a callback moves latents, between two steps. guided_sample and "
                              "guider.ReadoutGuidance can move the prediction")
@@ -63,26 +68,60 @@ class GuidanceCallback(PipelineCallback):
 
     def _lay(self, pipe, latents: Tensor, step: int) -> None:
         """Lay a hook on the denoiser for the pass after this step, in which these very latents are to be moved."""
-        model = denoiser(pipe)
+        model, call = denoiser(pipe), self._calls
         self.clear()
         steps = getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)
-        if step <= self._step or self._step < 0:                    # another call of the pipeline
-            self.losses = []
+        if step <= call.step:                                       # another call of the pipeline
+            call.losses = self.losses = []
+            call.timesteps = pipe.scheduler.timesteps
             for objective in self.guide.objectives:
                 check_interval(objective, steps, first=1)
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
-        self._step = step
+        call.step = step
+        call.check_alone(pipe)
         strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
         if step + 1 < steps and any(strengths):
-            self._laid = model.network.register_forward_pre_hook(_Once(self, pipe, model, latents, strengths), with_kwargs=True)
-            weakref.finalize(latents, self._laid.remove)        # a pipeline that was interrupted leaves nothing behind
+            call.laid = _Once(self, pipe, model, latents, strengths)
+            weakref.finalize(latents, call.laid.remove)         # a pipeline that was interrupted leaves nothing behind
+            call.laid.lay()
 
     def clear(self) -> None:
-        """Take the hook away, if one lies."""
-        if self._laid is not None:
-            self._laid.remove()
-        self._laid = None
+        """Take this thread's hook away, if one lies."""
+        if self._calls.laid is not None:
+            self._calls.laid.remove()
+        self._calls.laid = None
+
+
+_RUNNING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # scheduler -> {thread: step of its guided call}
+
+
+class _Calls(threading.local):
+    """What a callback knows of a pipeline's call: each thread has its own."""
+    step, laid, timesteps, losses = math.inf, None, None, ()
+
+    def check_alone(self, pipe) -> None:
+        """ValueError where another thread runs a pipeline with the same scheduler; that thread gets one, too."""
+        threads, me = _RUNNING.setdefault(pipe.scheduler, {}), threading.get_ident()
+        disturbed = threads.pop(me, None) == "disturbed" and self.step > 0
+        others = [thread for thread in list(threads) if _runs(thread, pipe.scheduler)]
+        threads.update(dict.fromkeys(others, "disturbed"))
+        if others or disturbed or pipe.scheduler.timesteps is not self.timesteps:
+            raise ValueError(f"another call set the scheduler of this {type(pipe).__name__} to its own steps, probably in another thread; "
+                             "give each thread a pipeline with its own, the model may be shared: type(pipe)(**{**pipe.components, "
+                             "'scheduler': copy.deepcopy(pipe.scheduler)})")
+        if self.step + 1 < (getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)):
+            threads[me] = "running"
+
+
+def _runs(thread: int, scheduler) -> bool:
+    """Whether a thread is inside a call of a pipeline that has this scheduler."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and getattr(frame.f_locals.get("self"), "scheduler", None) is scheduler:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Once:
@@ -90,7 +129,15 @@ class _Once:
 
     def __init__(self, callback, pipe, model: Denoiser, latents: Tensor, strengths):
         self.callback, self.pipe, self.model, self.strengths = callback, pipe, model, strengths
-        self.latents, self.thread = weakref.ref(latents), threading.get_ident()
+        self.losses = callback._calls.losses
+        self.latents, self.thread, self.handle = weakref.ref(latents), threading.get_ident(), None
+
+    def lay(self) -> None:
+        self.handle = self.model.network.register_forward_pre_hook(self, with_kwargs=True)
+
+    def remove(self) -> None:
+        if self.handle is not None:
+            self.handle.remove()
 
     def __call__(self, network, args, kwargs):
         if threading.get_ident() != self.thread:
@@ -148,7 +195,7 @@ class _Once:
             self.callback.guide.check(self.model, batch, self.model.image_size(start))
         with self.model.frozen():
             moved, losses = self.callback.guide.move(read, start, self.strengths)
-        self.callback.losses.append(losses)
+        self.losses.append(losses)
         return None if moved is start else unfold(moved)
 
     def _folding(self, kwargs):

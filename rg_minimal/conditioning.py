@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterable
@@ -12,6 +13,7 @@ from torch import Tensor
 from .checks import Count, declared, rows
 
 
+TOKENIZING = threading.RLock()                      # a fast tokenizer that two threads use at once says "Already borrowed"
 POOLED = ("text_embeds", "pooled_projections")      # what each branch must have of its own
 
 
@@ -133,7 +135,7 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
              "num_images_per_prompt": num_images_per_prompt, "negative_prompt": negatives if negatives is None else list(negatives), **embeds}
     if negatives is None and takes.get("negative_prompt") is not None and takes["negative_prompt"].default == "":
         given.pop("negative_prompt")                                # PixArt says "" itself
-    with torch.no_grad():
+    with torch.no_grad(), TOKENIZING:
         encoded = pipe.encode_prompt(**{name: value for name, value in given.items() if name in takes})
     return model.name_encoded(encoded, image_size)
 
@@ -148,7 +150,8 @@ def warn_unknown_words(tokenizer, prompts: Iterable[str]) -> list[str]:
         return []
     unknown = []
     for prompt in prompts:
-        tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        with TOKENIZING:
+            tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         unknown += [prompt[a:b] for token, (a, b) in zip(tokens.input_ids, tokens.offset_mapping) if token == unknown_id]
     if unknown:
         known = sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))

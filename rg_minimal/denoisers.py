@@ -25,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from . import autoencoders
 from .checks import describe, finite, rows
 from .conditioning import Conditioning, encode_prompt, lacking
+from .undo import frozen
 
 
 class Denoiser:
@@ -82,16 +83,10 @@ class Denoiser:
         Weights stored in a smaller format (layerwise casting) go back to it after each layer; the gradient needs them as they
         were computed with, which what is saved through hooks keeps.
         """
-        trainable = [weight for weight in self.network.parameters() if weight.requires_grad]
         stored_smaller = any(weight.is_floating_point() and weight.dtype != self.dtype for weight in self.network.parameters())
-        try:
-            for weight in trainable:
-                weight.requires_grad_(False)
-            with saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved) if stored_smaller else nullcontext():
-                yield
-        finally:
-            for weight in trainable:
-                weight.requires_grad_(True)
+        kept = saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved) if stored_smaller else nullcontext()
+        with frozen(self.network), kept:
+            yield
 
     # ---- where it lives ------------------------------------------------------------------------------------------------
 

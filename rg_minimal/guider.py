@@ -8,6 +8,9 @@ adds the step to the prediction: no pass more than classifier-free guidance, and
 """
 from __future__ import annotations
 
+import threading
+import weakref
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import ClassifierFreeGuidance
@@ -16,6 +19,9 @@ from torch import Tensor
 from .checks import check_interval, describe
 from .denoisers import denoiser
 from .readout import Guidance, Reading, collect_features
+
+_HEARING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # network -> {thread: what hears its next pass}
+_LOCK = threading.Lock()
 
 
 class ReadoutGuidance(ClassifierFreeGuidance):
@@ -26,7 +32,8 @@ class ReadoutGuidance(ClassifierFreeGuidance):
         guidance_scale, guidance_rescale: as of `ClassifierFreeGuidance`.
         step_size: how far the prediction is moved, in units of its own size, which is about 1.
         vae_scale_factor: pixels for each cell of the latents, for objectives with points and boxes.
-    `losses` has an entry for each guided step of the latest run.
+    `losses` has an entry for each guided step of the latest run. A guider knows one run: a second thread that uses it at the
+    same time gets a ValueError, and so does the first.
     """
     ignore_for_config = ["objectives", "guidance"]
 
@@ -40,26 +47,53 @@ class ReadoutGuidance(ClassifierFreeGuidance):
             raise ValueError(f"gradient_branch is {self.guide.gradient_branch!r}, but a guider reads the conditional pass only; leave "
                              "it out, or use guided_sample")
         self.vae_scale_factor, self.losses, self._heard, self._listening = vae_scale_factor, [], None, None
+        self._batch = self._thread = None
+        self._disturbed = False
+
+    def _check_alone(self) -> None:
+        if self._disturbed or self._thread not in (None, threading.get_ident()):
+            self._disturbed = True
+            raise ValueError("two threads use this guider at once, which knows one run at a time: give each of them a pipeline with a "
+                             "guider and a scheduler of its own")
 
     def set_state(self, step, num_inference_steps, timestep) -> None:
+        if step == 0:
+            self._thread, self._disturbed = threading.get_ident(), False
+        self._check_alone()
         super().set_state(step, num_inference_steps, timestep)
         if step == 0:
             for objective in self.guide.objectives:
                 check_interval(objective, num_inference_steps)
         self.losses, self._heard = ([] if step == 0 else self.losses), None
 
+    def prepare_inputs(self, *data):
+        return self._remember(super().prepare_inputs(*data))
+
+    def prepare_inputs_from_block_state(self, *data):
+        return self._remember(super().prepare_inputs_from_block_state(*data))
+
+    def _remember(self, batches: list) -> list:
+        """The conditional pass's inputs live as long as its step: a loop that was interrupted takes what listens along."""
+        self._batch = weakref.ref(batches[0])
+        return batches
+
     def prepare_models(self, network) -> None:
         """Before each pass; the first is the conditional one, and is listened to where an objective is active."""
+        self._check_alone()
         super().prepare_models(network)
         self.cleanup_models(network)
         self._strengths = [each.strength(self._step, self._num_inference_steps) for each in self.guide.objectives]
         if self._count_prepared == 1 and self._enabled and any(self._strengths):
-            self._listening = _listen_once(network, self._hear)
+            self._listening = _Ear(network, self._hear)
+            batch = self._batch and self._batch()
+            if batch is not None:
+                weakref.finalize(batch, self._listening.close)
+            self._listening.open()
 
     def cleanup_models(self, network) -> None:
         """After each pass: nothing is left on the network, also where the pass was never run."""
         if self._listening:
-            self._listening()
+            self._listening.close()
         self._listening = None
 
     def _hear(self, network, forward, args, kwargs):
@@ -81,6 +115,7 @@ class ReadoutGuidance(ClassifierFreeGuidance):
 
     def forward(self, pred_cond: Tensor, pred_uncond: Tensor | None = None):
         """The guided prediction, (B, C, h, w) each."""
+        self._check_alone()
         if self._heard is None:
             return super().forward(pred_cond, pred_uncond)
         (model, latents, features), self._heard = self._heard, None
@@ -93,21 +128,47 @@ class ReadoutGuidance(ClassifierFreeGuidance):
         return output
 
 
-def _listen_once(network, hear):
-    """Let `hear(network, forward, args, kwargs)` stand in for the network's next pass; returns what takes it back.
+class _Ear:
+    """Lets `hear(network, forward, args, kwargs)` stand in for the network's next pass in this thread.
 
-    A forward hook could not close the gradient again after a keyboard interrupt; this function is gone before the pass begins.
+    A forward hook could not close the gradient again after a keyboard interrupt; this is gone before the pass begins.
     """
-    own, forward = network.__dict__.get("forward"), network.forward
 
-    def undo():
-        if network.__dict__.get("forward") is heard:
-            del network.forward
-            if own is not None:
-                network.forward = own
+    def __init__(self, network, hear):
+        self.network, self.hear, self.thread = network, hear, threading.get_ident()
+        self.hearing = _HEARING.setdefault(network, {})
 
-    def heard(*args, **kwargs):
-        undo()
-        return hear(network, forward, args, kwargs)
-    network.forward = heard
-    return undo
+    def open(self) -> None:
+        with _LOCK:
+            self.hearing[self.thread] = self
+            if self._laid() is None:
+                self.network.forward = self._heard()
+
+    def close(self) -> None:
+        """Take it back; any number of times, also where it was never opened."""
+        with _LOCK:
+            if self.hearing.get(self.thread) is self:
+                del self.hearing[self.thread]
+            laid = self._laid()
+            if not self.hearing and laid is not None:
+                if laid.own is None:
+                    del self.network.forward
+                else:
+                    self.network.forward = laid.own
+
+    def _laid(self):
+        """What stands in for the network's passes now, if it is ours."""
+        forward = self.network.__dict__.get("forward")
+        return forward if getattr(forward, "hearing", None) is self.hearing else None
+
+    def _heard(self):
+        network, hearing, forward = self.network, self.hearing, self.network.forward
+
+        def heard(*args, **kwargs):
+            ear = hearing.get(threading.get_ident())
+            if ear is None:
+                return forward(*args, **kwargs)                     # another thread's pass
+            ear.close()
+            return ear.hear(network, forward, args, kwargs)
+        heard.hearing, heard.own = hearing, network.__dict__.get("forward")
+        return heard

@@ -5,7 +5,9 @@ the form that the method works on (a `Denoiser`, a `Conditioning`, latents), and
 """
 from __future__ import annotations
 
+import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -23,6 +25,7 @@ from .pictures import as_pictures
 from .readout import Guidance, Objective, Reading, SampleState, ddim_step, inversion, sampling, take_readings
 from .saving import ReadoutHead
 from .sources import Source
+from .undo import undone
 
 DEFAULT = "data/puppet-diffusion"       # the small model that the repository ships
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
@@ -205,17 +208,13 @@ def load_pipeline(path: FileName = DEFAULT, device=None, dtype=None, local_files
     """
     dtype, device = _dtype(dtype), _device(device)
     folder = find_folder(path)
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        with _quiet_bars(), warnings.catch_warnings():
+        with _QUIET, _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)      # diffusers calls it torch_dtype in old, dtype in new versions
             pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=local_files_only)
     except Exception as error:          # diffusers, transformers, safetensors and the hub each raise their own
         raise ValueError(f"could not load a diffusion pipeline from {path!r}: {error}. Pass a folder that holds a "
                          "model_index.json, or a hub id with local_files_only=False to download it.") from error
-    finally:
-        logging.set_verbosity(level)
     recipe = Path(folder) / "recipe.json"
     if recipe.is_file():
         told = read_json(recipe).get("guidance_scale", 7.5)
@@ -286,17 +285,22 @@ def _device(device) -> torch.device:
                          "where there is one") from error
 
 
-class _quiet_bars:
-    """Switch the loading bars of diffusers and transformers off, and back to what they were."""
+_QUIET = threading.RLock()              # what is switched off, and back on, is the same for all threads
 
-    def __enter__(self):
-        from transformers.utils import logging as transformers_logging
-        self.loggers = (logging, transformers_logging)
-        self.were_on = [logger.is_progress_bar_enabled() for logger in self.loggers]
-        for logger in self.loggers:
+
+@contextmanager
+def _quiet():
+    """Switch what diffusers and transformers say while they load off, and back to what it was."""
+    from transformers.utils import logging as transformers_logging
+    loggers, level = (logging, transformers_logging), logging.get_verbosity()
+    were_on = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+
+    def undo():
+        logging.set_verbosity(level)
+        for logger in were_on:
+            logger.enable_progress_bar()
+    with undone(undo):
+        logging.set_verbosity_error()
+        for logger in loggers:
             logger.disable_progress_bar()
-
-    def __exit__(self, *error):
-        for logger, was_on in zip(self.loggers, self.were_on):
-            if was_on:
-                logger.enable_progress_bar()
+        yield

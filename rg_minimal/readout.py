@@ -24,6 +24,7 @@ from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fra
                      matches, same_shapes)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
+from .undo import undone
 
 # ---- 1  Features: listening to a frozen denoiser ---------------------------------------------------------------------
 @contextmanager
@@ -38,13 +39,10 @@ def collect_features(model: Denoiser, latents: Tensor):
             if threading.get_ident() == thread:
                 features[layer] = model.feature_map(output, latents)
         return hook
-    try:
+    with undone(lambda: [hook.remove() for hook in hooks]):
         for layer, module in enumerate(model.layers):
             hooks.append(module.register_forward_hook(listen(layer)))
         yield features
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 @dataclass(eq=False)
 class Reading:
@@ -231,16 +229,16 @@ def training(head, optimizer, model, batches, span, loss, lr, generator, timeste
     what the arguments are; `batches` iterates over ((latents, ...), *labels), `span` is (first step, steps in all)."""
     conditioning = model.encode_prompt("")
     for step, batch in zip(range(*span), batches):
-        head.train()
-        readouts, labels = read_batch(head, model, batch, conditioning, generator, timesteps)
-        value = finite(loss(*readouts, *labels), "training loss")
-        for group in optimizer.param_groups:
-            group["lr"] = lr(step / span[1]) if callable(lr) else lr
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+        with undone(head.eval):
+            readouts, labels = read_batch(head.train(), model, batch, conditioning, generator, timesteps)
+            value = finite(loss(*readouts, *labels), "training loss")
+            for group in optimizer.param_groups:
+                group["lr"] = lr(step / span[1]) if callable(lr) else lr
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
         torch.clear_autocast_cache()        # under torch.autocast the next step would else read with this step's weights
-        yield TrainState(step + 1, span[1], value.item(), head.eval())
+        yield TrainState(step + 1, span[1], value.item(), head)
 
 def read_batch(head, model, batch, conditioning, generator, timesteps) -> tuple[list, list]:
     """Noise the latents of a batch to random timesteps and read them: [(B, k, h, w), ...], [label, ...]. Pictures that are

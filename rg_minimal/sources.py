@@ -71,16 +71,16 @@ class Source:
     @torch.no_grad()
     def __call__(self, timestep, branch: str = "conditional") -> Reading:
         timestep, together = float(timestep), self._together(timestep)
-        if not self.keep_all:
-            self._readings = {key: reading for key, reading in self._readings.items() if key[0] in together}
-        if (timestep, branch) not in self._readings:
+        readings = {key: reading for key, reading in self._readings.items() if self.keep_all or key[0] in together}
+        if (timestep, branch) not in readings:
             latents = torch.cat([self.latents_at(each) for each in together]).to(self.model.device, self.model.dtype)
             asked = together[0] if len(together) == 1 else torch.tensor(together, device=latents.device)
             several, = take_readings(self.model, latents, asked, self.conditioning, (branch,))
             parts = zip(*(every.chunk(len(together)) for every in (latents, *several.features)))
             for each, (noisy, *features) in zip(together, parts):
-                self._readings[each, branch] = Reading(self.model, features, noisy, each, branch)
-        return self._readings[timestep, branch]
+                readings[each, branch] = Reading(self.model, features, noisy, each, branch)
+        self._readings = readings                       # as a whole: other threads may be reading at other timesteps
+        return readings[timestep, branch]
 
     def _together(self, timestep) -> list:
         """The timesteps that are read in one batch with this one: always the same, whatever was asked for before."""

@@ -1,6 +1,9 @@
 """Files and folders are whole or absent, whatever happens while they are written, and nothing of anybody else's is deleted."""
 import contextlib
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,3 +253,12 @@ def test_a_config_that_is_not_that_of_the_weights_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be written .*finite numbers"):
         write_weights(path, {"x": torch.ones(2)}, {"score": float("nan")})
     assert read_weights(path)[1] == {"about": "old"}
+
+
+def test_a_sample_of_kills():
+    """A few of those of tests/kills.py, in a process of its own: a fork wants one without threads."""
+    writers = ["head over another", "state of a training", "recipe of the studio", "export of a pipeline"]
+    run = subprocess.run([sys.executable, str(Path(__file__).with_name("kills.py")), "4", *writers], capture_output=True, text=True,
+                         cwd=Path(__file__).parent.parent, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.splitlines()[-1] == "16 kills, 0 wrong, 0 left", run.stdout + run.stderr[-3000:]

@@ -138,7 +138,7 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
     if (run / "vae" / "config.json").exists():
         return
     if recipe.start_from:                  # latents have to stay what the UNet knows: the autoencoder is kept as it is
-        _save_model(AutoencoderKL.from_pretrained(Path(recipe.start_from) / "vae"), run / "vae")
+        save_model(AutoencoderKL.from_pretrained(Path(recipe.start_from) / "vae"), run / "vae")
         return
     torch.manual_seed(recipe.seed)
     vae = build_autoencoder(recipe).to(recipe.device, memory_format=torch.channels_last)
@@ -162,7 +162,7 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
         yield TrainingState("autoencoder", step + 1, recipe.vae_steps, loss.item(), time.time() - start)
     vae.eval()
     normalise_latents(vae, images[:512].to(recipe.device))
-    _save_model(vae.to("cpu", memory_format=torch.contiguous_format), run / "vae")
+    save_model(vae.to("cpu", memory_format=torch.contiguous_format), run / "vae")
 
 
 def picture_loss(again: Tensor, pictures: Tensor) -> Tensor:
@@ -419,5 +419,5 @@ def _portable(folder: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------- small helpers
 
-def _save_model(model, folder: Path) -> None:
+def save_model(model, folder: Path) -> None:
     replace_folder(folder, model.save_pretrained, ("config.json", "diffusion_pytorch_model.safetensors"))
