@@ -195,7 +195,8 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
 def autoencoder_psnr(vae: AutoencoderKL, count: Count = 64, seed: Seed = TEST_SEED) -> float:
     """Mean PSNR in dB of the round trip of `count` held-out renderings."""
     images = world.render(world.sample_scenes(count, seed)).image
-    again = torch.cat([vae.decode(vae.encode(part * 2 - 1).latent_dist.mean).sample for part in images.split(16)])
+    there = next(vae.parameters())                                                        # its device and number format
+    again = torch.cat([vae.decode(vae.encode(part.to(there) * 2 - 1).latent_dist.mean).sample.to(images) for part in images.split(16)])
     mse = ((again / 2 + 0.5).clamp(0, 1) - images).square().mean((1, 2, 3))
     return float((-10 * mse.log10()).mean())
 

@@ -145,7 +145,7 @@ def _body(joints: Tensor, without: list[int] = ()) -> Tensor:
 
 def _on_background(case: DragCase, joints: Tensor, picture: Tensor) -> bool:
     """Whether each target shows what most of its row shows, or is nearer than 12 pixels to what moves there."""
-    picture = torch.nn.functional.avg_pool2d(picture[None], 5, 1, 2)[0]                 # (3, H, W)
+    picture = torch.nn.functional.avg_pool2d(picture[None].to(joints), 5, 1, 2)[0]      # (3, H, W)
     x, y = case.targets.long().T
     strange = (picture[:, y, x] - picture.median(-1).values[:, y]).abs().amax(0)        # (N,)
     here = torch.cdist(case.targets, case.handles if case.kind == "prop" else _body(joints)).amin(1) < 12

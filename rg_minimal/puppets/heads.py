@@ -614,7 +614,7 @@ def _clock(checkpoint: Path) -> Path:
 
 def _fingerprint(pipe, task) -> str:
     """Names the model and the recipe that a checkpoint belongs to, so that no other one goes on from it."""
-    weights = pipe.unet.conv_out.weight.detach().float().cpu().numpy().tobytes()
+    weights = list(denoiser(pipe).network.parameters())[-1].detach().float().cpu().numpy().tobytes()
     return f"{zlib.crc32(weights + repr((task.steps, task.batch, task.lr, task.learns)).encode()):08x}"
 
 
