@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import (Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative, Points,
-                     Text, Truth, UnitMap, check_fit, finite)
+                     Shares, Text, Truth, UnitMap, check_fit, finite)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
 
@@ -324,7 +324,7 @@ class CorrespondenceObjective(RelativeObjective):
     it for each point: what another point is moved to must not be pushed away."""
     source_points: Points               # (N, 2), (x, y) in pixels of the image
     target_points: Points               # (N, 2)
-    anti_ghosting: float | Tensor = 1.0
+    anti_ghosting: Shares = 1.0
     locate: Function = bilinear         # from points to weights of cells
 
     def __post_init__(self):

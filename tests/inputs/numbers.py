@@ -12,6 +12,7 @@ from inputs import Case
 from rg_minimal import pipelines, readout, saving, sources
 from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom import exercises, larger, plots, recipe as state_recipe, widgets
+from rg_minimal.guider import ReadoutGuidance
 from rg_minimal.puppets import basemodel, cases as drags, editing, heads, judge, measure, transformer, world
 
 NAN, INF = math.nan, math.inf
@@ -29,6 +30,7 @@ BAD = {
     "truth": [(1, "True or False"), ("false", "True or False")],
     "text": [(3, "text"), (["a"], "text")],
     "file": [(3, "name of a file or folder"), (["a"], "name of a file or folder")],
+    "name": [(3, "name of a file or folder"), ("", "not empty"), (" ", "not empty")],
     "counts": [("888", "whole numbers"), ([8, 0, 8], "at least 1"), ([8, True, 8], "whole number")],
     "device": [("tpu", "'cpu' or 'cuda'"), (0, "'cpu' or 'cuda'")],
     "points": [("12", "points (x, y)"), ([["1", "2"]], "points (x, y)"), ({0: 1}, "points (x, y)"), ([[True, False]], "points (x, y)"),
@@ -78,7 +80,7 @@ def of(made, **values):
 # ---- recipes -------------------------------------------------------------------------------------------------------------
 
 KIND_OF = {"Counts": "counts", "AtLeastTwo": "two", "Count": "count", "Index": "index", "Seed": "seed", "Fraction": "fraction", "NonNegative": "not negative", "Positive": "positive",
-           "Number": "number", "Truth": "truth", "FileName": "file", "Text": "text"}
+           "Number": "number", "Truth": "truth", "FileName": "file", "SomeName": "name", "Text": "text"}
 for made_of in (basemodel.Recipe, transformer.TransformerRecipe, judge.JudgeRecipe):
     for field in fields(made_of):
         kind = next((kind for word, kind in KIND_OF.items() if word in field.type), "device")
@@ -140,8 +142,14 @@ take("Objective", "numpy and torch", lambda: tiny.spatial(pipe(), weight=torch.t
      lambda made: of(made, weight=2.0, start=0.25))
 refuse("Guidance", lambda **changed: readout.Guidance([tiny.spatial(pipe())], **changed), step_size="not negative", inner_steps="count")
 refuse("GuidanceCallback", lambda **changed: GuidanceCallback([tiny.spatial(pipe())], **changed), few=3, step_size="not negative", inner_steps="count")
+refuse("ReadoutGuidance", lambda **given: ReadoutGuidance([tiny.spatial(pipe())], **given), few=3, guidance_scale="number", guidance_rescale="fraction",
+       step_size="not negative", vae_scale_factor="count", start="fraction", stop="fraction", enabled="truth")
+take("ReadoutGuidance", "numpy and torch", lambda: ReadoutGuidance([tiny.spatial(pipe())], guidance_scale=torch.tensor(2), start=np.float32(0.25)),
+     lambda made: of(made, guidance_scale=2.0))
 refuse("CorrespondenceObjective", lambda source_points: readout.CorrespondenceObjective(
     head=head(), source=source(), source_points=source_points, target_points=[[3, 4]]), source_points="points")
+refuse("CorrespondenceObjective", lambda anti_ghosting: readout.CorrespondenceObjective(
+    head=head(), source=source(), source_points=[[3, 4]], target_points=[[3, 4]], anti_ghosting=anti_ghosting), anti_ghosting="not negative")
 take("CorrespondenceObjective", "points of numpy", lambda: readout.CorrespondenceObjective(
     head=head(), source=source(), source_points=np.array([[3, 4]]), target_points=torch.tensor([[5, 6]])),
     lambda made: made.source_points.tolist() == [[3.0, 4.0]] and made.target_points.dtype == torch.float32)
