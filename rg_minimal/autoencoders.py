@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .checks import describe, finite
+from .checks import finite
 from .pictures import as_pictures
 from .undo import undone
 

@@ -85,6 +85,12 @@ def _file_name(value) -> str:
     return os.fspath(value)
 
 
+def _some_name(value) -> str:
+    if not _file_name(value).strip():
+        raise ValueError("pass the name of a file or folder, which is not empty")
+    return os.fspath(value)
+
+
 def _entries(value) -> dict:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError("pass a dict whose keys are texts")
@@ -129,6 +135,7 @@ RateOrFunction = Annotated[Any, BeforeValidator(_rate_or_function)]
 SeedOrGenerator = Annotated[Any, BeforeValidator(_seed_or_generator)]
 Entries = Annotated[dict, BeforeValidator(_entries)]
 FileName = Annotated[str, BeforeValidator(_file_name)]                          # or a Path; empty for none
+SomeName = Annotated[str, BeforeValidator(_some_name)]                          # the same, never empty
 Function = Annotated[Any, BeforeValidator(_callable)]
 
 
@@ -174,6 +181,15 @@ def _holds_truths(points) -> bool:
     return isinstance(points, (list, tuple)) and any(_is_truth(number) for point in points for number in point)
 
 
+def as_shares(value):
+    """A finite number of at least 0, or a tensor (N,) of such, as it is. Raises ValueError."""
+    if torch.is_tensor(value) and value.ndim == 1 and value.is_floating_point():
+        if not value.isfinite().all() or value.min() < 0:
+            raise ValueError("it holds numbers that are negative or not finite; pass a number of at least 0 for each point")
+        return value
+    return checked("it", value, NonNegative)
+
+
 def as_boxes(value) -> tuple[tuple[float, ...], ...]:
     """Two boxes, each (x0, y0, x1, y1) in pixels with x0 < x1 and y0 < y1. Raises ValueError."""
     try:
@@ -216,6 +232,7 @@ Mask = Annotated[Any, BeforeValidator(as_mask)]
 Points = Annotated[Any, BeforeValidator(as_points)]
 AnyPoints = Annotated[Any, BeforeValidator(functools.partial(as_points, least=0))]      # also none
 Boxes = Annotated[Any, BeforeValidator(as_boxes)]
+Shares = Annotated[Any, BeforeValidator(as_shares)]
 
 
 def factor(value) -> float:

@@ -16,7 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import ClassifierFreeGuidance
 from torch import Tensor
 
-from .checks import check_interval, describe
+from .checks import Count, Entries, Fraction, NonNegative, Number, Truth, check_interval, declared, describe
 from .denoisers import denoiser
 from .readout import Guidance, Reading, collect_features
 
@@ -38,9 +38,10 @@ class ReadoutGuidance(ClassifierFreeGuidance):
     ignore_for_config = ["objectives", "guidance"]
 
     @register_to_config
-    def __init__(self, objectives=(), guidance_scale: float = 7.5, guidance_rescale: float = 0.0, step_size: float = 0.5,
-                 vae_scale_factor: int = 8, start: float = 0.0, stop: float = 1.0, enabled: bool = True,
-                 guidance: dict | None = None):
+    @declared
+    def __init__(self, objectives=(), guidance_scale: Number = 7.5, guidance_rescale: Fraction = 0.0, step_size: NonNegative = 0.5,
+                 vae_scale_factor: Count = 8, start: Fraction = 0.0, stop: Fraction = 1.0, enabled: Truth = True,
+                 guidance: Entries | None = None):
         super().__init__(guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled)
         self.guide = Guidance(objectives, step_size=step_size, moves="prediction", **(guidance or {}))
         if self.guide.gradient_branch != "conditional":

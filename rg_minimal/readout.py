@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative, Points,
-                     RelativeHead, SpatialHead, Text, Truth, check_fit, check_pairs, check_target, factor, finite, label_like,
+                     RelativeHead, Shares, SpatialHead, Text, Truth, check_fit, check_pairs, check_target, factor, finite, label_like,
                      matches, same_shapes)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
@@ -321,7 +321,7 @@ class CorrespondenceObjective(RelativeObjective):
     head: RelativeHead
     source_points: Points               # (N, 2), (x, y) in pixels of the image
     target_points: Points               # (N, 2)
-    anti_ghosting: float | Tensor = 1.0
+    anti_ghosting: Shares = 1.0
     locate: Function = bilinear         # from points to weights of cells
 
     def __post_init__(self):

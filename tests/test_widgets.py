@@ -66,7 +66,7 @@ def test_nonsense_from_the_browser_changes_nothing(kind):
 
 WRONG = [
     (PicturePoints, [[128, 5]], r"point 0 is \(128, 5\), outside the picture of 128 x 96 pixels: give x from 0 to below 128"),
-    (PicturePoints, [[5, 5], [float("nan"), 5]], r"point 1 is \(nan, 5\), outside"),
+    (PicturePoints, [[5, 5], [float("nan"), 5]], r"point 1 is \[nan, 5\]: give a point \(x, y\), two finite numbers"),
     (PicturePoints, [[5, 5], "ab"], r"point 1 is 'ab': give a point \(x, y\)"),
     (PicturePoints, 7, r"value is 7: give a list of points"),
     (PicturePoints, [5, 6], r"point 0 is 5: give a point"),

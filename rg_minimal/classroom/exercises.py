@@ -48,7 +48,7 @@ def _number(answer) -> float | None:
     """A finite number, also from a tensor with one element, as a float; None for anything else."""
     try:
         value = float(answer.item() if torch.is_tensor(answer) else answer)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     return None if isinstance(answer, (bool, str)) or value != value or abs(value) == float("inf") else value
 
@@ -233,8 +233,10 @@ def bottleneck_count(answer, channels: int, width: int, embedding: int) -> str:
     """The parameters of a head's bottleneck, a whole number."""
     if answer is None:
         return "Not done yet: set my_count to a whole number."
-    if isinstance(answer, bool) or not isinstance(answer, (int, float)) or answer != answer:
+    value = _number(answer)
+    if value is None:
         return f"Not yet: my_count is a {type(answer).__name__}, and a whole number is asked for."
+    answer = int(value) if value.is_integer() else value
     narrow = width // 4
     parts = {"conv1": channels * narrow, "conv2": 9 * narrow * narrow, "conv3": narrow * width, "the shortcut": channels * width,
              "the norms": 4 * narrow + 4 * width, "the embedding's weights": embedding * narrow, "the embedding's bias": narrow}
@@ -266,7 +268,7 @@ def cell_of_joint(answer, joint) -> str:
         return "Not done yet: set my_cell to (row, column), two whole numbers."
     try:
         row, column = (float(value) for value in answer)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return f"Not yet: my_cell is {answer!r}, and a pair (row, column) is asked for."
     (x, y), cell = joint, 128 // 32
     expected, said = (y // cell, x // cell), f"Not yet: ({row:g}, {column:g})"
@@ -377,7 +379,7 @@ def guided_steps(answer, steps: int, start: float, stop: float) -> str:
         return "Not done yet: set my_steps to a list of step numbers, counted from 0."
     try:
         mine = sorted({int(step) for step in answer})
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return f"Not yet: my_steps is {answer!r}, and a list of step numbers is asked for, such as [0, 1, 2]."
     first, after = int(start * steps + 1e-9), int(stop * steps + 1e-9)
     expected = list(range(first, after))
@@ -843,7 +845,7 @@ def raised_right_hand(answer, before) -> str:
     before = torch.as_tensor(before, dtype=torch.float32)                                               # (14, 2)
     try:
         joints = torch.as_tensor(answer, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return "Not yet: my_joints is no list of 14 points [x, y]."
     problem = _tensor_problem(joints, before, "my_joints")
     if problem:

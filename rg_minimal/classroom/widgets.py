@@ -183,7 +183,7 @@ def check_point(value, name: str, size) -> list[float]:
     try:
         x, y = map(as_number, at)
     except ValueError:
-        raise ValueError(f"{name} is {value!r}: give a point (x, y), two numbers in pixels of the image") from None
+        raise ValueError(f"{name} is {value!r}: give a point (x, y), two finite numbers in pixels of the image") from None
     width, height = size
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"{name} is ({x:g}, {y:g}), outside the picture of {width} x {height} pixels: "

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, declared
+from .training import TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, declared
 from ..files import remove_known, replace_folder, write_json, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
@@ -47,7 +47,7 @@ PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "text_encoder/*.
 @dataclass
 class Recipe(Declared):
     """All numbers of a training run. The defaults are a miniature of about a minute on two CPU cores."""
-    run: Annotated[FileName, Field(min_length=1)] = "runs/miniature"        # folder of checkpoints, latents and the log
+    run: SomeName = "runs/miniature"        # folder of checkpoints, latents and the log
     device: Literal["cpu", "cuda"] = "cpu"
     seed: Seed = 0
     save_every: Count = 200                # steps between checkpoints
@@ -138,7 +138,7 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
     if (run / "vae" / "config.json").exists():
         return
     if recipe.start_from:                  # latents have to stay what the UNet knows: the autoencoder is kept as it is
-        save_model(AutoencoderKL.from_pretrained(Path(recipe.start_from) / "vae"), run / "vae")
+        save_model(AutoencoderKL.from_pretrained(part_of(recipe, "vae")), run / "vae")
         return
     torch.manual_seed(recipe.seed)
     vae = build_autoencoder(recipe).to(recipe.device, memory_format=torch.channels_last)
@@ -303,9 +303,8 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
     torch.manual_seed(recipe.seed)
     model = TextAndUNet(recipe)
     if recipe.start_from:
-        folder = Path(recipe.start_from)
-        model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
-        model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
+        model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(part_of(recipe, "unet")).state_dict())
+        model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(part_of(recipe, "text_encoder")).state_dict())
     if recipe.device == "cpu":             # there the fused attention's backward pass is slower than the plain one
         model.unet.set_attn_processor(AttnProcessor())
     model.to(recipe.device)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, as_number, declared, one_sentence, option
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, declared, one_sentence, option
 from ..files import read_weights, refuse_file, write_file, write_weights
 from ..pictures import as_pictures
 
@@ -352,7 +352,7 @@ def _maps(predicted: Tensor, target: Tensor) -> None:
 @dataclass
 class JudgeRecipe(Declared):
     """All numbers of a training run. The defaults made `data/judge`, in about ten minutes on two CPU cores."""
-    run: Annotated[FileName, Field(min_length=1)] = "runs/judge"            # folder of the checkpoint and the result
+    run: SomeName = "runs/judge"            # folder of the checkpoint and the result
     device: Literal["cpu", "cuda"] = "cpu"
     seed: Seed = 0
     save_every: Count = 200                # steps between checkpoints
@@ -627,6 +627,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refuse_file(folder), refuse_file(recipe.run)
         if path is not None:
             from diffusers import AutoencoderKL
+            if not Path(path).is_dir():
+                raise ValueError(f"--vae is {path!r}: there is no such folder; pass that of an AutoencoderKL, such as "
+                                 "data/puppet-diffusion/vae")
             vae = AutoencoderKL.from_pretrained(path).eval()
     for state in train_judge(recipe):
         if state.step % 50 == 0 or state.step == state.steps:

@@ -69,6 +69,15 @@ def resume(path: Path, recipe, **parts) -> int:
         raise ValueError(f"cannot go on from the checkpoint {path}: {reason}. Delete it to start over.") from error
 
 
+def part_of(recipe, part: str) -> Path:
+    """The folder of a part of the pipeline that a training starts from. ValueError where it is not there."""
+    folder = Path(recipe.start_from) / part
+    if not folder.is_dir():
+        raise ValueError(f"start_from is {recipe.start_from!r}, which has no {part}: pass a pipeline's folder in diffusers' layout, such "
+                         "as data/puppet-diffusion")
+    return folder
+
+
 def trained_weights(done: Path, unfinished: Path, training: str) -> dict[str, Tensor]:
     """The averaged weights that a finished training left, or those of an unfinished one's checkpoint. ValueError where there
     are none, or none that can be read."""

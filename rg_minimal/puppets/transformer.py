@@ -23,19 +23,18 @@ import shutil
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Iterator, Literal, Sequence
+from typing import Iterator, Literal, Sequence
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from pydantic import Field
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, processors
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from .basemodel import encode_pictures, load_latents, tokenize, train_autoencoder
-from .training import CARD, TrainingState, autocast, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
-from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, Truth, declared, one_sentence
+from .training import CARD, TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
+from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, SomeName, Truth, declared, one_sentence
 from ..files import refuse_file, refuse_others, write_json, write_tensors
 
 LONGEST = 512                              # zero tokens that a `StableDiffusion3Pipeline` may be asked for
@@ -47,7 +46,7 @@ PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "transformer/*.j
 @dataclass
 class TransformerRecipe(Declared):
     """All numbers of a training run. The defaults are a miniature of about a minute on two CPU cores."""
-    run: Annotated[FileName, Field(min_length=1)] = "runs/transformer"      # folder of latents and checkpoints
+    run: SomeName = "runs/transformer"      # folder of latents and checkpoints
     start_from: FileName = "data/puppet-diffusion"     # pipeline folder whose autoencoder, tokenizer and text encoder are used
     device: Literal["cpu", "cuda"] = "cpu"
     seed: Seed = 0
@@ -90,7 +89,7 @@ def build_text_encoders(recipe: TransformerRecipe) -> list[CLIPTextModelWithProj
     The pipeline takes the states before an encoder's last layer. The second encoder has one more layer, which changes
     nothing, so these are the trained encoder's states before its last layer, and after it. The projections are identities.
     """
-    folder = Path(recipe.start_from) / "text_encoder"
+    folder = part_of(recipe, "text_encoder")
     weights = {"text_model." + name.removeprefix("text_model."): value.float()
                for name, value in load_file(folder / "model.safetensors").items()}
     settings, encoders = json.loads((folder / "config.json").read_text()), []
@@ -109,7 +108,7 @@ def build_text_encoders(recipe: TransformerRecipe) -> list[CLIPTextModelWithProj
 
 
 def load_tokenizer(recipe: TransformerRecipe) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(Path(recipe.start_from) / "tokenizer")
+    return PreTrainedTokenizerFast.from_pretrained(part_of(recipe, "tokenizer"))
 
 
 def build_silent_t5(embedding: int = 256) -> tuple[T5EncoderModel, PreTrainedTokenizerFast]:
@@ -271,7 +270,7 @@ def _build_pipeline(recipe, weights) -> StableDiffusion3Pipeline:
         weights = trained_weights(run / "transformer.safetensors", run / "transformer.pt", "train_transformer")
     model = build_transformer(recipe)
     model.load_state_dict(weights)
-    vae = AutoencoderKL.from_pretrained(Path(recipe.start_from) / "vae")
+    vae = AutoencoderKL.from_pretrained(part_of(recipe, "vae"))
     vae.register_to_config(shift_factor=0.0)               # Stable Diffusion 3 adds one to latents
     first, second = build_text_encoders(recipe)
     tokenizer, (third, silent) = load_tokenizer(recipe), build_silent_t5()
@@ -316,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_sentence(parser):
         recipe = TransformerRecipe(**options)
         refuse_others(folder, (*PARTS, *CARD)), refuse_file(folder), refuse_file(recipe.run)
-        load_tokenizer(recipe), build_text_encoders(recipe)
+        for part in ("vae", "tokenizer", "text_encoder"):
+            part_of(recipe, part)
     for stage in (train_autoencoder, encode_pictures, train_transformer):    # the first one copies the autoencoder
         for state in stage(recipe):
             if state.step % 50 == 0 or state.step == state.steps or state.stage == "encode":
