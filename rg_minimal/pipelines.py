@@ -71,8 +71,8 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
         check_source("keep", keep, model, len(latents), model.image_size(latents))
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents)
-    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
     steps = step_settings(scheduler, eta, variance_noise, generator)
+    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
 

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, declared, one_sentence, option
+from ..checks import (Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, check_pixels,
+                      declared, one_sentence, option)
 from ..files import read_weights, refuse_file, write_file, write_weights
 from ..pictures import as_pictures
 
@@ -249,6 +250,8 @@ def pck(predicted: Tensor, target: Tensor, a: Positive = 0.05, visible: Tensor |
     _points("predicted", predicted), _points("target", target)
     if predicted.shape != target.shape:
         raise ValueError(f"predicted is {tuple(predicted.shape)} and target {tuple(target.shape)}: pass equal shapes (B, J, 2)")
+    if predicted.max() > 1:
+        check_pixels("target", target)
     if visible is not None and visible.shape != target.shape[:2]:
         raise ValueError(f"visible is {tuple(visible.shape)}: pass bools {tuple(target.shape[:2])}, one a joint")
     side = (target.amax(1) - target.amin(1)).amax(-1, keepdim=True)                       # (B, 1) pixels
@@ -333,7 +336,7 @@ def limb_lengths(joints: Tensor) -> Tensor:
 
 
 def _points(name: str, points: Tensor) -> None:
-    if not torch.is_tensor(points) or points.ndim != 3 or points.shape[-1] != 2:
+    if not torch.is_tensor(points) or points.ndim != 3 or points.shape[-1] != 2 or points.is_complex():
         raise ValueError(f"{name} is {tuple(getattr(points, 'shape', ()))}: pass points (B, J, 2) as (x, y) in pixels")
     if not points.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity: pass finite pixels, and say by `visible` which joints count")
