@@ -241,6 +241,15 @@ def check_fit(settings, batch: int, image_size: tuple[int, int]) -> None:
                              "(x0, y0, x1, y1) in pixels of the image")
 
 
+def check_weights(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source) -> None:
+    """ValueError, which names their source, where weights from a file are not finite, or whole numbers where fractions are wanted."""
+    for name, tensor in tensors.items():
+        if name in wanted and tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise ValueError(f"the weights in {source} are damaged: {name} holds {tensor.dtype} for {wanted[name].dtype}; make or fetch them again")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the weights in {source} are damaged: {name} holds NaN or infinity; make or fetch them again")
+
+
 def finite(tensor: Tensor, what: str) -> Tensor:
     """The tensor as it is, or a ValueError that says what overflowed."""
     if not tensor.isfinite().all():
