@@ -405,6 +405,15 @@ def same_shapes(**tensors: Tensor) -> None:
         raise ValueError(f"these have to have one shape: {shapes}; pass a row of each for each picture")
 
 
+def check_weights(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source) -> None:
+    """ValueError, which names their source, where weights from a file are not finite, or whole numbers where fractions are wanted."""
+    for name, tensor in tensors.items():
+        if name in wanted and tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise ValueError(f"the weights in {source} are damaged: {name} holds {tensor.dtype} for {wanted[name].dtype}; make or fetch them again")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the weights in {source} are damaged: {name} holds NaN or infinity; make or fetch them again")
+
+
 def finite(tensor: Tensor, what: str) -> Tensor:
     """The tensor as it is, or a ValueError that says what overflowed."""
     if not tensor.isfinite().all():

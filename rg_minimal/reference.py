@@ -88,15 +88,15 @@ def load_reference_head(path, timestep_convention: str = "timestep") -> ReadoutH
         saved = torch.load(path, map_location="cpu", weights_only=True)
         old, tensors = saved["config"], saved["aggregation_network"]
         options = old.get("aggregation_kwargs", {})
-    except Exception as error:
+        sequential = options.get("bottleneck_sequential", True)
+        if sequential:                          # bottleneck_layers.N.0.conv1.weight; such a head ignores the embedding
+            tensors = {name.replace(".0.", ".", 1) if name.startswith("bottleneck") else name: tensor
+                       for name, tensor in tensors.items() if ".emb_layers." not in name}
+        config = HeadConfig(
+            layer_channels=old["dims"], width=old["projection_dim"], use_timestep=not sequential,
+            embedding_channels=1280 if sequential else tensors["bottleneck_layers.0.emb_layers.weight"].shape[1],
+            out_channels=options.get("output_head_channels", 3) if options.get("use_output_head", False) else 0,
+            activation="tanh" if options.get("output_head_act", True) else "none", base_model=old.get("model_id", ""))
+    except Exception as error:                  # pickle, zip, torch, and what else the file makes of it
         raise ValueError(f"{path} is not a head in the reference's layout ({error})") from error
-    sequential = options.get("bottleneck_sequential", True)
-    if sequential:                              # bottleneck_layers.N.0.conv1.weight; such a head ignores the embedding
-        tensors = {name.replace(".0.", ".", 1) if name.startswith("bottleneck") else name: tensor
-                   for name, tensor in tensors.items() if ".emb_layers." not in name}
-    config = HeadConfig(
-        layer_channels=old["dims"], width=old["projection_dim"], use_timestep=not sequential,
-        embedding_channels=1280 if sequential else tensors["bottleneck_layers.0.emb_layers.weight"].shape[1],
-        out_channels=options.get("output_head_channels", 3) if options.get("use_output_head", False) else 0,
-        activation="tanh" if options.get("output_head_act", True) else "none", base_model=old.get("model_id", ""))
     return kinds[timestep_convention].from_tensors(config, tensors, path)

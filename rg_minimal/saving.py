@@ -16,7 +16,7 @@ from typing import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .checks import Count, FileName, Function, RateOrFunction, Truth, as_whole, check_target, declared, describe, label_like
+from .checks import Count, FileName, Function, RateOrFunction, Truth, as_whole, check_target, check_weights, declared, describe, label_like
 from .denoisers import denoiser
 from .files import read_tensors, read_weights, write_tensors, write_weights
 from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
@@ -46,14 +46,11 @@ class ReadoutHead(Head):
 
     @classmethod
     def from_tensors(cls, config: HeadConfig, tensors: dict[str, Tensor], source) -> "ReadoutHead":
-        """A head with these weights; ValueError, which names their source, where they do not fit, are no fractional numbers, or
-        are not finite. Draws no random numbers."""
-        for name, tensor in tensors.items():
-            if not tensor.is_floating_point() or not tensor.isfinite().all():
-                what = "NaN or infinity" if tensor.is_floating_point() else f"{tensor.dtype}, not floating-point numbers"
-                raise ValueError(f"the weights in {source} are damaged: {name} holds {what}; train or fetch the head again")
+        """A head with these weights; ValueError, which names their source, where they do not fit, or are no finite fractions.
+        Draws no random numbers."""
         with torch.device("meta"):
             head = cls(config)
+        check_weights(tensors, head.state_dict(), source)
         head.to_empty(device="cpu")
         try:
             head.load_state_dict(tensors)

@@ -10,9 +10,13 @@ from typing import Annotated, Any, Callable, Literal, Mapping
 from pydantic import BeforeValidator, Field
 
 from ..checks import FileName, Number, Truth, Whole, Words, as_number, checked
+from ..files import refuse_file, refuse_others
 from ..pipelines import find_folder
+from ..puppets.basemodel import PARTS
+from ..puppets.training import CARD
 from ..puppets.world import JOINTS, SIZE
 
+PICTURES = (".png", ".jpg", ".webp")    # ends of names that pictures are written to
 SEED = (0, 10**12)                      # a rule for seeds: any whole number that this project may ask for
 
 
@@ -26,7 +30,7 @@ def check_parameters(values: Mapping, **rules) -> None:
         Path: the name of a file or folder, a text; empty for none
         a set, or the keys of a dict: one of its members
         a function: called with the value; its ValueError's message is passed on
-    `existing_folder`, `any_text`, `list_of_texts`, `interval`, `arm_angles`, `joint_points`, `fits(...)` in this module are such functions.
+    The other public functions of this module are such functions, `fits(...)` and `picture_points(...)` make some.
     """
     for name, rule in rules.items():
         checked(name, values[name], _kind(rule))
@@ -36,6 +40,39 @@ def existing_folder(value) -> None:
     """A folder, found as `load_pipeline` finds it."""
     if not isinstance(value, (str, Path)) or not str(value).strip() or not Path(find_folder(value)).is_dir():
         raise ValueError("there is no such folder; name one that exists, from here or from the repository's top")
+
+
+def existing_file(value) -> None:
+    """A file that is there; empty for none."""
+    if _name(value) and not Path(value).is_file():
+        raise ValueError("there is no such file; name one that exists, or give \"\" for none")
+
+
+def picture_file(value) -> None:
+    """A file that a picture can be written to; empty for none."""
+    if _name(value):
+        if Path(value).suffix.lower() not in PICTURES:
+            raise ValueError(f"give a name that ends in {', '.join(PICTURES)}, or \"\" for none")
+        refuse_file(Path(value).parent)
+
+
+def free_folder(value) -> None:
+    """A folder that something can be written to; empty for none."""
+    if _name(value):
+        refuse_file(value)
+
+
+def pipeline_folder(value) -> None:
+    """A folder that a pipeline can be exported to: a new one, or that of another such pipeline; empty for none."""
+    free_folder(value)
+    if value:
+        refuse_others(value, (*PARTS, *CARD))
+
+
+def _name(value) -> str:
+    if not isinstance(value, (str, Path)):
+        raise ValueError("give the name of a file or folder, a text in quotes, \"\" for none")
+    return str(value)
 
 
 def any_text(value) -> None:

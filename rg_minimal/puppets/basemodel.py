@@ -83,6 +83,8 @@ class Recipe(Declared):
         super().__post_init__()
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is 'cuda' but no CUDA device is available: use device='cpu'")
+        for part in ("vae", "unet", "text_encoder") if self.start_from else ():
+            part_of(self, part)
 
 
 # ---------------------------------------------------------------------------------------------- the parts

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from . import world
 from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
 from ..checks import (Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, check_pixels,
-                      declared, one_sentence, option)
+                      check_weights, declared, one_sentence, option)
 from ..files import read_weights, refuse_file, write_file, write_weights
 from ..pictures import as_pictures
 
@@ -51,6 +51,7 @@ MIRROR = [world.JOINTS.index(name) for name in MIRROR]        # the joint that e
 
 
 AtLeastTwo = Annotated[Count, Field(ge=2)]
+Three = Annotated[Counts, Field(min_length=3, max_length=3)]
 
 
 # ---------------------------------------------------------------------------------------------- the judge
@@ -124,6 +125,7 @@ class Judge:
             weights, config = read_weights(folder / "model.safetensors")
             with torch.device("meta"):                   # draws no random numbers
                 network = JudgeNetwork(config["channels"])
+            check_weights(weights, network.state_dict(), folder)
             network.to_empty(device="cpu").load_state_dict(weights)
             return cls(network, config["thresholds"], config["figures"], config["recipe"])
         except Exception as error:                       # json, safetensors and torch each raise their own
@@ -197,9 +199,10 @@ class JudgeNetwork(nn.Module):
     whole picture go into one small perceptron.
     """
 
-    def __init__(self, channels: Sequence[int] = (48, 96, 128)):
+    @declared
+    def __init__(self, channels: Three = (48, 96, 128)):
         super().__init__()
-        self.channels = a, b, c = tuple(channels)
+        self.channels = a, b, c = channels
         self.fine = nn.Sequential(_conv(3 * 16, a), Residual(a))                          # (B, a, 32, 32)
         self.middle = nn.Sequential(_conv(a, b, stride=2), Residual(b))                   # (B, b, 16, 16)
         self.coarse = nn.Sequential(_conv(b, c, stride=2), Residual(c), Residual(c))      # (B, c, 8, 8)
@@ -359,7 +362,7 @@ class JudgeRecipe(Declared):
     device: Literal["cpu", "cuda"] = "cpu"
     seed: Seed = 0
     save_every: Count = 200                # steps between checkpoints
-    channels: Annotated[Counts, Field(min_length=3, max_length=3)] = (48, 96, 128)
+    channels: Three = (48, 96, 128)
     pictures: Count = 8192                 # rendered once, at the start of each process (80 kB of memory each)
     steps: Count = 2000
     batch: AtLeastTwo = 32                 # batch normalisation needs at least 2

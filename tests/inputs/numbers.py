@@ -79,7 +79,7 @@ def of(made, **values):
 
 # ---- recipes -------------------------------------------------------------------------------------------------------------
 
-KIND_OF = {"Counts": "counts", "AtLeastTwo": "two", "Count": "count", "Index": "index", "Seed": "seed", "Fraction": "fraction", "NonNegative": "not negative", "Positive": "positive",
+KIND_OF = {"Counts": "counts", "AtLeastTwo": "two", "Three": "counts", "Count": "count", "Index": "index", "Seed": "seed", "Fraction": "fraction", "NonNegative": "not negative", "Positive": "positive",
            "Number": "number", "Truth": "truth", "FileName": "file", "SomeName": "name", "Text": "text"}
 for made_of in (basemodel.Recipe, transformer.TransformerRecipe, judge.JudgeRecipe):
     for field in fields(made_of):
