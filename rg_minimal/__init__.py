@@ -9,6 +9,7 @@ _logging.set_verbosity(_level)
 from .callback import GuidanceCallback
 from .conditioning import Conditioning
 from .maps import pool_features
+from .pictures import as_pictures
 from .pipelines import (check_prompt, decode, encode, encode_prompts, guided_sample, invert, load_head, load_pipeline, prepare_pipeline,
                         read_picture, sample)
 from .readout import (AppearanceObjective, CorrespondenceObjective, Guidance, HeadConfig, Objective, SampleState, SpatialObjective,
