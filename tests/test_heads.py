@@ -652,7 +652,7 @@ def test_the_pose_measurement_tells_the_right_pose_from_another(tiny_pipe, monke
     moved = lambda scene: replace(scene, x=64.0 + (34 if scene.x < 64 else -34), size=0.8 * scene.size)
     drawn_instead(monkeypatch, lambda scene, guided: scene if guided else moved(scene))
     head = H.new_head(tiny_pipe, "pose")
-    result = M.finish(M.measure_pose(tiny_pipe, load_judge(), head, count=6, steps=1, batch=4, objective={"weight": 2.0}))
+    result = M.finish(M.measure_pose(tiny_pipe, load_judge(), head, count=6, steps=2, batch=4, objective={"weight": 2.0}))
     assert result["guided"]["pck@0.05"] > 0.95 and result["guided"]["pck@0.1"] >= result["guided"]["pck@0.05"]
     assert result["unguided"]["pck@0.05"] < 0.3 and result["settings"] == {"weight": 2.0}
     assert min(result["guided"]["attribute_accuracy"], result["guided"]["all_joints_found"]) > 0.6

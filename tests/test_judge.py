@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rg_minimal import puppets
 from rg_minimal.puppets import basemodel
@@ -235,7 +236,9 @@ def test_degraded_pictures_stay_close(frames):
 
 
 def weights(run):
-    return (run / "judge" / "model.safetensors").read_bytes()
+    """The bytes of all tensors; the file's header names the run."""
+    tensors = load_file(run / "judge" / "model.safetensors")
+    return {name: tensors[name].numpy().tobytes() for name in sorted(tensors)}
 
 
 def test_a_killed_training_ends_as_an_uninterrupted_one(tmp_path):
@@ -283,7 +286,8 @@ def test_the_loss_falls(tmp_path):
 def test_the_whole_command_writes_a_judge_with_its_card(tmp_path, monkeypatch, capsys):
     from tiny import tiny_vae
     tiny_vae().save_pretrained(tmp_path / "vae")
-    monkeypatch.setattr(J.export_judge, "__defaults__", (*J.export_judge.__defaults__[:-1], 30))      # calibrate on few
+    exported = J.export_judge.__wrapped__
+    monkeypatch.setattr(exported, "__defaults__", (*exported.__defaults__[:-1], 30))      # calibrate on few
     J.main(["--run", str(tmp_path / "run"), "--folder", str(tmp_path / "judge"), "--vae", str(tmp_path / "vae"),
             "--pictures", "4", "--steps", "2", "--batch", "2", "--count", "4"])
     made = load_judge(tmp_path / "judge")
