@@ -76,7 +76,7 @@ def test_gradient_checkpointing_changes_no_number():
 def test_notebook_runs_on_tiny_models_of_both_classes(folder):
     """Its cells, one after the other, as they are, with other parameters."""
     shown, names = [], {"display": lambda figure: shown.append(figure._repr_png_())}
-    parameters = {"model": str(folder), "prompt": "a puppet is waving", "steps": 2, "pictures": 6, "training_steps": 3}
+    parameters = {"model": str(folder), "prompt": "a puppet is waving", "steps": 4, "pictures": 6, "training_steps": 3}
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         if cell.cell_type == "code":
             exec(compile(cell.source, "notebook", "exec"), names)

@@ -37,7 +37,7 @@ OTHER = {
     "09_combining": dict(prompt="a puppet is waving in the snow", seed=2, count=1, steps=4, drag_steps=4, pose_weight=0.5,
                          looks_interval=[0.0, 0.5], turns={"left": 40}),
     "10_your_own_head": dict(prompt=f"{PUPPET} in a desert", sun=30, pictures=8, train_steps=4, batch=4, steps=5, seed=2),
-    "11_larger_models": dict(model="data/puppet-diffusion", prompt=PUPPET, seed=2, steps=2, pictures=4, training_steps=2),
+    "11_larger_models": dict(model="data/puppet-diffusion", prompt=PUPPET, seed=2, steps=4, pictures=4, training_steps=2),
     "12_studio": dict(prompt=f"{PUPPET} in a meadow", seed=4, steps=5, pose={"use": False},
                       drag={"use": True, "arrows": [[[60, 60], [80, 50]]]}),
     "A1_train_the_base_model": dict(seed=3, vae_pictures=8, vae_steps=2, vae_batch=4, pictures=8, steps=2, batch=4, samples=2,

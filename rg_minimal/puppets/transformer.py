@@ -11,6 +11,9 @@ text encoder are kept as they are. Three stages, each can be killed and resumed:
 `python -m rg_minimal.puppets.transformer` does all three. Every number of a run is a field of `TransformerRecipe`; as in
 `basemodel`, step n draws all that is random from a CPU generator seeded with (seed, n).
 
+After 6 701 steps of 16 (three hours on one core) a pose head that was trained on its blocks for 100 steps guides it as it
+guides the UNet: PCK@0.05 of 0.87 against 0.16 unguided, 12 held-out poses, 20 Euler steps (`data/results/transformer.json`).
+
 Flow matching: x_s = (1 - s) x_0 + s n for a noise level s in [0, 1]; the target is the velocity n - x_0; the transformer
 is told 1000 s. B pictures, L = 32 words, E = 256 numbers a word.
 """
