@@ -73,12 +73,12 @@ setup:  ## set up only: make .venv where no environment is active, install what 
 # nbval runs every cell and compares the outputs of those marked NBVAL_CHECK_OUTPUT; other cells print measured numbers,
 # whose last digits differ between processors.
 test: setup  ## set up and pass all tests: pytest, then the notebooks by nbval
-	$(PY) -m pytest tests --ignore tests/device/test_device.py
+	$(PY) -m pytest tests --ignore tests/device/test_device.py --ignore tests/device/test_on_device.py
 	$(PY) -m pytest --nbval-lax notebooks --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 device: setup  ## set up and run every notebook and solution where tensors live on a GPU, or on a CPU that plays one (15 minutes)
-	$(PY) -m pytest tests/device/test_device.py
+	$(PY) -m pytest tests/device/test_device.py tests/device/test_on_device.py
 
 check: setup  ## set up and pass the quick tests, in a minute and a half: no notebook, no browser, no training
 	$(PY) -m pytest -q tests -m "not slow"
