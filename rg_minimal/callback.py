@@ -79,7 +79,7 @@ class GuidanceCallback(PipelineCallback):
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
         call.step = step
-        call.check_alone(pipe)
+        call.check_alone(pipe, steps)
         strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
         if step + 1 < steps and any(strengths):
             call.laid = _Once(self, pipe, model, latents, strengths)
@@ -93,14 +93,14 @@ class GuidanceCallback(PipelineCallback):
         self._calls.laid = None
 
 
-_RUNNING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # scheduler -> {thread: step of its guided call}
+_RUNNING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # scheduler -> {thread: "running" or "disturbed"}
 
 
 class _Calls(threading.local):
     """What a callback knows of a pipeline's call: each thread has its own."""
     step, laid, timesteps, losses = math.inf, None, None, ()
 
-    def check_alone(self, pipe) -> None:
+    def check_alone(self, pipe, steps: int) -> None:
         """ValueError where another thread runs a pipeline with the same scheduler; that thread gets one, too."""
         threads, me = _RUNNING.setdefault(pipe.scheduler, {}), threading.get_ident()
         disturbed = threads.pop(me, None) == "disturbed" and self.step > 0
@@ -110,7 +110,7 @@ class _Calls(threading.local):
             raise ValueError(f"another call set the scheduler of this {type(pipe).__name__} to its own steps, probably in another thread; "
                              "give each thread a pipeline with its own, the model may be shared: type(pipe)(**{**pipe.components, "
                              "'scheduler': copy.deepcopy(pipe.scheduler)})")
-        if self.step + 1 < (getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)):
+        if self.step + 1 < steps:
             threads[me] = "running"
 
 

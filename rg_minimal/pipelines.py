@@ -254,18 +254,6 @@ def find_folder(path) -> str:
     return str(beside) if not Path(path).exists() and beside.exists() else str(path)
 
 
-def _check_timestep(model, timestep) -> None:
-    limit = model.pipe.scheduler.config.num_train_timesteps
-    try:
-        times = torch.as_tensor(timestep)
-        good = times.ndim < 2 and times.numel() and times.dtype != torch.bool and not times.is_complex() \
-            and bool((times.isfinite() & (times >= 0) & (times < limit)).all())
-    except (TypeError, ValueError, RuntimeError):
-        good = False
-    if not good:
-        raise ValueError(f"timestep is {describe(timestep)}; pass a number from 0 (clean) to below {limit} (noise), or one for each picture")
-
-
 def _dtype(dtype) -> torch.dtype:
     found = torch.float32 if dtype is None else DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
