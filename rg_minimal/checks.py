@@ -172,7 +172,8 @@ def as_points(value, least: int = 1) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         good = False
     if not good:
-        raise ValueError(f"pass N >= {least} finite points (x, y) in pixels, shape (N, 2), not {describe(value)}")
+        few = "one" if least == 1 else least
+        raise ValueError(f"pass N >= {least} finite points (x, y) in pixels, shape (N, 2), so at least {few}, not {describe(value)}")
     return points.to("cpu", torch.float32)
 
 

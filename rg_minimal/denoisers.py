@@ -337,8 +337,9 @@ _UNET_INPUTS = set(inspect.signature(UNet2DConditionModel.forward).parameters) -
 class Transformer(Denoiser):
     """A diffusion transformer: what each block returns for the picture's tokens, folded back to a map.
 
-    Hidden states of such models carry a few channels of enormous size ("massive activations"), which drown the rest: tokens
-    are normalised (LayerNorm without weights) before a head reads them, unless `normalize` is False.
+    Hidden states of such models grow from block to block and carry a few channels of enormous size ("massive activations").
+    Tokens are brought to one size (LayerNorm without weights) before a head reads them, unless `normalize` is False; channels
+    that are larger than the others stay so.
     """
     normalize = True
 

@@ -135,9 +135,9 @@ def _timesteps(model, timestep, batch: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         good = False
     if not good or not model.flow and (timesteps.max() == limit or (timesteps % 1).any()):
-        kind = "number" if model.flow else "whole number"
-        raise ValueError(f"timestep is {describe(timestep)}; pass a {kind} from 0 to {limit if model.flow else limit - 1}, or one for each of "
-                         f"the {batch} pictures")
+        most = f"to {limit}" if model.flow else f"to below {limit}, a whole number of at most {limit - 1}"
+        raise ValueError(f"timestep is {describe(timestep)}; pass a number from 0 (clean) {most} (noise), or pass 1 for each of the "
+                         f"{batch} pictures")
     return (timesteps if model.flow else timesteps.long()).expand(batch)
 
 

@@ -68,6 +68,11 @@ def head(property=""):
 
 
 @functools.cache
+def relative():
+    return tiny.make_head(pipe(), 0)
+
+
+@functools.cache
 def source():
     return sources.Source.from_states(pipe(), pipelines.guided_sample(pipe(), "a puppet", num_inference_steps=3, generator=tiny.seed()))
 
@@ -147,11 +152,11 @@ refuse("ReadoutGuidance", lambda **given: ReadoutGuidance([tiny.spatial(pipe())]
 take("ReadoutGuidance", "numpy and torch", lambda: ReadoutGuidance([tiny.spatial(pipe())], guidance_scale=torch.tensor(2), start=np.float32(0.25)),
      lambda made: of(made, guidance_scale=2.0))
 refuse("CorrespondenceObjective", lambda source_points: readout.CorrespondenceObjective(
-    head=head(), source=source(), source_points=source_points, target_points=[[3, 4]]), source_points="points")
+    head=relative(), source=source(), source_points=source_points, target_points=[[3, 4]]), source_points="points")
 refuse("CorrespondenceObjective", lambda anti_ghosting: readout.CorrespondenceObjective(
-    head=head(), source=source(), source_points=[[3, 4]], target_points=[[3, 4]], anti_ghosting=anti_ghosting), anti_ghosting="not negative")
+    head=relative(), source=source(), source_points=[[3, 4]], target_points=[[3, 4]], anti_ghosting=anti_ghosting), anti_ghosting="not negative")
 take("CorrespondenceObjective", "points of numpy", lambda: readout.CorrespondenceObjective(
-    head=head(), source=source(), source_points=np.array([[3, 4]]), target_points=torch.tensor([[5, 6]])),
+    head=relative(), source=source(), source_points=np.array([[3, 4]]), target_points=torch.tensor([[5, 6]])),
     lambda made: made.source_points.tolist() == [[3.0, 4.0]] and made.target_points.dtype == torch.float32)
 
 
@@ -257,7 +262,7 @@ refuse_these("measurement", lambda what: measure.measurement(what, None, None, "
 # ---- edits ---------------------------------------------------------------------------------------------------------------
 
 def dragged(**changed):
-    return editing.drag(head(), source(), **{"handles": [[20, 20]], "targets": [[30, 20]], **changed})
+    return editing.drag(relative(), source(), **{"handles": [[20, 20]], "targets": [[30, 20]], **changed})
 
 
 refuse("drag", dragged, few=4, amount="fraction", stop="fraction", anatomy_weight="not negative", looks_weight="not negative",
