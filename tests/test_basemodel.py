@@ -257,7 +257,8 @@ def test_the_loss_weighs_noise_levels_by_min_snr():
 def test_psnr_by_hand():
     """An autoencoder that adds 0.2 in [-1, 1], 0.1 in [0, 1], to mid grey: 20 dB; clamping only helps."""
     vae = SimpleNamespace(encode=lambda x: SimpleNamespace(latent_dist=SimpleNamespace(mean=x)),
-                          decode=lambda x: SimpleNamespace(sample=x * 0.0 + 0.2 + x))
+                          decode=lambda x: SimpleNamespace(sample=x * 0.0 + 0.2 + x),
+                          config=SimpleNamespace(block_out_channels=(1,)), parameters=lambda: iter([torch.zeros(1)]))
     assert 20 <= B.autoencoder_psnr(vae, 2) < 22
 
 

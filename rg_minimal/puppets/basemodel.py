@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
+from .judge import round_trip
 from .training import TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
 from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, declared
 from ..files import remove_known, replace_folder, write_json, write_tensors
@@ -197,9 +198,7 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
 def autoencoder_psnr(vae: AutoencoderKL, count: Count = 64, seed: Seed = TEST_SEED) -> float:
     """Mean PSNR in dB of the round trip of `count` held-out renderings."""
     images = world.render(world.sample_scenes(count, seed)).image
-    there = next(vae.parameters())                                                        # its device and number format
-    again = torch.cat([vae.decode(vae.encode(part.to(there) * 2 - 1).latent_dist.mean).sample.to(images) for part in images.split(16)])
-    mse = ((again / 2 + 0.5).clamp(0, 1) - images).square().mean((1, 2, 3))
+    mse = (round_trip(vae, images) - images).square().mean((1, 2, 3))
     return float((-10 * mse.log10()).mean())
 
 

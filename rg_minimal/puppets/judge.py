@@ -546,8 +546,8 @@ def evaluate(judge: Judge, vae=None, count: Count = 500, seed: Seed = TEST_SEED)
 def round_trip(vae, images: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] through diffusers' AutoencoderKL and back."""
     images = as_pictures(images, "images", 2 ** (len(vae.config.block_out_channels) - 1))
-    device = next(vae.parameters()).device
-    again = [vae.decode(vae.encode(part.to(device) * 2 - 1).latent_dist.mean).sample.cpu() for part in images.split(16)]
+    there = next(vae.parameters())                                      # its device and number format
+    again = [vae.decode(vae.encode(part.to(there) * 2 - 1).latent_dist.mean).sample.cpu() for part in images.split(16)]
     return (torch.cat(again).float() / 2 + 0.5).clamp(0, 1)
 
 
