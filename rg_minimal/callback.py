@@ -139,9 +139,9 @@ class _Once:
         if self.handle is not None:
             self.handle.remove()
 
-    def __call__(self, network, args, kwargs):
+    def __call__(self, network, args, kwargs=None):
         if threading.get_ident() != self.thread:
-            return None                                         # somebody else's pass
+            return None                                         # somebody else's pass, maybe while torch still registers this hook
         self.callback.clear()
         held = self.latents()
         place = 0 if args else "sample" if "sample" in kwargs else "hidden_states"

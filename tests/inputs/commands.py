@@ -71,7 +71,6 @@ for command, first in (("measure", "pose"), ("sheets", "depth -o a.png")):
         for value in ("0", "-1"):
             refuse(command, f"{first} {option}={value}", option, "greater than or equal to 1")
     refuse(command, f"{first} --steps 1001", "--steps", "less than or equal to 1000")
-    refuse(command, f"{first} --steps 1", "--steps", "at least 2")
     refuse(command, f"{first} --model nothing", "nothing", "pass a folder")
     refuse(command, f"{first} --model taken", "taken", "pass a folder")
     refuse(command, f"{first} --heads nothing", "nothing", "head.safetensors")
@@ -98,6 +97,7 @@ refuse("sheets", "depth", "--out", "required")
 for out in ("a.jpg", "a", "."):
     refuse("sheets", f"depth -o {out}", "--out", ".png")
 refuse("sheets", "depth -o taken/a.png", "taken", "choose another folder")
+refuse("sheets", "depth -o a.png --steps 1", "--steps", "at least 2")
 take("measure", "base --steps 1 --count 1")
 take("measure", "base inversion --steps 2")
 take("measure", "drag --count 4 --steps 2")

@@ -75,7 +75,7 @@ for path in sorted(FOLDER.glob("*.ipynb")):
             values = (*values, *LISTS[:2])
         if key in ("left_arm", "right_arm", "turn"):                # degrees, which may be fractions
             values = [value for value in values if value != 1.5]
-        for value in (*values, *WRONG.get(path.stem, {}).get(key, ())):
+        for value in {repr(value): value for value in (*values, *WRONG.get(path.stem, {}).get(key, ()))}.values():
             CASES.append(Case(f"notebook {path.stem}", f"{key}={value!r}", lambda name=path.stem, key=key, value=value: run(name, **{key: value}), (key,)))
 for name, parameters in RIGHT.items():
     CASES.append(Case(f"notebook {name}", f"{parameters}", lambda name=name, parameters=parameters: run(name, **parameters), right=lambda _: True))
