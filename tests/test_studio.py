@@ -3,13 +3,17 @@ import ast
 import asyncio
 import base64
 import datetime
+import gc
 import io
 import json
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
+import ipywidgets
 import nbformat
 import pytest
 import torch
@@ -250,7 +254,55 @@ def test_a_reference_picture_of_ones_own(kit):
 
 @pytest.fixture
 def desk(kit):
-    return Studio(kit, using("pose")).desk
+    with Studio(kit, using("pose")) as shown:
+        yield shown.desk
+
+
+def alive() -> int:
+    gc.collect()
+    return len(ipywidgets.widgets.widget._instances)
+
+
+def test_a_studio_that_is_closed_or_dropped_leaves_no_widget(kit):
+    before = alive()
+    shown = Studio(kit, using("pose"))
+    assert alive() > before + 100
+    shown.close(), shown.close()
+    assert alive() == before
+    assert shown.start() is not None and shown.state["pose"]["use"] and len(shown.history) == 1, "it still runs, from Python"
+    assert "application/vnd.jupyter.widget-view+json" not in shown._repr_mimebundle_()
+    with Studio(kit, using("drag"), shown.result) as shown:
+        shown.start(), shown._repr_mimebundle_()
+    assert alive() == before
+    dropped = weakref.ref(Studio(kit, START))
+    assert alive() == before and dropped() is None
+
+
+def test_a_studio_that_is_seen_lives_until_its_cell_shows_another(kit, monkeypatch):
+    """In a kernel: each cell has an id, and each execution one."""
+    told = {"header": {"msg_id": "first"}, "metadata": {"cellId": "a"}, "content": {}}
+    monkeypatch.setattr(studio.ui, "get_ipython", lambda: SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: told)))
+    before = alive()
+    Studio(kit, START)._repr_mimebundle_()                                      # the last line of a cell
+    each = alive() - before
+    assert each > 100, "it is seen, so it lives"
+    kept = Studio(kit, START)
+    kept._repr_mimebundle_()
+    assert alive() == before + 2 * each, "two in one cell"
+    told["header"] = {"msg_id": "second"}
+    kept._repr_mimebundle_()
+    assert alive() == before + each and isinstance(kept.desk, studio.Desk), "the cell shows one of them again"
+    told["metadata"] = {"cellId": "b"}
+    other = Studio(kit, START)
+    other._repr_mimebundle_()
+    assert alive() == before + 2 * each
+    told |= {"header": {"msg_id": "third"}, "metadata": {"cellId": "a"}}
+    Studio(kit, START)._repr_mimebundle_()
+    assert not isinstance(kept.desk, studio.Desk) and isinstance(other.desk, studio.Desk)
+    other.close()
+    assert alive() == before + each
+    studio._SHOWN.clear()
+    assert alive() == before
 
 
 def test_controls_show_the_state_and_write_it(kit, desk):

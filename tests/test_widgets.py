@@ -1,10 +1,13 @@
 """The widgets without a browser: what `value` accepts, that nothing stale stays, and what a saved notebook shows."""
+import gc
 import io
 import re
 import shutil
 import subprocess
+import weakref
 from pathlib import Path
 
+import ipywidgets
 import pytest
 import torch
 from PIL import Image
@@ -38,6 +41,36 @@ def test_value_is_kept_as_plain_lists_and_heard_of(kind):
     if kind is not PictureStrokes:
         widget.value = torch.tensor(VALUES[kind])
         assert widget.value == VALUES[kind] and type(widget.value) is list
+
+
+@every_widget
+def test_a_widget_that_is_closed_or_dropped_leaves_nothing(kind):
+    def alive():
+        gc.collect()
+        return len(ipywidgets.widgets.widget._instances)
+    before, hidden = alive(), kind(PICTURE, VALUES[kind])
+    assert alive() > before
+    hidden.close(), hidden.close()
+    assert alive() == before and hidden.value == VALUES[kind] and "image/png" in hidden._repr_mimebundle_()[0]
+    for name in ("dropped", "shown", "refused"):
+        widget = kind(PICTURE, VALUES[kind])
+        gone = weakref.ref(widget)
+        if name == "shown":
+            widget._repr_mimebundle_()
+        if name == "refused":
+            with pytest.raises(ValueError):
+                widget.value = [["nothing"]]
+        del widget
+        gc.collect()
+        assert (gone() is None) == (name != "shown"), "what is seen lives until it is closed"
+        if gone():
+            gone().comm.handle_msg({"content": {"data": {"method": "update", "state": {"label": "heard"}, "buffer_paths": []}}, "buffers": []})
+            assert gone().label == "heard"
+            gone().close()
+        assert alive() == before
+    widget = kind(PICTURE)                                                      # held by a name alone, it still hears
+    widget.comm.handle_msg({"content": {"data": {"method": "update", "state": {"label": "heard"}, "buffer_paths": []}}, "buffers": []})
+    assert widget.label == "heard"
 
 
 @every_widget

@@ -19,6 +19,7 @@ import functools
 import html
 import math
 import time
+import weakref
 from pathlib import Path
 
 import anywidget
@@ -32,7 +33,7 @@ from ..checks import Index, declared
 from ..puppets.world import SIZE
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
                      moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
-from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, has_browser, png_bytes
+from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, close_all, has_browser, png_bytes
 
 __all__ = ["Studio", "START", "check_state", "load_kit", "make", "moments", "read_yaml", "write_yaml"]
 
@@ -44,6 +45,9 @@ class Studio:
     them. Without a browser, and in a saved notebook, the studio is the figure of its result.
 
     A run goes step by step in the kernel's own event loop: between two steps the kernel answers to clicks and runs cells.
+
+    `close()` takes the controls away, from the browser and out of the kernel; so does the end of a `with`, and the next studio
+    that the same cell shows. A studio that nobody has, and nobody sees, goes by itself.
 
     Args:
         kit: see `load_kit`.
@@ -59,9 +63,24 @@ class Studio:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
             self._loop = None
-        self.desk = Desk(self) if has_browser() else NoDesk()
+        self.desk, self._ends = NoDesk(), lambda: None
+        if has_browser():
+            self.desk = Desk(self)
+            self._ends = weakref.finalize(self, close_all, self.desk.view)
         if result is not None:
             self._keep(result)
+
+    def close(self) -> None:
+        """Stop, and take the controls away, of which a kernel would else keep some two hundred; state and pictures stay."""
+        self.stop()
+        self.desk = NoDesk()
+        self._ends()
+
+    def __enter__(self) -> Studio:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
 
     @property
     def state(self) -> dict:
@@ -161,16 +180,39 @@ class Studio:
         return f"Studio({', '.join(in_use(self._state)) or 'no guidance'}; {len(self.history)} pictures)"
 
     def _repr_mimebundle_(self, **kwargs):
-        data = dict(self.desk.view._repr_mimebundle_(**kwargs)) if has_browser() else {}
+        data = {}
+        if has_browser() and isinstance(self.desk, Desk):
+            _keep_shown(self)
+            data = dict(self.desk.view._repr_mimebundle_(**kwargs))
         data["text/plain"] = repr(self)
         if self.result is not None:
             data["image/png"] = base64.b64encode(self.figure()._repr_png_()).decode()
         return data
 
 
+_SHOWN: dict = {}           # cell -> (its execution, the studios that it shows)
+
+
+def _keep_shown(studio: Studio) -> None:
+    """What is seen lives on, also where no name is left for it, until its cell is run again and shows another one."""
+    kernel = getattr(ui.get_ipython(), "kernel", None)
+    if kernel is None:
+        return
+    parent = kernel.get_parent()
+    execution = parent.get("header", {}).get("msg_id")
+    cell = parent.get("metadata", {}).get("cellId", execution)
+    before, studios = _SHOWN.get(cell, (execution, []))
+    if before != execution:
+        for old in studios:
+            if old is not studio:
+                old.close()
+        studios = []
+    _SHOWN[cell] = execution, [*(each for each in studios if each is not studio), studio]
+
+
 class Stage(anywidget.AnyWidget):
     """The pictures, the progress and the history of a studio. The browser's side is studio.js."""
-    _esm = Path(__file__).with_name("studio.js")
+    _esm = Path(__file__).with_name("studio.js").read_text(encoding="utf-8")        # of a path anywidget keeps every widget
     pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)         # PNG files
     captions = traitlets.List(traitlets.Unicode()).tag(sync=True)
     history = traitlets.List(traitlets.Bytes()).tag(sync=True)
@@ -208,11 +250,11 @@ class Desk:
     """
 
     def __init__(self, studio: Studio):
-        self.studio, self.controls, self.editors = studio, {}, {}
+        self.studio, self.controls, self.editors = weakref.proxy(studio), {}, {}        # widgets must not keep it
         self._quiet = False                                 # controls are being set from the state, not by hand
         self._ground = None                                 # what the picture that the editors show was made of
         self.stage = Stage()
-        self.stage.on_msg(lambda stage, message, buffers: studio.go_back(int(message["go_back"])))
+        self.stage.on_msg(lambda stage, message, buffers: self.studio.go_back(int(message["go_back"])))
         self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"flex": "1 1 380px", "max_width": "430px"}),
                             ui.VBox([self._buttons(), self.stage, self._files()], layout={"flex": "1 1 380px", "max_width": "560px"})],
                            layout={"flex_flow": "row wrap", "grid_gap": "24px"})
@@ -284,8 +326,8 @@ class Desk:
         return button
 
     def _buttons(self):
-        self.run_button = self._button("Run", self.studio.start, DARK, tooltip="make the picture")
-        self.stop_button = self._button("Stop", self.studio.stop, disabled=True, tooltip="end the run")
+        self.run_button = self._button("Run", lambda: self.studio.start(), DARK, tooltip="make the picture")
+        self.stop_button = self._button("Stop", lambda: self.studio.stop(), disabled=True, tooltip="end the run")
         self.before_button = self._button("Picture to draw on", lambda: self.studio.start(guided=False),
                                           tooltip="make the picture without guidance, to draw on it")
         return ui.Box([self.run_button, self.stop_button, self.before_button], layout=ROW)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import os
+import weakref
 from pathlib import Path
 from typing import Sequence
 
@@ -49,6 +50,16 @@ def has_browser() -> bool:
     return kernel.get_parent().get("content", {}).get("allow_stdin", True)
 
 
+def close_all(widget: ipywidgets.Widget) -> None:
+    """Close a widget with all that it is made of: children, layouts, styles."""
+    parts = [getattr(widget, name) for name in widget.trait_names() if widget.trait_has_value(name)]
+    widget.close()
+    for part in parts:
+        for each in part if isinstance(part, (list, tuple)) else [part]:
+            if isinstance(each, ipywidgets.Widget):
+                close_all(each)
+
+
 class Checked(traitlets.TraitType):
     """A trait that the widget's own `check` makes plain, or refuses with a ValueError, before anybody sees it."""
 
@@ -66,7 +77,7 @@ class OnPicture(anywidget.AnyWidget):
         label: the widget's name for screen readers, and the title of its static form.
         size: side of the empty ground, in pixels.
     """
-    _esm = Path(__file__).with_name("widgets.js")
+    _esm = Path(__file__).with_name("widgets.js").read_text(encoding="utf-8")       # of a path anywidget keeps every widget
     _kind = traitlets.Unicode().tag(sync=True)
     _look = traitlets.Dict().tag(sync=True)                 # names, limbs, colours and tools, for the browser
     _png = traitlets.Bytes().tag(sync=True)
@@ -88,9 +99,19 @@ class OnPicture(anywidget.AnyWidget):
         return self.start()
 
     def open(self):
-        """Tell the browser about the widget, if there is one."""
-        if has_browser():
+        """Tell the browser about the widget, if there is one. Until it is shown it lives only as long as somebody has it."""
+        if has_browser() and self.comm is None:
             super().open()
+            heard = weakref.WeakMethod(self._handle_msg)
+            self.comm.on_msg(lambda message: (hear := heard()) and hear(message))
+            ipywidgets.widgets.widget._instances[self.model_id] = weakref.proxy(self)
+
+    def close(self):
+        """Take the widget away from the browser and out of the kernel; `value` and `picture` stay."""
+        super().close()
+        vars(self).pop("_repr_mimebundle_", None)           # ipywidgets puts None there, and the static form stays
+        if self.trait_has_value("layout"):
+            self.layout.close()
 
     # -- what subclasses say
 
@@ -165,7 +186,10 @@ class OnPicture(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         """The widget, and beside it a PNG for where no widget can be shown: saved notebooks, print, no browser."""
-        data, metadata = super()._repr_mimebundle_(**kwargs) if has_browser() else ({}, {})
+        data, metadata = {}, {}
+        if has_browser() and self.comm is not None:
+            ipywidgets.widgets.widget._instances[self.model_id] = self              # what is seen lives until it is closed
+            data, metadata = super()._repr_mimebundle_(**kwargs)
         file = io.BytesIO()
         self.figure().savefig(file, format="png", dpi=110, metadata={"Software": None})
         return {**data, "text/plain": repr(self), "image/png": file.getvalue()}, metadata
