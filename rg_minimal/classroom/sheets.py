@@ -52,7 +52,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
     options = parser.parse_args(arguments)
-    check_options(parser, [options.what], options.count, options.heads)
+    check_options(parser, [options.what], options.count, options.heads, options.steps)
     if not options.out.endswith(".png"):
         parser.error(f"--out is {options.out!r}: give a name that ends in .png")
     path = make_sheet(options.what, load_pipeline(options.model), load_judge(), options.heads or "data/heads", options.out,

@@ -24,6 +24,7 @@ from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_poi
 from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
+from .tokens import measure_tokens
 from ..checks import Count, Seed, checked, declared, option
 from ..files import write_json
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
@@ -350,7 +351,7 @@ def write_result(name: str, result: dict, folder: str | Path = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination")
+WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens")
 
 
 def measurement(what: str, pipe, judge: Judge, heads: str | Path, count: int | None = None, steps: int | None = None,
@@ -369,14 +370,15 @@ def measurement(what: str, pipe, judge: Judge, heads: str | Path, count: int | N
         "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), real=True, sheet=sheet, **size),
         "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
-        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few)}[what]()
+        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few),
+        "tokens": lambda: measure_tokens(pipe, **({"count": count} if count else {}))}[what]()
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
-HEADLESS = ("base", "inversion")
+HEADLESS = ("base", "inversion", "tokens")
 
 
-def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, heads: str | None) -> None:
+def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, heads: str | None, steps: int | None) -> None:
     """Let the parser refuse a count that a measurement cannot have, and options without any effect on it."""
     for what in chosen:
         if count is not None and TAKES[what] is None:
@@ -387,6 +389,8 @@ def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, he
             parser.error(f"{error}, for {what}")
         if heads is not None and what in HEADLESS:
             parser.error(f"--heads has no effect on {what}, which uses no head: leave it out")
+        if steps is not None and what == "tokens":
+            parser.error("--steps has no effect on tokens, for which nothing is sampled: leave it out")
 
 
 def main(arguments=None) -> None:
@@ -394,11 +398,11 @@ def main(arguments=None) -> None:
     parser.add_argument("what", nargs="+", choices=WHAT)
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
-    parser.add_argument("--count", type=option(Count), default=None, help="pictures (500 for base, else 100; 20 for inversion)")
+    parser.add_argument("--count", type=option(Count), default=None, help="pictures (500 for base, else 100; 20 for inversion, 64 pairs for tokens)")
     parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args(arguments)
-    check_options(parser, options.what, options.count, options.heads)
+    check_options(parser, options.what, options.count, options.heads, options.steps)
     pipe, judge = load_pipeline(options.model), load_judge()
     for what in options.what:
         result = finish(measurement(what, pipe, judge, options.heads or "data/heads", options.count, options.steps),
