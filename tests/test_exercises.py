@@ -380,6 +380,27 @@ def test_head_config():
     assert "out_channels is 0" in check(HeadConfig.for_model(unet, width=384))
 
 
+@pytest.mark.parametrize("answer, said", [
+    ((125, 100), "Right: "), ([torch.tensor(125), 100.0], "Right: "), ((100, 125), "exchanged"), ((75, 50), "each branch is a picture"),
+    ((150, 100), "not one more of each branch"), ((125, 125), "needs no pass"), ((1, 2), "two branches"), (125, "two numbers"),
+    ((125, "x"), "two numbers")])
+def test_door_costs(answer, said):
+    assert said in exercises.door_costs(answer, 50, 25)
+
+
+def test_share_of_largest():
+    def by(sizes, descending=True):
+        return lambda tokens, count: (lambda e: e[:count].sum() / e.sum())(sizes(tokens).sort(descending=descending).values)
+    energy = lambda tokens: tokens.square().mean(0)
+    check = exercises.share_of_largest
+    assert check(by(energy)).startswith("Right: ") and check(lambda *given: float(by(energy)(*given))).startswith("Right: ")
+    assert "without squaring" in check(by(lambda tokens: tokens.abs().mean(0))) and "roots" in check(by(lambda tokens: energy(tokens).sqrt()))
+    assert "smallest" in check(by(energy, descending=False)) and "first channels" in check(
+        lambda tokens, count: energy(tokens)[:count].sum() / energy(tokens).sum())
+    assert "raised ZeroDivisionError" in check(lambda tokens, count: 1 / 0) and "one number" in check(lambda tokens, count: tokens)
+    assert "were expected" in check(lambda tokens, count: 0.5) and "int" in check(3)
+
+
 # ---------------------------------------------------------------------------------------------- A1  the base model
 
 def test_repeatable_draws():

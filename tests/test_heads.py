@@ -733,7 +733,8 @@ def test_a_curve_and_its_running_mean():
 @pytest.mark.parametrize("draw", [
     lambda label: plots.curve([1.0, 2.0], label), lambda label: plots.lines({"a": [1.0, 2.0]}, [1, 2], "step", label),
     lambda label: plots.bars({"a": 1.0}, label), lambda label: plots.marked_bars({"a": 1.0}, label, 0.5, "threshold"),
-    lambda label: plots.learning([1.0], {1: {100: 1.0}}, 1, label)], ids=["curve", "lines", "bars", "marked_bars", "learning"])
+    lambda label: plots.line_panels({"title": dict(series={"a": [1.0, 2.0]}, x_values=[1, 2], x="step", y=label)}, columns=1),
+    lambda label: plots.learning([1.0], {1: {100: 1.0}}, 1, label)], ids=["curve", "lines", "bars", "marked_bars", "line_panels", "learning"])
 def test_a_long_label_of_the_upright_axis_is_not_cut_off(draw):
     figure = draw("loss of the diffusion model in all its timesteps")
     figure._repr_png_()                             # lays it out

@@ -239,7 +239,7 @@ def test_torch_load_never_runs_code_from_a_file():
 METHOD = ["files", "maps", "checks", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "saving", "sources", "pipelines",
           "callback", "guider", "reference"]
 PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.transformer", "puppets.heads", "puppets.editing",
-           "puppets.cases", "puppets.measure"]
+           "puppets.cases", "puppets.tokens", "puppets.measure"]
 ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"files"},
          "puppets.judge": {"checks", "files", "pictures", "puppets.world", "puppets.training"}, "files": set(), "checks": set(),
          "undo": set(), "pictures": {"checks"}}

@@ -5,7 +5,7 @@ import nbformat
 import pytest
 import torch
 
-from rg_minimal import sample
+from rg_minimal import pipelines, sample
 from rg_minimal.classroom import larger
 from rg_minimal.denoisers import denoiser
 from test_readout import seed, spatial
@@ -72,6 +72,21 @@ def test_gradient_checkpointing_changes_no_number():
     torch.testing.assert_close(*pictures)
 
 
+@pytest.mark.parametrize("make", [tiny_pipe, tiny_xl_pipe])
+def test_the_modular_loop_follows_the_samplers_rule(make, capfd):
+    """Also with the UNet of Stable Diffusion, which does not ask for what SDXL's loop tells it; and in silence."""
+    pipe, noise = make(), torch.randn(2, 4, 16, 16, generator=seed())
+    settings = dict(guidance_scale=3.0, step_size=0.3)
+    with larger.counted(pipe) as cost:
+        latents = larger.modular_loop(pipe, ["a puppet"] * 2, noise, 4, objectives=[spatial(pipe)], **settings)
+    *_, last = pipelines.guided_sample(pipe, ["a puppet"] * 2, [spatial(pipe)], latents=noise, num_inference_steps=4,
+                                       moves="prediction", **settings)
+    torch.testing.assert_close(latents, last.latents)
+    assert (cost.passes, cost.pictures, cost.with_gradient) == (8, 16, 4) and cost.seconds > 0
+    assert capfd.readouterr() == ("", "")
+    assert not denoiser(pipe).network._forward_hooks
+
+
 @pytest.mark.filterwarnings("ignore:the model does not know")
 def test_notebook_runs_on_tiny_models_of_both_classes(folder):
     """Its cells, one after the other, as they are, with other parameters."""
@@ -83,4 +98,6 @@ def test_notebook_runs_on_tiny_models_of_both_classes(folder):
             if "parameters" in cell.metadata.get("tags", []):
                 names.update(parameters)
     assert names["missing"] == "" and names["pipe"].unet.config.block_out_channels == [16, 32]
-    assert len(shown) == 4 and len(names["readings"][100].features) == 4 and names["results"]["guided: dark"].shape == (4, 3, 32, 32)
+    assert len(shown) == 6 and len(names["readings"][100].features) == 4 and names["results"]["guided: dark"].shape == (4, 3, 32, 32)
+    assert names["difference"]("1 guided_sample", "2 callback") < 1e-3 and names["difference"]("1 by rule of 3", "3 guider") < 1e-3
+    assert [names["costs"][name].with_gradient for name in names["costs"]] == [0, 1, 1, 2, 2]

@@ -715,17 +715,70 @@ def head_config(answer, unet, width: int, out_channels: int) -> str:
     if answer is None:
         return "Not done yet: set my_config to a HeadConfig."
     if not isinstance(answer, HeadConfig):
-        return f"Not yet: my_config is a {type(answer).__name__}; HeadConfig.for_unet(...) makes a HeadConfig."
+        return f"Not yet: my_config is a {type(answer).__name__}; HeadConfig.for_model(...) makes a HeadConfig."
     channels, embedding = denoiser(unet).channels, denoiser(unet).embedding_channels
     if answer.layer_channels != channels:
         return (f"Not yet: this head reads layers of {answer.layer_channels} channels, the UNet has {channels}. Is it for another "
-                "model? HeadConfig.for_unet(unet, ...) fills them in.")
+                "model? HeadConfig.for_model(unet, ...) fills them in.")
     if answer.embedding_channels != embedding:
         return f"Not yet: this head expects an embedding of {answer.embedding_channels} numbers, and the UNet's has {embedding}."
     for name, value in (("width", width), ("out_channels", out_channels)):
         if getattr(answer, name) != value:
             return f"Not yet: {name} is {getattr(answer, name)}, and {value} is asked for."
     return f"Right: {len(channels)} layers, {width} channels wide, {out_channels} channel(s) out."
+
+
+def door_costs(answer, steps: int, guided: int) -> str:
+    """Pictures that go through the denoiser for one picture under classifier-free guidance: (callback, guider)."""
+    if answer is None:
+        return "Not done yet: set my_costs to two numbers: through the callback, through the guider."
+    values = [_number(each) for each in answer] if isinstance(answer, (tuple, list)) else []
+    if len(values) != 2 or None in values:
+        return f"Not yet: my_costs is {answer!r}, and two numbers are asked for, (callback, guider)."
+    right = (2 * steps + guided, 2 * steps)
+    if tuple(values) == right:
+        return f"Right: {right[0]} and {right[1]}; the guider opens the gradient in a pass that is run anyway."
+    mistakes = {
+        "the two are exchanged.": right[::-1], "this counts passes of both branches in one batch; each branch is a picture.": (
+            steps + guided, steps),
+        "a guided step costs the callback one more picture, not one more of each branch.": (2 * steps + 2 * guided, 2 * steps),
+        "the guider needs no pass of its own.": (right[0], right[0])}
+    for mistake, wrong in mistakes.items():
+        if tuple(values) == wrong:
+            return f"Not yet: {mistake}"
+    return (f"Not yet: {values[0]:g} and {values[1]:g}. Each of the {steps} steps runs two branches; what do {guided} guided steps add "
+            "through either door?")
+
+
+def share_of_largest(answer) -> str:
+    """A function of tokens (T, C) and a count: the share of the energy that the `count` largest channels hold."""
+    if answer is None:
+        return "Not done yet: write my_share(tokens, count)."
+    if not callable(answer):
+        return f"Not yet: my_share is a {type(answer).__name__}, and a function of tokens and count is asked for."
+    tokens = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9, 1, 2, 1, 5, 1, 1])
+    energy = tokens.square().mean(0)
+    share = lambda sizes, count: float(sizes.sort(descending=True).values[:count].sum() / sizes.sum())
+    try:
+        values = [_number(answer(tokens.clone(), count)) for count in (1, 2)]
+    except Exception as error:          # whatever a student's function raises
+        return f"Not yet: my_share raised {type(error).__name__}: {error}"
+    if None in values:
+        return "Not yet: my_share does not return one number."
+    near = lambda *expected: all(abs(value - other) <= 1e-3 for value, other in zip(values, expected))
+    if near(share(energy, 1), share(energy, 2)):
+        return f"Right: of 8 channels, two of which are large, the largest holds {values[0]:.0%}, two hold {values[1]:.0%}."
+    mistakes = {
+        "energy is the mean of squares; this adds up sizes without squaring them.": tokens.abs().mean(0),
+        "energy is the mean of squares; this adds up their roots.": energy.sqrt()}
+    for mistake, sizes in mistakes.items():
+        if near(share(sizes, 1), share(sizes, 2)):
+            return f"Not yet: {mistake}"
+    if near(float(energy[0] / energy.sum()), float(energy[:2].sum() / energy.sum())):
+        return "Not yet: these are the first channels; sort them by their energy."
+    if near(share(-energy, 1), share(-energy, 2)):
+        return "Not yet: these are the smallest channels; sort them the other way round."
+    return f"Not yet: for 1 and 2 channels {share(energy, 1):.3f} and {share(energy, 2):.3f} were expected, not {values[0]:.3f} and {values[1]:.3f}."
 
 
 # ---------------------------------------------------------------------------------------------- A1  the base model

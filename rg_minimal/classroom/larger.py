@@ -6,14 +6,22 @@ machines that have neither the weights nor a GPU; this module says what is missi
 from __future__ import annotations
 
 import re
+import time
 import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils import logging
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from ..checks import FileName, Truth, declared
-from ..pipelines import DEFAULT, find_folder, load_pipeline
+from ..guider import ReadoutGuidance
+from ..pipelines import DEFAULT, encode_prompts, find_folder, load_pipeline
 from ..denoisers import denoiser
 from ..readout import HeadConfig
 from ..saving import ReadoutHead
@@ -98,3 +106,70 @@ def _folder_or_hub_id(model) -> str:
     if not Path(folder).exists() and (not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or beside.is_dir()):
         raise ValueError(f"model is {model!r}: there is no such folder; pass one in diffusers' layout, or a hub id OWNER/NAME")
     return folder
+
+
+# ---------------------------------------------------------------------------------------------- one gradient, three doors
+
+@dataclass
+class Cost:
+    """What went through a denoiser."""
+    passes: int = 0
+    pictures: int = 0                   # each branch of each picture is one
+    with_gradient: int = 0              # of these
+    seconds: float = 0.0
+
+
+@contextmanager
+def counted(pipe) -> Iterator[Cost]:
+    """Count what goes through a pipeline's denoiser inside: `with counted(pipe) as cost: ...`."""
+    cost, started = Cost(), time.perf_counter()
+
+    def count(module, given, output):
+        prediction = output[0] if isinstance(output, tuple) else output.sample
+        cost.passes += 1
+        cost.pictures += len(prediction)
+        cost.with_gradient += len(prediction) * prediction.requires_grad
+    hook = denoiser(pipe).network.register_forward_hook(count)
+    try:
+        yield cost
+    finally:
+        hook.remove()
+        cost.seconds = time.perf_counter() - started
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notes of diffusers and transformers on what is experimental or not installed."""
+    loggers = (logging, transformers_logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.set_verbosity_error()
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.set_verbosity(level)
+
+
+def modular_loop(pipe, prompt, latents: Tensor, steps: int, guider=None, **settings) -> Tensor:
+    """Latents (B, C, h, w) after diffusers' modular denoising loop for Stable Diffusion XL, with the parts of `pipe`.
+
+    The loop tells the UNet SDXL's added inputs; that of Stable Diffusion does not ask for them, so it runs there as well.
+    `settings` are those of `ReadoutGuidance`, which is made where no `guider` is given. Prompts are encoded, and latents are
+    to be decoded, outside.
+    """
+    with quiet():
+        from diffusers.modular_pipelines.stable_diffusion_xl.denoise import StableDiffusionXLDenoiseStep
+        guider = ReadoutGuidance(vae_scale_factor=denoiser(pipe).factor, **settings) if guider is None else guider
+        loop = StableDiffusionXLDenoiseStep()
+        loop.set_progress_bar_config(disable=True)
+        modular = loop.init_pipeline()
+        scheduler = denoiser(pipe).scheduler(steps)
+        modular.update_components(unet=pipe.unet, scheduler=scheduler, guider=guider)
+    told = encode_prompts(pipe, prompt, image_size=denoiser(pipe).image_size(latents))
+    fields = {"prompt_embeds": told.prompt_embeds, "negative_prompt_embeds": told.negative_prompt_embeds}
+    for name, key in (("pooled_prompt_embeds", "text_embeds"), ("add_time_ids", "time_ids")):
+        if told.added.get(key) is not None:
+            fields |= {name: told.added[key], f"negative_{name}": told.negative_added[key]}
+    return modular(denoiser_input_fields=fields, latents=latents, timesteps=scheduler.timesteps, num_inference_steps=steps,
+                   output="latents")

@@ -320,13 +320,32 @@ def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str,
     """Several named lines over the same `x_values`, told apart by colour, mark and dash; up to 12 values get marks."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
+    _draw_lines(axes, series, x_values, x, y, log)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _draw_lines(axes, series, x_values, x: str, y: str, log: bool = False) -> None:
     for i, (name, values) in enumerate(series.items()):
         colour, mark, dash = STYLES[i % len(STYLES)]
         axes.plot(x_values, values, dash, marker=mark if len(x_values) <= 12 else "", color=colour, markersize=4,
                   linewidth=1.5, label=name)
     axes.set(xlabel=x, ylabel=upright(y), **({"yscale": "log"} if log else {}))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def line_panels(panels: dict[str, dict], columns: int = 2, inches: tuple = (3.4, 2.1)) -> Figure:
+    """Several `lines` side by side, each {title: dict(series=..., x_values=..., x=..., y=...)}; the same names look the same
+    everywhere if every panel has them in one order, and stand in one legend below."""
+    figure = Figure(figsize=(columns * inches[0], -(-len(panels) // columns) * inches[1] + 0.3), layout="constrained")
+    grid, known = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat, {}
+    for axes, (title, panel) in zip(grid, panels.items()):
+        _draw_lines(axes, **panel)
+        axes.set_title(title, fontsize=9)
+        known |= {line.get_label(): line for line in axes.lines}
+    for axes in list(figure.axes)[len(panels):]:
+        axes.set_axis_off()
+    figure.legend(known.values(), known.keys(), fontsize=8, frameon=False, loc="outside lower center", ncols=len(known))
     return figure
 
 

@@ -24,6 +24,7 @@ from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_poi
 from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
+from .tokens import measure_tokens
 from ..checks import Count, FileName, Function, NonNegative, Seed, Truth, as_whole, checked, declared, one_sentence, option
 from ..files import refuse_file, write_json
 from ..pictures import as_pictures
@@ -366,7 +367,7 @@ def write_result(name: str, result: dict, folder: str | Path = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination")
+WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens")
 
 
 @declared
@@ -386,11 +387,12 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
         "drag-inverted": lambda: measure_drag(pipe, judge, head("correspondence"), head("pose"), real=True, sheet=sheet, **size),
         "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
-        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few)}[what]()
+        "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few),
+        "tokens": lambda: measure_tokens(pipe, **({"count": count} if count else {}))}[what]()
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
-HEADLESS = ("base", "inversion")                           # and without guidance
+HEADLESS = ("base", "inversion", "tokens")                 # and without guidance
 
 
 def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, steps: int | None, heads: str | None) -> None:
@@ -406,6 +408,8 @@ def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, st
             parser.error(f"{error}, for {what}")
         if heads is not None and what in HEADLESS:
             parser.error(f"--heads has no effect on {what}, which uses no head: leave it out")
+        if steps is not None and what == "tokens":
+            parser.error("--steps has no effect on tokens, for which nothing is sampled: leave it out")
 
 
 def main(arguments=None) -> None:
@@ -413,7 +417,7 @@ def main(arguments=None) -> None:
     parser.add_argument("what", nargs="+", choices=WHAT)
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
-    parser.add_argument("--count", type=option(Count), default=None, help="pictures (500 for base, else 100; 20 for inversion)")
+    parser.add_argument("--count", type=option(Count), default=None, help="pictures (500 for base, else 100; 20 for inversion, 64 pairs for tokens)")
     parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
     parser.add_argument("--out", default="data/results")
     options = parser.parse_args(arguments)
