@@ -1,9 +1,11 @@
 """An interrupt (Ctrl-C) at any line of ours leaves everything as it was: `python tests/test_interrupts.py` tries every line.
 
-The suite takes a sample of the lines, and every line of what lays hooks and freezes weights.
+The suite takes a sample of the lines, and every third of what lays hooks and freezes weights.
 """
 import copy
+import linecache
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,15 @@ from rg_minimal.sources import Source
 from tiny import make_head, seed, spatial, tiny_pipe, tiny_sd3_pipe
 
 PACKAGE, PROMPT = str(Path(rg_minimal.__file__).parent), "a puppet is waving"
-ALWAYS = ("undo.py", "callback.py", "guider.py")        # of these, and of `collect_features`, the suite tries every line
+ALWAYS = ("undo.py", "callback.py", "guider.py")        # of these, and of `collect_features`, the suite tries more lines
 
 
 class Interrupts:
-    """Runs work and raises KeyboardInterrupt before line number `at` of ours is executed; notes all lines."""
+    """Runs work and raises KeyboardInterrupt before line number `at` of ours is executed; notes all lines.
+
+    But not at the line that takes and releases a lock: Python looks for signals after calls and at jumps, so none can come between
+    the end of a block and the release, as an exception of a tracer could.
+    """
 
     def __init__(self, at=None):
         self.at, self.lines = at, []
@@ -37,14 +43,23 @@ class Interrupts:
             sys.settrace(before)
 
     def enter(self, frame, event, argument):
-        return self.step if frame.f_code.co_filename.startswith(PACKAGE) else None
+        if not frame.f_code.co_filename.startswith(PACKAGE) or inside(frame, weakref.__file__):
+            return None                     # Python itself catches what a finalizer raises, so nothing would be interrupted
+        return self.step
 
     def step(self, frame, event, argument):
-        if event == "line":
+        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with _LOCK"):
             self.lines.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
             if len(self.lines) - 1 == self.at:
                 raise KeyboardInterrupt
         return self.step
+
+
+def inside(frame, file: str) -> bool:
+    """Whether a function of that file has called this one."""
+    while frame is not None and frame.f_code.co_filename != file:
+        frame = frame.f_back
+    return frame is not None
 
 
 def noise(number=0):
@@ -54,13 +69,13 @@ def noise(number=0):
 # ---- scenes: each gives the work, without what need not be made anew ----------------------------------------------------
 
 def guided(pipe, **settings):
-    source = Source.from_picture(pipe, noise(1), generator=seed(1))
+    source = Source.from_picture(pipe, latents=noise(1), generator=seed(1))
     objectives, told = [spatial(pipe), rg.AppearanceObjective(head=make_head(pipe, 0), source=source, stop=1.0)], pipelines.encode_prompts(pipe, PROMPT)
     return lambda: list(pipelines.guided_sample(pipe, told, objectives, num_inference_steps=2, latents=noise(), **settings))[-1].latents
 
 
 def inverted(pipe):
-    return lambda: list(pipelines.invert(pipe, noise(), PROMPT, num_inference_steps=2, guidance_scale=2.0))[-1].latents
+    return lambda: list(pipelines.invert(pipe, latents=noise(), prompt=PROMPT, num_inference_steps=2, guidance_scale=2.0))[-1].latents
 
 
 def trained(pipe):
@@ -69,7 +84,7 @@ def trained(pipe):
 
     def work():
         head.load_state_dict(fresh)
-        states = train_head(head, pipe, [(noise(2), torch.zeros(1, 2, 4, 4))] * 3, 3)
+        states = train_head(head, pipe, [(noise(2), torch.zeros(1, 2, 4, 4))] * 3, 3, latents=True)
         next(states), next(states)
         states.close()                                          # midway
         return torch.stack([weight.sum() for weight in head.parameters()]).detach()
@@ -92,7 +107,7 @@ def decoded(pipe):
 
 
 def read(pipe):
-    return lambda: pipelines.read_picture(pipe, noise(), 300, generator=seed())(pipe.of_this_test).detach()
+    return lambda: pipelines.read_picture(pipe, timestep=300, latents=noise(), generator=seed())(pipe.of_this_test).detach()
 
 
 def half_autoencoder():
@@ -135,13 +150,13 @@ def interrupted(work, at) -> bool:
 
 
 def chosen(lines, every: int) -> list[int]:
-    """Numbers of events: the first and the last time that each line is executed; of most files each `every`-th."""
+    """Numbers of events: the first and the last time that each line is executed; of most files each `every`-th line."""
     first, last = {}, {}
     for number, line in enumerate(lines):
         first.setdefault(line, number), last.__setitem__(line, number)
     ours = [line for line in first if line[0].endswith(ALWAYS) or line[2] == "collect_features"]
     others = [line for line in first if line not in ours][::every]
-    return sorted({times[line] for line in [*ours, *others] for times in (first, last)})
+    return sorted({times[line] for line in [*ours[::min(every, 3)], *others] for times in (first, last)})
 
 
 def scene(name):
@@ -149,7 +164,8 @@ def scene(name):
     pipe = build()
     pipe.of_this_test = make_head(pipe)
     work = work(pipe)
-    return pipe, work, state_of(pipe), work()
+    expected = work()                       # first of all, since transformers lays hooks of its own with the first pass
+    return pipe, work, state_of(pipe), expected
 
 
 def faults(name, every: int) -> list[str]:
@@ -176,7 +192,7 @@ def faults(name, every: int) -> list[str]:
 
 @pytest.mark.parametrize("name", SCENES)
 def test_an_interrupt_at_any_line_leaves_nothing(name):
-    assert not (found := faults(name, every=60)), "\n".join(found)
+    assert not (found := faults(name, every=150)), "\n".join(found)
 
 
 if __name__ == "__main__":
