@@ -31,8 +31,15 @@ endif
 PY    := "$(ENV)/bin/python"
 STAMP := "$(ENV)/.rg-minimal-stamp"
 
+# Tests run in two processes side by side, with one thread each; `make test JOBS=4` where there are more cores and memory
+# (each takes up to 2 GB).
+JOBS   ?= 2
+SPREAD  = -n $(JOBS) --dist worksteal
+test device check: export OMP_NUM_THREADS = 1
+test device check: export MKL_NUM_THREADS = 1
+
 # Nothing that is tested or shown first may ask a hub for anything.
-start test notebooks: export HF_HUB_OFFLINE = 1
+start test device check notebooks: export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
 NOTEBOOKS = notebooks/*.ipynb $(wildcard notebooks/solutions/*.ipynb)
@@ -73,15 +80,15 @@ setup:  ## set up only: make .venv where no environment is active, install what 
 # nbval runs every cell and compares the outputs of those marked NBVAL_CHECK_OUTPUT; other cells print measured numbers,
 # whose last digits differ between processors.
 test: setup  ## set up and pass all tests: pytest, then the notebooks by nbval
-	$(PY) -m pytest tests --ignore tests/device/test_device.py --ignore tests/device/test_on_device.py
-	$(PY) -m pytest --nbval-lax notebooks --nbval-current-env --nbval-cell-timeout 300 \
+	$(PY) -m pytest $(SPREAD) tests --ignore tests/device/test_device.py
+	$(PY) -m pytest $(SPREAD) --dist loadfile --nbval-lax notebooks --nbval-current-env --nbval-cell-timeout 300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-device: setup  ## set up and run every notebook and solution where tensors live on a GPU, or on a CPU that plays one (15 minutes)
-	$(PY) -m pytest tests/device/test_device.py tests/device/test_on_device.py
+device: setup  ## set up and run everything where tensors live on a GPU, or on a CPU that plays one: notebooks, solutions, library
+	$(PY) -m pytest $(SPREAD) tests/device tests/test_notebooks.py
 
 check: setup  ## set up and pass the quick tests, in a minute and a half: no notebook, no browser, no training
-	$(PY) -m pytest -q tests -m "not slow"
+	$(PY) -m pytest -q $(SPREAD) tests -m "not slow"
 
 lab: setup  ## set up and open the course in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb

@@ -99,7 +99,7 @@ def visible_text(path):
 # -------------------------------------------------------------------------------------------------------- dependencies
 
 # Installed for what they do, not for an import of ours: by a command of the Makefile, or as an extra of another package.
-COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval": "--nbval-lax "}
+COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval": "--nbval-lax ", "pytest-xdist": "-n $(JOBS)"}
 BROWSER = {Requirement(line).name for line in PROJECT["optional-dependencies"]["browser"]}      # may be missing
 EXTRAS = {"accelerate": "diffusers", "ipywidgets": "tqdm"}
 

@@ -1,15 +1,17 @@
-"""The course as papermill sees it: other parameters run, wrong ones stop at once; and what every notebook has.
+"""The course as papermill sees it: other parameters run, where a CPU plays a GPU; wrong ones stop at once; and what every notebook has.
 
 That the notebooks run as they are, and print what is committed, is nbval's part (`make test`); what the files look like
-is in test_house.py. Runs with other parameters are miniatures: fewer steps, fewer pictures.
+is in test_house.py. Runs with other parameters are miniatures: fewer steps, fewer pictures. They run on the virtual device (on a
+real one where there is one), which is the CPU but for the question where a tensor lives.
 """
 import re
 from pathlib import Path
 
 import nbformat
-import papermill
 import pytest
+import torch
 
+from run_notebook import run
 from rg_minimal.classroom.parameters import arm_angles, check_parameters, existing_folder, fits, interval, joint_points, list_of_texts
 from rg_minimal.classroom.widgets import PicturePoints
 
@@ -86,9 +88,9 @@ def test_every_notebook_is_tried_with_other_and_with_wrong_parameters():
 @each_notebook
 def test_other_parameters_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    extra = {"run": str(tmp_path / "run")} if name.startswith("A1") else {}
+    extra = {"run": str(tmp_path / "run"), "device": "cuda"} if name.startswith("A1") else {}       # the only one that has to be told
     out = tmp_path / "out.ipynb"
-    papermill.execute_notebook(COURSE[name], out, OTHER[name] | extra, kernel_name="python3", cwd=FOLDER, progress_bar=False)
+    run(COURSE[name], OTHER[name] | extra, out, plain=torch.cuda.is_available())
     ran = cells_of(out)
     injected = next(cell for cell in ran if "injected-parameters" in cell.metadata.tags)
     assert all(f"{key} = " in injected.source for key in OTHER[name])

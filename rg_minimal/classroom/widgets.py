@@ -286,8 +286,8 @@ def paint_over(picture: Tensor, strokes) -> Tensor:
     """A picture (3, H, W) in [0, 1] with strokes on it."""
     picture = as_pictures(picture, "picture")[0]
     size = (picture.shape[-1], picture.shape[-2])
-    where = paint(strokes, size, shade=1.0)[0]                                                 # (1, H, W)
-    return picture * (1 - where) + paint(strokes, size)[0].clamp(0, 1)      # on a ground of 0 shades are weighted already
+    where, shades = (paint(strokes, size, shade=shade)[0].to(picture) for shade in (1.0, None))        # (1, H, W) each
+    return picture * (1 - where) + shades.clamp(0, 1)                       # on a ground of 0 shades are weighted already
 
 
 def draw_arrows(axes, arrows) -> None:

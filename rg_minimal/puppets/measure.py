@@ -253,7 +253,7 @@ def judge_drag(judge: Judge, made: DragSource, picture: torch.Tensor) -> dict:
     else:
         ended, count = find_patch(made.picture[0], case.handles[0], picture[0])[None], 1
     distance = lambda points: float((points - case.targets[:count]).norm(dim=-1).mean())
-    kept = 1 - case.moved()
+    kept = 1 - case.moved().to(picture)
     change = ((picture - made.picture).abs().mean(1, keepdim=True) * kept).sum() / kept.sum()
     looks = {name: value for name, value in made.scene.attributes.items() if name in MEASURED and name != "action"}
     return {"initial_distance": distance(case.handles[:count]), "distance": distance(ended), "fidelity": 1 - float(change),

@@ -1,6 +1,6 @@
 """Run a notebook where a CPU plays a CUDA device, with other parameters as by papermill.
 
-    python tests/device/run_notebook.py notebooks/06_sketches.ipynb -p steps 4 -p timesteps "[200]"
+    python tests/run_notebook.py notebooks/06_sketches.ipynb -p steps 4 -p timesteps "[200]"
 
 The notebook runs in a kernel of its own and in its own folder; its first cell, put before the others, installs
 `virtual_device`, its last one asks whether anything was on the device at all. An error is printed with the cell that it comes
@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import papermill
 
-TESTS = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
 FIRST = f"""import sys
 sys.path.append({str(TESTS)!r})
 import virtual_device
