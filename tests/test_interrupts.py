@@ -28,7 +28,7 @@ class Interrupts:
     """Runs work and raises KeyboardInterrupt before line number `at` of ours is executed; notes all lines.
 
     But not at the line that takes and releases a lock: Python looks for signals after calls and at jumps, so none can come between
-    the end of a block and the release, as an exception of a tracer could.
+    the end of a block and the release, as an exception of a tracer could. Nor at torch's own `no_grad`.
     """
 
     def __init__(self, at=None):
@@ -48,7 +48,8 @@ class Interrupts:
         return self.step
 
     def step(self, frame, event, argument):
-        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with _LOCK"):
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        if event == "line" and not line.startswith(("with _LOCK", "with torch.no_grad")):
             self.lines.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
             if len(self.lines) - 1 == self.at:
                 raise KeyboardInterrupt
