@@ -69,6 +69,7 @@ class GuidanceCallback(PipelineCallback):
     def _lay(self, pipe, latents: Tensor, step: int) -> None:
         """Lay a hook on the denoiser for the pass after this step, in which these very latents are to be moved."""
         model, call = denoiser(pipe), self._calls
+        before = call.laid
         self.clear()
         steps = getattr(pipe, "_num_timesteps", None) or len(pipe.scheduler.timesteps)
         if step <= call.step:                                       # another call of the pipeline
@@ -78,6 +79,9 @@ class GuidanceCallback(PipelineCallback):
                 check_interval(objective, steps, first=1)
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
+        elif before is not None and not before.done:
+            raise ValueError(f"the pass after step {call.step} did not see the latents that this callback returned, so it was not guided; "
+                             "put GuidanceCallback after what else changes latents, and run no pass of the denoiser between")
         call.step = step
         call.check_alone(pipe, steps)
         strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
@@ -86,11 +90,11 @@ class GuidanceCallback(PipelineCallback):
             weakref.finalize(latents, call.laid.remove)         # a pipeline that was interrupted leaves nothing behind
             call.laid.lay()
 
-    def clear(self) -> None:
-        """Take this thread's hook away, if one lies."""
+    def clear(self, keep: bool = False) -> None:
+        """Take this thread's hook away, if one lies; `keep` what is known of it."""
         if self._calls.laid is not None:
             self._calls.laid.remove()
-        self._calls.laid = None
+        self._calls.laid = self._calls.laid if keep else None
 
 
 _RUNNING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # scheduler -> {thread: "running" or "disturbed"}
@@ -131,6 +135,7 @@ class _Once:
         self.callback, self.pipe, self.model, self.strengths = callback, pipe, model, strengths
         self.losses = callback._calls.losses
         self.latents, self.thread, self.handle = weakref.ref(latents), threading.get_ident(), None
+        self.done = False               # whether the pass came for which it was laid
 
     def lay(self) -> None:
         self.handle = self.model.network.register_forward_pre_hook(self, with_kwargs=True)
@@ -142,12 +147,13 @@ class _Once:
     def __call__(self, network, args, kwargs=None):
         if threading.get_ident() != self.thread:
             return None                                         # somebody else's pass, maybe while torch still registers this hook
-        self.callback.clear()
+        self.callback.clear(keep=True)
         held = self.latents()
         place = 0 if args else "sample" if "sample" in kwargs else "hidden_states"
         given = args[0] if args else kwargs[place]
-        if held is None or not takes_moves(self.pipe.scheduler):
-            return None                                         # the pipeline is gone; Heun's second look is not guided
+        self.done = not takes_moves(self.pipe.scheduler)        # Heun's second look is not guided
+        if held is None or self.done:
+            return None
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
         seen, size = seen_by(self.pipe.scheduler, held, self._schedule_time(timestep))
         if len(given) % len(held) or not torch.equal(given[:len(held), :held.shape[1]], seen.to(given)):
@@ -155,6 +161,7 @@ class _Once:
         if given.ndim == 3 and given.shape[1:] != held.shape[1:]:
             raise ValueError(f"{type(self.pipe).__name__} tells its transformer more than the latents, which is not known here; use "
                              "the plain pipeline of the model, or guided_sample")
+        self.done = True
         moved = self._moved(network, args, kwargs, place, given, len(held), timestep)
         if moved is None:
             return None

@@ -247,6 +247,22 @@ def test_among_other_callbacks(pipe):
         call(pipe, lambda *args: guidance(*args), callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
+class Louder(PipelineCallback):
+    """Another callback, that changes latents."""
+    tensor_inputs = ["latents"]
+
+    def callback_fn(self, pipe, step_index, timestep, callback_kwargs):
+        return {"latents": callback_kwargs["latents"] * 1.01}
+
+
+def test_one_that_changes_latents_comes_before_or_is_refused(pipe):
+    guidance = GuidanceCallback([spatial(pipe)], step_size=0.1)
+    assert call(pipe, MultiPipelineCallbacks([Louder(), guidance])).isfinite().all() and len(guidance.losses) == 5
+    with pytest.raises(ValueError, match="after step 0 did not see .* put GuidanceCallback after"):
+        call(pipe, MultiPipelineCallbacks([guidance, Louder()]))
+    assert call(pipe, guidance).isfinite().all() and len(guidance.losses) == 5
+
+
 class Broken(rg.SpatialObjective):
     error: type = RuntimeError
 
