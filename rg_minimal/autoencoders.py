@@ -5,7 +5,7 @@ import threading
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checks import finite
 from .pictures import as_pictures
@@ -69,10 +69,13 @@ def _without_overflow(vae, run, what) -> Tensor:
 
 @contextmanager
 def _float32(vae):
-    """The autoencoder in float32 inside, and in what it was in outside, to the bit."""
+    """The autoencoder in float32 inside, and in what it was in outside, to the bit.
+
+    By torch's own `to`: diffusers' warns of a change that is not undone.
+    """
     before = vae.dtype
-    with undone(lambda: vae.to(before)):
-        vae.to(torch.float32)
+    with undone(lambda: nn.Module.to(vae, before)):
+        nn.Module.to(vae, torch.float32)
         yield
 
 
