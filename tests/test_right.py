@@ -198,6 +198,14 @@ def test_training_moves_nothing_that_has_no_gradient_and_asks_the_rate_of_each_s
     assert done == [0.0, 0.25, 0.5, 0.75]
 
 
+def test_each_step_has_the_gradient_of_its_own_batch(pipe):
+    head, batches = make_head(pipe), [((draws(1, 4, 16, 16),), torch.tensor([float(label)])) for label in (1, 2, 4)]
+    optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
+    loss = lambda readout, label: readout.sum() * 0 + (head.mixing_weights * label).sum()
+    states = rg.training(head, optimizer, denoiser(pipe), iter(batches), (0, 3), loss, 1.0, seed(), (0, 1000))
+    assert [state.head.mixing_weights.tolist() for state in states] == [[0.0] * 4, [-2.0] * 4, [-6.0] * 4]
+
+
 def test_batches_that_are_resumed_are_those_that_were_missing():
     assert next(saving.batches_from(lambda step: step, 3)) == 3 and next(saving.batches_from(range(10), 3)) == 3
 
@@ -384,6 +392,29 @@ def test_a_picture_is_inverted_and_comes_back(kind):
     for state in states:
         a, s = levels(state.timestep)
         torch.testing.assert_close(state.latents, a * clean + s * noise, atol=1e-3, rtol=0)
+
+
+def test_inversion_iterates_as_often_as_asked():
+    scheduler, seen = denoiser(tiny.tiny_pipe()).scheduler(10), []
+
+    class Half:
+        flow, two_branches = False, staticmethod(lambda scale: False)
+
+        def __call__(self, latents, timestep, *rest):
+            seen.append((timestep, latents))
+            return latents / 2
+    told, clean = SimpleNamespace(rows=lambda branches, batch: (None, {}), control=None), draws(1, 4, 16, 16)
+    states = list(rg.inversion(Half(), scheduler, told, clean, 1.0, 2))
+    assert [timestep for timestep, _ in seen] == [timestep for timestep in range(1, 1000, 100) for _ in range(3)]
+    below = clean
+    for step, state in enumerate(states):
+        (a, s), (b, rest) = levels(state.timestep), levels(max(state.timestep - 100, 0))
+        guess = below
+        for _, latents in seen[3 * step:3 * step + 3]:
+            torch.testing.assert_close(latents, guess, atol=1e-4, rtol=1e-4)
+            guess = a * (below - rest * latents / 2) / b + s * latents / 2
+        torch.testing.assert_close(state.latents, guess, atol=1e-4, rtol=1e-4)
+        below = state.latents
 
 
 # ---- sources -----------------------------------------------------------------------------------------------------------
@@ -763,9 +794,9 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     optimizer = SimpleNamespace(param_groups=[{}])
 
     def rate(step):
-        training.set_rate(optimizer, 2.0, step, 100, 10, 0.5)
+        training.set_rate(optimizer, 2.0, step, 100, 10, 0.4)
         return optimizer.param_groups[0]["lr"]
-    assert [rate(step) for step in (0, 4, 9, 30, 50, 75, 100)] == pytest.approx([0.2, 1.0, 2.0, 2.0, 2.0, 1.0, 0.0])
+    assert [rate(step) for step in (0, 4, 9, 30, 60, 80, 100)] == pytest.approx([0.2, 1.0, 2.0, 2.0, 2.0, 1.0, 0.0])
 
 
 def test_each_step_of_each_run_draws_its_own_numbers():
