@@ -1,0 +1,332 @@
+"""What the core computes, by hand or by a second formula written plainly here. `tests/mutants.py` tries whether this notices faults."""
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rg_minimal import readout as rg
+from rg_minimal.maps import pool_features
+from tiny import seed
+
+SIZE = (10, 12)                                                 # pixels (H, W) of the pictures that the stubs below stand for
+
+
+def rand(*shape, of=0):
+    return torch.rand(*shape, generator=seed(of))
+
+
+class Stub:
+    """A head whose readout is given: one with the timestep, one without."""
+
+    def __init__(self, out_channels, found, without=None, **settings):
+        self.config = rg.HeadConfig((8,), 8, width=16, num_groups=4, out_channels=out_channels, activation="none", **settings)
+        self.found, self.without = found, found * 0 if without is None else without
+
+    def read(self, reading, use_timestep=True):
+        found = self.found if use_timestep else self.without
+        return found[reading.branch] if isinstance(found, dict) else found
+
+
+def reading(branch="conditional", timestep=500):
+    model = SimpleNamespace(image_size=lambda latents: (latents.shape[2] * 2, latents.shape[3] * 2))
+    return rg.Reading(model, [], torch.zeros(2, 4, SIZE[0] // 2, SIZE[1] // 2), timestep, branch)
+
+
+# ---- readings and configs ----------------------------------------------------------------------------------------------
+
+def test_a_reading_reads_each_head_once_with_and_once_without_the_timestep():
+    calls, heads = [], [SimpleNamespace(read=lambda *given: calls.append(given) or len(calls)) for _ in range(2)]
+    one, other = reading(), reading()
+    assert [one(heads[0]), one(heads[0], use_timestep=False), one(heads[1]), other(heads[0]), one(heads[0])] == [1, 2, 3, 4, 1]
+    assert [given[1] for given in calls] == [True, False, True, True] and calls[0][0] is one and calls[3][0] is other
+    plain = rg.Reading(one.model, [], one.latents, 3)
+    assert (plain.branch, plain.output) == ("conditional", None) and "_readouts" not in repr(plain)
+    assert len({one, other}) == 2 and one != other              # by identity, since tensors have no one truth
+
+
+def test_a_config_has_the_papers_defaults():
+    config = rg.HeadConfig((320, 640))
+    assert config == rg.HeadConfig(layer_channels=(320, 640), embedding_channels=1280, width=384, out_channels=0, hidden_channels=(128, 32),
+                                   activation="tanh", use_timestep=True, resize_late=False, num_groups=32, property="", base_model="", extra={})
+    assert config.extra is not rg.HeadConfig((320,)).extra
+
+
+@pytest.mark.parametrize("width, groups, right", [(36, 9, True), (40, 10, True), (32, 8, True), (6, 1, False), (24, 4, False), (32, 6, False)])
+def test_a_quarter_of_the_width_is_divided_into_groups(width, groups, right):
+    if right:
+        assert rg.Head(rg.HeadConfig((8,), 8, width, num_groups=groups)).bottleneck_layers[0].conv1.out_channels == width // 4
+    else:
+        with pytest.raises(ValueError, match=f"width {width} / 4 must be a multiple of num_groups {groups}"):
+            rg.HeadConfig((8,), 8, width, num_groups=groups)
+
+
+# ---- the head by formula -----------------------------------------------------------------------------------------------
+
+def conv(x, weights, name, groups):
+    weight = weights[f"{name}.weight"]
+    x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+    return F.group_norm(x, groups, weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"])
+
+
+def by_formula(weights, features, emb, size, groups, late, tanh):
+    """The head of the paper's section 3.1 on plain tensors."""
+    shares = torch.softmax(weights["mixing_weights"], 0)
+    total = 0
+    for layer, x in enumerate(features):
+        name = f"bottleneck_layers.{layer}"
+        x = x if late else F.interpolate(x, size, mode="bilinear")
+        hidden = conv(x, weights, f"{name}.conv1", groups).clamp_min(0)
+        if emb is not None:
+            embedded = (emb @ weights[f"{name}.emb_layers.weight"].T + weights[f"{name}.emb_layers.bias"]).clamp_min(0)
+            hidden = hidden + embedded[:, :, None, None]
+        hidden = conv(conv(hidden, weights, f"{name}.conv2", groups).clamp_min(0), weights, f"{name}.conv3", groups)
+        shortcut = conv(x, weights, f"{name}.shortcut", groups) if f"{name}.shortcut.weight" in weights else x
+        total = total + shares[layer] * F.interpolate((hidden + shortcut).clamp_min(0), size, mode="bilinear")
+    if "output_head.0.weight" in weights:
+        for layer in (0, 2, 4):
+            weight = weights[f"output_head.{layer}.weight"]
+            total = F.conv2d(total, weight, weights[f"output_head.{layer}.bias"], padding=weight.shape[-1] // 2)
+            total = total if layer == 4 else total * torch.sigmoid(total)
+        total = torch.tanh(total) if tanh else total
+    return total
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"resize_late": True}, {"activation": "tanh"}, {"out_channels": 0}, {"use_timestep": False}])
+@torch.no_grad()
+def test_a_head_is_the_papers_formula(settings):
+    torch.manual_seed(0)
+    settings = {"out_channels": 3, "hidden_channels": (8, 6), "activation": "none", **settings}
+    head = rg.Head(rg.HeadConfig((4, 16, 8), 10, width=16, num_groups=2, **settings))
+    assert torch.equal(head.mixing_weights, torch.ones(3))
+    for weight in head.parameters():
+        weight.add_(torch.randn(weight.shape) * 0.3)
+    features = [torch.randn(2, 4, 2, 3), torch.randn(2, 16, 4, 3), torch.randn(2, 8, 3, 5)]
+    weights, late, tanh = head.state_dict(), head.config.resize_late, head.config.activation == "tanh"
+    assert ("bottleneck_layers.1.shortcut.weight" not in weights) and head.config.use_timestep == ("bottleneck_layers.0.emb_layers.weight" in weights)
+    for emb in (None, torch.randn(1, 10), torch.randn(2, 10)):
+        used = emb if head.config.use_timestep else None
+        for size in (None, (5, 4)):
+            expected = by_formula(weights, features, used, size or (4, 3), 2, late, tanh)       # (4, 3) > (3, 5)
+            torch.testing.assert_close(head(features, emb, size), expected, atol=1e-5, rtol=1e-5)
+    model = SimpleNamespace(embed=lambda timestep, device: torch.full((1, 10), timestep / 1000, device=device, dtype=torch.float64))
+    seen = rg.Reading(model, [feature.double() for feature in features], torch.zeros(2, 4, 6, 7), 300)
+    embedding = torch.full((1, 10), 0.3) if head.config.use_timestep else None
+    for wanted, emb in ((True, embedding), (False, None)):
+        torch.testing.assert_close(head.read(seen, wanted), by_formula(weights, features, emb, (6, 7), 2, late, tanh), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head.read(seen), head.read(seen, True))
+    assert not rg.Head.embed(head, seen).requires_grad
+
+
+def test_convolutions_begin_as_kaiming_says_for_the_way_back():
+    torch.manual_seed(0)
+    for channels, out, kernel in ((64, 256, 1), (64, 128, 3)):
+        weight = rg.NormedConv(channels, out, kernel, 8).weight.detach()
+        assert abs(float(weight.std()) / math.sqrt(2 / (out * kernel ** 2)) - 1) < 0.03
+
+
+# ---- losses ------------------------------------------------------------------------------------------------------------
+
+def test_a_spatial_loss_cell_by_cell():
+    readout, target = rand(2, 3, 4, 6), (rand(2, 3, 2, 3, of=1) > 0.7).double() - 0.5
+    weight = rand(1, 1, 4, 6, of=2).double()
+    errors, drawn, empty = [], [], []
+    for b in range(2):
+        for k in range(3):
+            for y in range(4):
+                for x in range(6):
+                    wanted = float(target[b, k, y // 2, x // 2])                                # nearest neighbour
+                    error = (float(readout[b, k, y, x]) - wanted) ** 2
+                    errors.append(error * float(weight[0, 0, y, x]))
+                    (empty if wanted == -0.5 else drawn).append(error)
+    mean = lambda numbers: pytest.approx(sum(numbers) / len(numbers), rel=1e-4)
+    assert len(drawn) != len(empty) and float(rg.spatial_loss(readout, target)) == mean(drawn + empty)
+    assert float(rg.spatial_loss(readout, target, weight=weight)) == mean(errors)
+    both = float(rg.spatial_loss(readout, target, background=-0.5))
+    assert both == pytest.approx((sum(drawn) / len(drawn) + sum(empty) / len(empty)) / 2, rel=1e-4)
+    for background in (7.0, 0.0):                               # nothing is background, or everything
+        flat = target * 0
+        assert float(rg.spatial_loss(readout, flat, background=background)) == pytest.approx(float(readout.square().mean()), rel=1e-4)
+    assert rg.spatial_loss(readout, target).dtype == torch.float32
+
+
+def cosine(a, b):
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_a_correspondence_loss_point_by_point():
+    a, b = torch.randn(2, 5, 3, 4, generator=seed()), torch.randn(2, 5, 3, 4, generator=seed(1))
+    cells = torch.tensor([[0, 7, 11], [5, 2, 9]]), torch.tensor([[3, 1, 6], [8, 4, 10]])
+    points = [torch.stack((each % 4, each // 4), -1) * 10 + 5.0 for each in cells]              # pixels (x, y) of a picture 30 x 40
+
+    def loss(temperature):
+        total = 0
+        for here, there, of, to in ((a, b, *cells), (b, a, *cells[::-1])):
+            for row in range(2):
+                for cell, partner in zip(of[row].tolist(), to[row].tolist()):
+                    scores = torch.tensor([cosine(here[row].flatten(1)[:, cell], column) / temperature for column in there[row].flatten(1).T])
+                    total += float(scores.logsumexp(0) - scores[partner]) / 6
+        return pytest.approx(total / 2, rel=1e-4)
+    assert float(rg.correspondence_loss(a, b, *points, (30, 40))) == loss(0.07)
+    assert float(rg.correspondence_loss(a, b, *points, (30, 40), temperature=0.5)) == loss(0.5)
+    same = [each[:1].expand(2, -1, -1) for each in points]
+    shared = rg.correspondence_loss(a, b, *(each[0] for each in points), image_size=(30, 40))   # (N, 2) for every picture
+    torch.testing.assert_close(shared, rg.correspondence_loss(a, b, *same, image_size=(30, 40)))
+    between = torch.zeros(2, 1, 12, dtype=torch.float64)
+    between[..., 4], between[..., 7] = 0.25, 0.75
+    found = rg.point_similarity(a, b, between)
+    assert found.shape == (2, 1, 12)
+    mixed = 0.25 * a[1].flatten(1)[:, 4] + 0.75 * a[1].flatten(1)[:, 7]
+    assert float(found[1, 0, 5]) == pytest.approx(cosine(mixed, b[1].flatten(1)[:, 5]), abs=1e-5)
+
+
+def test_an_appearance_loss_position_by_position():
+    triplet = [torch.randn(3, 4, 2, 5, generator=seed(of)) for of in range(3)]
+    triplet[2][2] = -triplet[0][2]                              # a pair that is far enough apart costs nothing
+
+    def loss(margin):
+        each = []
+        for row in range(3):
+            near, far = (sum(1 - cosine(triplet[0][row, :, y, x], other[row, :, y, x]) for y in range(2) for x in range(5)) / 10
+                         for other in triplet[1:])
+            each.append(max(0.0, margin + near - far))
+        assert each[2] == 0 < min(each[:2])
+        return pytest.approx(sum(each) / 3, rel=1e-4)
+    assert float(rg.appearance_loss(*triplet)) == loss(0.5)
+    assert float(rg.appearance_loss(*triplet, margin=0.9)) == loss(0.9)
+    for wrong in range(3):
+        with pytest.raises(ValueError, match="have to have one shape"):
+            rg.appearance_loss(*(each[:1] if index == wrong else each for index, each in enumerate(triplet)))
+
+
+# ---- objectives --------------------------------------------------------------------------------------------------------
+
+def spatial(found=None, **settings):
+    return rg.SpatialObjective(head=Stub(2, rand(2, 2, 5, 6) if found is None else found), **{"target": torch.zeros(1, 2, 5, 6), **settings})
+
+
+def test_an_objective_counts_from_start_to_stop():
+    plain = spatial()
+    assert (plain.weight, plain.start, plain.stop, plain.schedule, plain.use_timestep) == (1.0, 0.0, 0.5, None, True)
+    assert (plain.mask, plain.distance) == (None, None)
+    assert [plain.strength(step, 6) for step in range(6)] == [1, 1, 1, 0, 0, 0]
+    asked = []
+    middle = spatial(weight=3.0, start=0.25, stop=0.75, schedule=lambda done: asked.append(done) or done + 1)
+    assert [middle.strength(step, 8) for step in range(8)] == [0, 0, 3 * 1.25, 3 * 1.375, 3 * 1.5, 3 * 1.625, 0, 0]
+    assert asked == [0.25, 0.375, 0.5, 0.625]                   # outside the interval the schedule is not asked
+    late = spatial(start=0.29, stop=0.57)                       # 100 times these is 28.999999999999996 and 56.99999999999999
+    assert [step for step in range(100) if late.strength(step, 100)] == list(range(29, 57))
+    assert [step for step in range(7) if spatial(start=0.3, stop=0.6).strength(step, 7)] == [2, 3]
+    assert spatial(weight=0.0).strength(0, 4) == 0
+    for start, stop in ((0.5, 0.5), (0.6, 0.5)):
+        with pytest.raises(ValueError, match="0 <= start < stop <= 1"):
+            spatial(start=start, stop=stop)
+    with pytest.raises(NotImplementedError):
+        rg.Objective(head=plain.head)(reading())
+    assert len({plain, middle, late}) == 3 and plain != spatial()
+    for kind in (rg.Objective, rg.SpatialObjective, rg.RelativeObjective, rg.CorrespondenceObjective, rg.AppearanceObjective):
+        with pytest.raises(TypeError, match="positional"):
+            kind(plain.head)
+
+
+def test_a_spatial_objective_cell_by_cell():
+    found, target = rand(2, 2, 4, 6), rand(2, 2, 2, 3, of=1)
+    wanted = target.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    head = Stub(2, found, without=found + 1)
+    make = lambda **settings: rg.SpatialObjective(head=head, **{"target": target, **settings})(reading())
+    torch.testing.assert_close(make(), (found - wanted).square().mean((1, 2, 3)))
+    torch.testing.assert_close(make(use_timestep=False), (found + 1 - wanted).square().mean((1, 2, 3)))
+    mask = torch.zeros(2, 1, 4, 6)
+    mask[0, 0, 1, 2], mask[0, 0, 3, 5], mask[1, 0, 0, :] = 1.0, 0.5, 1.0
+    error = (found - wanted).square()
+    first = (error[0, :, 1, 2] + 0.5 * error[0, :, 3, 5]).sum() / 3                             # 1.5 cells of two channels
+    torch.testing.assert_close(make(mask=mask), torch.stack((first, error[1, :, 0].mean())))
+    channel = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, 4, 6)
+    torch.testing.assert_close(make(mask=channel), error[:, 1].mean((1, 2)))
+    own = make(target=torch.full((1, 1, 2, 3), 3), distance=lambda readout, goal: (readout - goal).abs())
+    torch.testing.assert_close(own, (3 - found).mean((1, 2, 3)))
+    for fault in ({"target": rand(1, 3, 4, 6)}, {"mask": torch.ones(1, 3, 4, 6)}):
+        with pytest.raises(ValueError, match=f"{list(fault)[0]} has shape .* this head reads"):
+            make(**fault)
+
+
+def sourced(kind, features, source, **settings):
+    """An objective whose head finds `features` in the picture, and `source` in the source; both, without the timestep, doubled."""
+    asked = []
+
+    def read_source(timestep, branch):
+        asked.append((timestep, branch))
+        assert not torch.is_grad_enabled()
+        return reading("source")
+    head = Stub(0, {"conditional": features, "negative": features, "source": source},
+                without={"conditional": 1 / features, "source": 1 / source})
+    objective = kind(head=head, source=read_source, **settings)
+    objective.asked = asked
+    return objective
+
+
+def test_a_correspondence_objective_point_by_point():
+    features, source = torch.randn(2, 3, 5, 6, generator=seed()), torch.randn(1, 3, 5, 6, generator=seed(1))
+    here, there = torch.tensor([[3.0, 5.0], [9.0, 1.0]]), torch.tensor([[7.0, 7.0], [1.0, 3.0]])      # centres of cells of 2 x 2 pixels
+
+    def by_hand(shares, features=features, source=source):
+        losses = []
+        for row in range(2):
+            terms = []
+            for (x, y), (u, v), share in zip(here.long().tolist(), there.long().tolist(), shares):
+                handle = source[0, :, y // 2, x // 2]
+                stay, move = ((cosine(handle, features[row, :, q // 2, p // 2]) + 1) / 2 for p, q in ((x, y), (u, v)))
+                terms.append(share * stay - move)
+            losses.append(sum(terms) / len(terms) / 2)
+        return torch.tensor(losses)
+    make = lambda **settings: sourced(rg.CorrespondenceObjective, features, source, source_points=here, target_points=there, **settings)
+    objective = make()
+    torch.testing.assert_close(objective(reading(timestep=321)), by_hand((1, 1)))
+    assert objective.asked == [(321, "conditional")] and objective(reading("negative", 8)).shape == (2,)
+    assert objective.asked[1:] == [(8, "negative")]
+    torch.testing.assert_close(make(anti_ghosting=0.25)(reading()), by_hand((0.25, 0.25)))
+    torch.testing.assert_close(make(anti_ghosting=torch.tensor([0.5, 2.0], dtype=torch.float64))(reading()), by_hand((0.5, 2)))
+    torch.testing.assert_close(make(use_timestep=False)(reading()), by_hand((1, 1), 1 / features, 1 / source))
+    swapped = make(locate=lambda points, cells, size: F.one_hot((points[:, 0] // 2 + 6 * (points[:, 1] // 2)).long(), 30).to(points))
+    torch.testing.assert_close(swapped(reading()), by_hand((1, 1)))
+    with pytest.raises(ValueError, match="1 target points"):
+        sourced(rg.CorrespondenceObjective, features, source, source_points=here, target_points=there[:1])
+    with pytest.raises(ValueError, match="two places"):
+        sourced(rg.CorrespondenceObjective, features, source, source_points=here[:1].expand(2, 2), target_points=there)
+    with pytest.raises(ValueError, match="anti_ghosting"):
+        make(anti_ghosting=torch.ones(3))
+
+
+def test_an_appearance_objective_position_by_position():
+    features, source = rand(2, 3, 5, 6), rand(1, 3, 5, 6, of=1)
+
+    def by_hand(weight=torch.ones(5, 6), features=features, source=source):
+        rows = []
+        for row in features:
+            each = torch.tensor([[1 - cosine(row[:, y, x], source[0, :, y, x]) for x in range(row.shape[2])] for y in range(row.shape[1])])
+            rows.append((each * weight).sum() / weight.sum())
+        return torch.stack(rows)
+    make = lambda **settings: sourced(rg.AppearanceObjective, features, source, **settings)
+    torch.testing.assert_close(make()(reading()), by_hand())
+    torch.testing.assert_close(make(use_timestep=False)(reading()), by_hand(features=1 / features, source=1 / source))
+    mask = torch.zeros(1, 1, 5, 6)
+    mask[0, 0, 1, 2:4], mask[0, 0, 4, 5] = 1.0, 0.5
+    torch.testing.assert_close(make(mask=mask)(reading()), by_hand(mask[0, 0]))
+    boxes = ((0, 2, 4, 6), (6, 4, 12, 10))                      # cells 1-2 of columns 0-1, and cells 2-4 of columns 3-5
+    cut = F.interpolate(source[:, :, 1:3, 0:2], (5, 6), mode="bilinear"), F.interpolate(features[:, :, 2:5, 3:6], (5, 6), mode="bilinear")
+    torch.testing.assert_close(make(boxes=boxes)(reading()), by_hand(source=cut[0], features=cut[1]))
+    for weight in (None, mask):
+        pooled = pool_features(source, weight), pool_features(features, weight)
+        expected = torch.tensor([1 - cosine(row.flatten(), pooled[0].flatten()) for row in pooled[1]])
+        torch.testing.assert_close(make(pool=True, mask=weight)(reading()), expected)
+    large = F.interpolate(mask, (10, 12), mode="nearest").double()
+    small = pool_features(features, F.interpolate(large.float(), (5, 6), mode="bilinear"))
+    torch.testing.assert_close(make(pool=True, mask=large)(reading())[0], torch.tensor(1 - cosine(
+        small[0].flatten(), pool_features(source, F.interpolate(large.float(), (5, 6), mode="bilinear")).flatten())))
+    plain = make()
+    assert (plain.boxes, plain.mask, plain.pool) == (None, None, False)
+    for fault in ({"mask": mask, "boxes": boxes}, {"mask": mask.expand(1, 3, 5, 6)}):
+        with pytest.raises(ValueError, match="either boxes or a mask"):
+            make(**fault)
