@@ -6,11 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rg_minimal import readout as rg
+from rg_minimal import pipelines, readout as rg
+from rg_minimal.denoisers import denoiser
 from rg_minimal.maps import pool_features
-from tiny import seed
+from rg_minimal.sources import Source
+from tiny import make_head, seed, tiny_pipe
 
 SIZE = (10, 12)                                                 # pixels (H, W) of the pictures that the stubs below stand for
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipe()
 
 
 def rand(*shape, of=0):
@@ -330,3 +337,226 @@ def test_an_appearance_objective_position_by_position():
     for fault in ({"mask": mask, "boxes": boxes}, {"mask": mask.expand(1, 3, 5, 6)}):
         with pytest.raises(ValueError, match="either boxes or a mask"):
             make(**fault)
+
+
+# ---- steps and guidance ------------------------------------------------------------------------------------------------
+
+def test_step_rules_by_hand():
+    gradients = [torch.full((2, 4, 5, 6), 9.0), torch.randn(2, 4, 5, 6, generator=seed())]
+    gradients[1][1] *= 1e-8
+    step = rg.normalized_step(gradients)
+    torch.testing.assert_close(step, torch.stack([row / row.square().mean().sqrt() for row in gradients[1]]))
+    mask = rand(1, 1, 5, 6, of=3)
+    moved = gradients[1] * mask
+    expected = torch.stack([row * (float(mask.sum()) * 4 / float(row.square().sum())) ** 0.5 for row in moved])
+    torch.testing.assert_close(rg.normalized_step([gradients[0], moved], mask), expected)
+    several = torch.cat((mask, mask / 2))                       # of each picture its own mask
+    torch.testing.assert_close(rg.normalized_step([moved], several), torch.stack((expected[0], expected[1] * 0.5 ** 0.5)))
+    assert torch.equal(rg.normalized_step([torch.zeros(1, 4, 2, 2)]), torch.zeros(1, 4, 2, 2))
+    assert torch.equal(rg.sign_step(gradients), (gradients[1] > 0) * 2.0 - 1) and torch.equal(rg.sign_step(gradients, mask), rg.sign_step(gradients))
+
+
+class Pull(rg.Objective):
+    """Half the squared distance of the latents from a number: the gradient is what lies between."""
+
+    to: float = 0.0
+
+    def __call__(self, reading):
+        return (reading.latents - self.to).square().sum((1, 2, 3)) / 2
+
+
+def pull(to=0.0, **settings):
+    objective = Pull(head=Stub(2, torch.zeros(1)), **{"stop": 1.0, **settings})
+    objective.to = to
+    return objective
+
+
+def read(latents, branches=("conditional",)):
+    return [rg.Reading(None, [], latents, 7, branch, latents * number) for number, branch in enumerate(branches, 1)]
+
+
+def plain(gradients, mask=None):
+    return gradients[-1]
+
+
+def test_guidance_has_its_defaults():
+    guide = rg.Guidance()
+    assert (list(guide.objectives), guide.step_size, guide.step_rule, guide.inner_steps) == ([], 0.05, rg.normalized_step, 1)
+    assert (guide.gradient_branch, guide.branches, guide.mask, guide.moves) == ("conditional", ("conditional",), None, "latents")
+    assert rg.Guidance(gradient_branch="both").branches == ("negative", "conditional")
+    assert rg.Guidance(inner_steps=2).inner_steps == 2 and rg.Guidance(moves="prediction").moves == "prediction"
+    with pytest.raises(ValueError, match="inner_steps is 2, but a prediction is moved once"):
+        rg.Guidance(moves="prediction", inner_steps=2)
+
+
+def test_a_gradient_is_that_of_the_weighted_sum():
+    latents = torch.randn(2, 4, 5, 6, generator=seed())
+    guide = rg.Guidance([pull(1.0), pull(9.0), pull(-2.0)])
+    with torch.no_grad():
+        gradient, losses, output = guide.gradient(lambda latents: read(latents, ("negative", "conditional")), latents, [0.5, 0.0, 3.0])
+    torch.testing.assert_close(gradient, 2 * (0.5 * (latents - 1) + 3 * (latents + 2)))         # of both branches
+    torch.testing.assert_close(losses[0], (latents - 1).square().sum((1, 2, 3)))
+    assert losses[1] is None and losses[2].shape == (2,) and not any(loss.requires_grad for loss in losses[::2])
+    assert torch.equal(output, latents * 2) and not output.requires_grad and not latents.requires_grad
+    with torch.inference_mode(), pytest.raises(ValueError, match="use torch.no_grad instead"):
+        guide.gradient(read, latents, [1, 1, 1])
+    with torch.inference_mode():
+        held = latents + 0
+    with pytest.raises(ValueError, match="use torch.no_grad instead"):
+        guide.gradient(read, held, [1, 1, 1])
+    with pytest.raises(ValueError, match="gradient at timestep 7"):
+        rg.Guidance([pull(math.inf)]).gradient(read, latents, [1.0])
+
+
+class Slope(rg.Objective):
+    slope: float = 1.0
+
+    def __call__(self, reading):
+        return (reading.latents.float() * self.slope).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("slope", [2e-8, 1.0, 60.0])
+def test_small_gradients_do_not_vanish_in_half_precision(slope):
+    """float16 knows nothing between 0 and 6e-8, and nothing above 65504."""
+    objective = Slope(head=Stub(2, torch.zeros(1)))
+    objective.slope = slope
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        gradient, _, _ = rg.Guidance([objective]).gradient(read, torch.zeros(1, 4, 2, 2, dtype=dtype), [1.0])
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, torch.full((1, 4, 2, 2), slope), rtol=1e-2, atol=0)
+    large = torch.full((1, 4, 2, 2), 3e30)
+    objective.slope = 3e36                                      # no room for a factor where none is needed
+    assert rg.Guidance([objective]).gradient(read, large * 0, [1.0])[0].isfinite().all()
+
+
+def test_a_step_is_step_size_times_what_the_schedules_leave_of_the_weights():
+    gradient = torch.randn(1, 4, 4, 6, generator=seed())
+    guide = rg.Guidance([pull(weight=2.0), pull(weight=3.0), pull(weight=7.0)], step_size=0.5, step_rule=plain)
+    before = []
+    step = guide.step(gradient, [1.0, 1.5, 0.0], before)        # half of the weights of those that are active
+    torch.testing.assert_close(step, 0.5 * 0.5 * gradient)
+    assert len(before) == 1 and torch.equal(before[0], gradient)
+    mask, seen = torch.zeros(1, 1, 2, 3), []
+    mask[..., 1:] = 1
+    guide = rg.Guidance([pull()], step_size=0.5, mask=mask.double(), step_rule=lambda gradients, mask: seen.append((list(gradients), mask)) or gradients[-1])
+    small = F.interpolate(mask, (4, 6), mode="bilinear")
+    first = torch.ones(1, 4, 4, 6)
+    torch.testing.assert_close(guide.step(gradient, [1.0], earlier := [first]), 0.5 * gradient * small)
+    torch.testing.assert_close(seen[0][1], small)
+    assert len(earlier) == 2 and seen[0][0][0] is first and torch.equal(seen[0][0][1], gradient * small)
+
+
+def test_moves_go_down_the_gradient_as_often_as_asked():
+    latents = torch.randn(2, 4, 5, 6, generator=seed())
+    for times, share in ((1, 0.9), (3, 0.9 ** 3)):
+        moved, losses = rg.Guidance([pull(4.0)], step_size=0.1, step_rule=plain, inner_steps=times).move(read, latents, [1.0])
+        torch.testing.assert_close(moved - 4, (latents - 4) * share)
+        torch.testing.assert_close(losses[0], ((latents - 4) * share / 0.9).square().sum((1, 2, 3)) / 2)     # before the last move
+    counts = []
+    guide = rg.Guidance([pull()], step_rule=lambda gradients, mask: counts.append(len(gradients)) or gradients[-1], inner_steps=3)
+    guide.move(read, latents, [1.0])
+    assert counts == [1, 2, 3]
+    assert rg.Guidance([pull()], step_size=0).move(read, latents, [1.0])[0] is latents
+    assert rg.Guidance([pull()]).move(read, latents.half(), [1.0])[0].dtype == torch.float16
+
+
+def test_guidance_checks_itself_and_its_objectives():
+    asked, pipe = [], tiny_pipe()
+
+    class Asked(Pull):
+        def check(self, *given):
+            asked.append(given)
+    guide = rg.Guidance([Asked(head=Stub(2, torch.zeros(1))) for _ in range(2)], mask=torch.ones(3, 1, 5, 6))
+    guide.check(pipe, 3, (32, 32))
+    assert asked == [(pipe, 3, (32, 32))] * 2
+    with pytest.raises(ValueError, match="mask has 3 rows for 2 pictures"):
+        guide.check(pipe, 2, (32, 32))
+    speck = torch.zeros(1, 1, 256, 256)
+    speck[..., 0, 0] = 1                                        # is nothing on 16 x 16 cells
+    with pytest.raises(ValueError, match="mask is zero everywhere"):
+        rg.Guidance(mask=speck).check(pipe, 2, (32, 32))
+    with pytest.raises(ValueError, match="mask is zero everywhere"):
+        rg.SpatialObjective(head=make_head(pipe), target=torch.zeros(1, 2, 4, 4), mask=speck).check(pipe, 2, (32, 32))
+    objective = rg.SpatialObjective(head=make_head(pipe), target=torch.zeros(3, 2, 4, 4))
+    objective.check(pipe, 3, (32, 32))
+    with pytest.raises(ValueError, match="target has 3 rows for 2 pictures"):
+        objective.check(pipe, 2, (32, 32))
+    with pytest.raises(ValueError, match="but the denoiser has"):
+        rg.SpatialObjective(head=rg.Head(spatial().head.config), target=torch.zeros(1, 2, 4, 4)).check(pipe, 2, (32, 32))
+    source = Source.from_picture(pipe, latents=torch.zeros(1, 4, 16, 16))
+    dragged, free = (rg.CorrespondenceObjective(head=make_head(pipe, 0), source=each, source_points=[[30.0, 2.0]], target_points=[[2.0, 30.0]])
+                     for each in (source, lambda timestep, branch: None))
+    dragged.check(pipe, 1, (32, 32))
+    with pytest.raises(ValueError, match=r"outside the picture of 16 x 32 pixels"):
+        free.check(pipe, 1, (32, 16))
+    with pytest.raises(ValueError, match="made with another model"):
+        dragged.check(tiny_v_pipe(), 1, (32, 32))
+
+
+def tiny_v_pipe():
+    pipe = tiny_pipe("v_prediction")
+    for weight in pipe.unet.parameters():
+        weight.data.add_(1)
+    return pipe
+
+
+# ---- training ----------------------------------------------------------------------------------------------------------
+
+def test_training_is_the_plain_loop(pipe):
+    """Two pictures a sample at one timestep, each with its own noise; labels of any kind; the prompt is empty."""
+    model, data = denoiser(pipe), [((rand(2, 4, 8, 8, of=i), rand(2, 4, 8, 8, of=i + 9)), rand(2, 2, 8, 8, of=i + 5), "name") for i in range(3)]
+    modes, empty = [], pipelines.encode_prompts(pipe, "")
+    rates = []
+
+    def loss(a, b, label, name):
+        modes.append(heads[0].training)
+        assert name == "name" and a.shape == b.shape == (2, 2, 8, 8)
+        return (a - label).square().mean() + (b + label).abs().mean()
+
+    def rate(done):
+        rates.append(done)
+        return 0.1 + done
+    heads = [make_head(pipe), make_head(pipe)]
+    optimizer = torch.optim.SGD(heads[0].parameters(), lr=77.0)
+    states = rg.training(heads[0], optimizer, model, iter(data), (4, 8), loss, rate, seed(5), (900, 903))
+    generator, expected, drawn = seed(5), heads[1], []
+    for index, (pair, label, _) in enumerate(data):
+        state = next(states)
+        timestep = torch.randint(900, 903, (2,), generator=generator)
+        drawn += timestep.tolist()
+        readouts = []
+        for latents in pair:
+            noise = torch.randn(2, 4, 8, 8, generator=generator)
+            product = pipe.scheduler.alphas_cumprod[timestep].view(2, 1, 1, 1)
+            with torch.no_grad():
+                read, = rg.take_readings(pipe, product ** 0.5 * latents + (1 - product) ** 0.5 * noise, timestep, empty)
+            readouts.append(expected(read.features, expected.embed(read), (8, 8)))
+        value = (readouts[0] - label).square().mean() + (readouts[1] + label).abs().mean()
+        for weight, gradient in zip(expected.parameters(), torch.autograd.grad(value, list(expected.parameters()))):
+            weight.data -= (0.1 + (4 + index) / 8) * gradient
+        assert (state.step, state.steps, state.head) == (5 + index, 8, heads[0]) and state.loss == pytest.approx(value.item(), rel=1e-5)
+        assert not heads[0].training and type(state.loss) is float
+        for mine, theirs in zip(heads[0].parameters(), expected.parameters()):
+            torch.testing.assert_close(mine.detach(), theirs.detach(), atol=1e-5, rtol=1e-4)
+    assert next(states, None) is None and modes == [True] * 3 and rates == [0.5, 0.625, 0.75] and len(set(drawn)) > 1
+    broken = rg.training(heads[0], optimizer, model, iter(data), (0, 1), lambda *given: given[0].mean() * math.nan, 0.1, seed(), (1, 2))
+    with pytest.raises(ValueError, match="training loss: NaN"):
+        next(broken)
+    assert not heads[0].training
+    constant = rg.training(heads[0], optimizer, model, iter(data), (0, 1), loss, 0.25, seed(), (1, 2))
+    assert len(list(constant)) == 1 and optimizer.param_groups[0]["lr"] == 0.25 and modes == [True] * 4
+
+
+def test_no_gradient_is_left_for_weights_that_a_loss_no_longer_reads(pipe):
+    """What decays or goes on by momentum would move them: None, not zero."""
+    head, uses = make_head(pipe), iter((True, False))
+    optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.5)
+    data = [((rand(1, 4, 8, 8),),)] * 2
+
+    def loss(readout):
+        return readout.mean() if next(uses) else head.mixing_weights.square().sum()
+    states = rg.training(head, optimizer, denoiser(pipe), data, (0, 2), loss, 0.1, seed(), (0, 1000))
+    next(states)
+    before = head.output_head[0].weight.clone()
+    next(states)
+    assert torch.equal(before, head.output_head[0].weight)
