@@ -1,12 +1,17 @@
 """What the core computes, by hand or by a second formula written plainly here. `tests/mutants.py` tries whether this notices faults."""
 import math
+import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+import tiny
 from rg_minimal import pipelines, readout as rg
+from rg_minimal.conditioning import Conditioning
 from rg_minimal.denoisers import denoiser
 from rg_minimal.maps import pool_features
 from rg_minimal.sources import Source
@@ -560,3 +565,262 @@ def test_no_gradient_is_left_for_weights_that_a_loss_no_longer_reads(pipe):
     before = head.output_head[0].weight.clone()
     next(states)
     assert torch.equal(before, head.output_head[0].weight)
+
+
+# ---- passes ------------------------------------------------------------------------------------------------------------
+
+class Plain:
+    """A denoiser whose two layers and prediction are formulas of what comes in; what came in is kept."""
+
+    flow = False
+
+    def __init__(self):
+        self.layers, self.calls = [torch.nn.Identity(), torch.nn.Identity()], []
+
+    def feature_map(self, output, latents):
+        return output[:, :, : latents.shape[2]] * 1
+
+    def __call__(self, latents, timestep, embeds, added, guidance_scale=None):
+        self.calls.append((latents, timestep, embeds, added, guidance_scale))
+        self.layers[0](torch.cat((latents, latents), 2))
+        self.layers[1](latents * 3)
+        return latents * embeds[:, :, :1, None] + 0.01 * timestep
+
+    def two_branches(self, scale):
+        return scale > 1
+
+    def frozen(self):
+        return nullcontext()
+
+    def decode(self, latents):
+        return latents + 0.5
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    monkeypatch.setattr(rg, "denoiser", lambda pipe: pipe)
+    return Plain()
+
+
+def told(**settings):
+    return Conditioning(torch.full((1, 1, 3), 0.5), torch.full((1, 1, 3), -0.25), {"hint": torch.ones(1, 2)}, **settings)
+
+
+def test_features_are_those_of_the_last_pass_in_this_thread(bare):
+    latents, own = rand(2, 4, 3, 5), torch.zeros(1, 4, 2, 2)
+    with pytest.raises(KeyError), rg.collect_features(bare, latents) as features:
+        assert features == [None, None]
+        other = threading.Thread(target=lambda: bare(own, 1, told().prompt_embeds, {}))
+        other.start()
+        other.join()
+        assert features == [None, None]
+        for each in (own, latents):
+            bare(each, 1, told().prompt_embeds, {})
+        assert torch.equal(features[0], latents) and torch.equal(features[1], latents * 3)
+        raise KeyError
+    assert not any(layer._forward_hooks for layer in bare.layers)
+
+
+def test_a_pass_of_two_branches(bare):
+    latents, seen = rand(2, 4, 3, 5), []
+
+    def control(*given):
+        seen.append(given)
+        return {"more": given[0].sum()}
+    negative, conditional = rg.take_readings(bare, latents, 40, told(control=control), ("negative", "conditional"), 3.5)
+    several, timestep, embeds, added, scale = bare.calls[0]
+    assert torch.equal(several, torch.cat((latents, latents))) and (timestep, scale) == (40, 3.5) and len(bare.calls) == 1
+    assert torch.equal(embeds[:, 0, 0], torch.tensor([-0.25, -0.25, 0.5, 0.5]))
+    assert set(added) == {"hint", "more"} and added["hint"].shape == (4, 2)
+    assert seen[0][0] is several and seen[0][1] == 40 and seen[0][2] is embeds and set(seen[0][3]) == {"hint"}
+    for each, branch, factor in ((negative, "negative", -0.25), (conditional, "conditional", 0.5)):
+        assert each.model is bare and each.latents is latents and (each.timestep, each.branch) == (40, branch)
+        assert torch.equal(each.features[0], latents) and torch.equal(each.features[1], latents * 3) and type(each.features) is list
+        torch.testing.assert_close(each.output, latents * factor + 0.4)
+    alone, = rg.take_readings(bare, latents, 40, told())
+    assert alone.branch == "conditional" and bare.calls[1][4] is None and set(bare.calls[1][3]) == {"hint"}
+    torch.testing.assert_close(alone.output, latents * 0.5 + 0.4)
+
+
+def test_classifier_free_guidance_by_formula(bare):
+    latents = rand(2, 4, 3, 5)
+    conditional, negative = latents * 0.5 + 0.4, latents * -0.25 + 0.4
+    torch.testing.assert_close(rg.predict(bare, latents, 40, told(), 3.0), negative + 3 * (conditional - negative))
+    assert len(bare.calls) == 1 and len(bare.calls[0][0]) == 4 and bare.calls[0][4] == 3.0
+    torch.testing.assert_close(rg.predict(bare, latents, 40, told(), 1.0), conditional)
+    known = rand(2, 4, 3, 5, of=1)
+    torch.testing.assert_close(rg.predict(bare, latents, 40, told(), 3.0, known), negative + 3 * (known - negative))
+    assert [len(call[0]) for call in bare.calls] == [4, 2, 2]   # what is known is not run again
+    assert torch.equal(rg.predict(bare, latents, 40, told(), 1.0, known), known) and len(bare.calls) == 3
+    assert torch.equal(bare.calls[2][2][:, 0, 0], torch.tensor([-0.25, -0.25])) and bare.calls[2][4] == 3.0
+
+
+# ---- sampling and inversion --------------------------------------------------------------------------------------------
+
+def ddim(prediction_type="epsilon", steps=5, **settings):
+    scheduler = tiny.tiny_scheduler(prediction_type=prediction_type, **settings)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def ddim_by_formula(scheduler, latents, output, t, steps=5):
+    """x_s from x_t: the clean picture and the noise that the prediction stands for, mixed anew."""
+    a = float(scheduler.alphas_cumprod[t]) ** 0.5
+    s = (1 - a * a) ** 0.5
+    before = t - 1000 // steps
+    b = float(scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod) ** 0.5
+    kind = scheduler.config.prediction_type
+    clean = {"epsilon": (latents - s * output) / a, "sample": output, "v_prediction": a * latents - s * output}[kind]
+    return b * clean + (1 - b * b) ** 0.5 * (latents - a * clean) / s, clean
+
+
+KINDS = ("epsilon", "sample", "v_prediction")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("moves", ["latents", "prediction"])
+def test_guided_sampling_is_the_papers_loop(bare, kind, moves):
+    """At the first half of the steps the latents are moved, or the prediction is; then the ordinary step is taken."""
+    scheduler, latents = ddim(kind, 6), torch.randn(2, 4, 4, 4, generator=seed())
+    guide = rg.Guidance([pull(0.5, stop=0.5), pull(0.0, weight=0.0)], step_size=0.1, step_rule=plain, moves=moves)
+    states = list(rg.sampling(bare, scheduler, rg.ddim_step, guide, told(), latents, 3.0, [{}] * 6))
+    assert [state.step for state in states] == list(range(6)) and [state.timestep for state in states] == scheduler.timesteps.tolist()
+    for index, state in enumerate(states):
+        t, losses = state.timestep, None
+        predict = lambda at: (at * -0.25 + 0.01 * t) + 3 * 0.75 * at
+        away = 0
+        if index < 3:
+            losses = (latents - 0.5).square().sum((1, 2, 3)) / 2
+            step = 0.1 * (latents - 0.5)
+            if moves == "latents":
+                latents = latents - step
+            else:
+                away = -step if kind == "sample" else step      # less of the picture, or more noise
+        torch.testing.assert_close(state.noisy_latents, latents)
+        latents, clean = ddim_by_formula(scheduler, latents, predict(latents) + away, t, 6)
+        torch.testing.assert_close(state.latents, latents, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(state.clean_latents, clean, atol=1e-4, rtol=1e-4)
+        assert state.losses[1] is None and (state.losses[0] is None) == (losses is None)
+        if losses is not None:
+            torch.testing.assert_close(state.losses[0], losses)
+        assert state.model is bare and "model" not in repr(state) and not state.latents.requires_grad
+        assert torch.equal(state.preview(), state.clean_latents + 0.5)
+        latents = state.latents
+    rows = [len(call[0]) for call in bare.calls]                # 2 pictures: a pass that is read, then both branches, or the missing one
+    assert rows == [2, 4 if moves == "latents" else 2] * 3 + [4] * 3 and {call[4] for call in bare.calls} == {3.0}
+    assert list(rg.sampling(bare, scheduler, rg.ddim_step, rg.Guidance(), told(), latents, 1.0, [{}] * 6))[0].losses == []
+
+
+def test_what_is_kept_and_what_is_free(bare):
+    scheduler, latents, mask = ddim(), torch.randn(2, 4, 4, 4, generator=seed()), torch.zeros(1, 1, 4, 4)
+    mask[..., :2], mask[..., 2] = 1.0, 0.25
+    asked = []
+    keep = SimpleNamespace(latents_at=lambda t: asked.append(t) or torch.full((1, 4, 4, 4), t / 100, dtype=torch.float64))
+    for objectives in ([], [pull(0.5)]):
+        guide = rg.Guidance(objectives, step_size=0.1, step_rule=plain, mask=F.interpolate(mask, (8, 8), mode="nearest").double())
+        now = latents
+        for state in rg.sampling(bare, scheduler, rg.ddim_step, guide, told(), latents, 1.0, [{}] * 5, keep):
+            now = now * mask + state.timestep / 100 * (1 - mask)
+            step = 0.1 * (now - 0.5) * mask if objectives else 0
+            torch.testing.assert_close(state.noisy_latents, now - step, atol=1e-4, rtol=1e-4)
+            now = state.latents
+    assert asked == scheduler.timesteps.tolist() * 2
+
+
+def test_eulers_latents_are_larger_than_what_the_denoiser_sees(bare):
+    scheduler = EulerDiscreteScheduler.from_config(ddim().config)
+    scheduler.set_timesteps(5)
+    noise = torch.randn(1, 4, 4, 4, generator=seed())
+    now = noise * scheduler.init_noise_sigma
+    take = lambda scheduler, output, t, latents, clean, noise: scheduler.step(output, t, latents).prev_sample
+    for index, state in enumerate(rg.sampling(bare, scheduler, take, rg.Guidance([pull()], step_size=0.1, step_rule=plain), told(), noise, 1.0, [{}] * 5)):
+        sigma, below = scheduler.sigmas[index:index + 2]
+        seen = now / (1 + sigma ** 2) ** 0.5
+        seen = seen - 0.1 * seen                                # Euler's x is x_0 + sigma * noise
+        torch.testing.assert_close(state.noisy_latents, seen, atol=1e-4, rtol=1e-4)
+        now = seen * (1 + sigma ** 2) ** 0.5 + (below - sigma) * (0.5 * seen + 0.01 * state.timestep)
+        torch.testing.assert_close(state.latents, now, atol=1e-3, rtol=1e-3)
+        now = state.latents
+    with pytest.raises(ValueError, match=r"latents after t = \d+.*: NaN"):
+        list(rg.sampling(bare, ddim(), lambda *given: given[3] * math.nan, rg.Guidance(), told(), noise, 1.0, [{}] * 5))
+
+
+def test_steps_take_their_own_settings(bare):
+    noise, given = torch.randn(1, 4, 4, 4, generator=seed()), []
+
+    def take(scheduler, output, t, latents, clean, noise, **setting):
+        given.append(setting)
+        return latents
+    list(rg.sampling(bare, ddim(), take, rg.Guidance(), told(), noise, 1.0, [{"number": number} for number in range(5)]))
+    assert given == [{"number": number} for number in range(5)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("final", [False, True])
+def test_a_ddim_step_is_diffusers(kind, final):
+    scheduler = DDIMScheduler.from_config(ddim(kind).config, set_alpha_to_one=final)
+    scheduler.set_timesteps(7)
+    latents, output, new = (torch.randn(2, 4, 4, 4, generator=seed(of)) for of in range(3))
+    for t in scheduler.timesteps:
+        clean, noise = rg.clean_and_noise(scheduler, output, latents, int(t))
+        parts = scheduler, output, t, latents, clean, noise
+        for eta in (0.0, 0.4, 1.0):
+            expected = scheduler.step(output, t, latents, eta=eta, variance_noise=new if eta else None).prev_sample
+            torch.testing.assert_close(rg.ddim_step(*parts, eta=eta, variance_noise=new.double()), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(rg.ddim_step(*parts), scheduler.step(output, t, latents).prev_sample, atol=1e-5, rtol=1e-5)
+        drawn = scheduler.step(output, t, latents, eta=1.0, generator=seed(4)).prev_sample
+        torch.testing.assert_close(rg.ddim_step(*parts, eta=1.0, generator=seed(4)), drawn, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_inverse_step_takes_a_ddim_step_back(kind):
+    """With the same prediction the way up and the way down are each other's inverse, also at the ends."""
+    scheduler = ddim(kind, 7)
+    latents, output = (torch.randn(2, 4, 4, 4, generator=seed(of)) for of in range(2))
+    for t in scheduler.timesteps.tolist():
+        clean, noise = rg.clean_and_noise(scheduler, output, latents, t)
+        below = rg.ddim_step(scheduler, output, t, latents, clean, noise)
+        found = rg.inverse_ddim_step(scheduler, 0, t, below, output, noise)
+        torch.testing.assert_close(found, latents, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("iterations", [0, 2, 40])
+def test_inversion_goes_up_by_what_is_predicted(bare, flow, iterations):
+    bare.flow, clean = flow, torch.randn(2, 4, 4, 4, generator=seed())
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if flow else ddim()
+    scheduler.set_timesteps(5)
+    states = list(rg.inversion(bare, scheduler, told(), clean, 1.0, iterations))
+    assert [state.step for state in states] == list(range(5)) and [state.timestep for state in states] == scheduler.timesteps.tolist()[::-1]
+    assert len(bare.calls) == 5 * (1 + iterations) and all(state.model is bare and state.losses == [] for state in states)
+    before = clean
+    for state, sigma, lower in zip(states, scheduler.timesteps.flip(0) / 1000, [0.0, *(scheduler.timesteps.flip(0) / 1000)]):
+        t, guess = state.timestep, before
+        for _ in range(1 + iterations):
+            output, seen = 0.5 * guess + 0.01 * t, guess
+            if flow:
+                guess = before + (sigma - lower) * output
+            else:
+                a, s = float(scheduler.alphas_cumprod[t]) ** 0.5, float(1 - scheduler.alphas_cumprod[t]) ** 0.5
+                below = float(scheduler.alphas_cumprod[t - 200] if t >= 200 else scheduler.final_alpha_cumprod)
+                guess = a * (before - (1 - below) ** 0.5 * output) / below ** 0.5 + s * output
+        torch.testing.assert_close(state.latents, guess, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(state.clean_latents, seen - sigma * output if flow else (seen - s * output) / a, atol=1e-2, rtol=1e-2)
+        assert state.noisy_latents is state.latents and not state.latents.requires_grad
+        if iterations == 40:                                    # what has settled is the inverse of the step down
+            step = (lambda x, o: x + (lower - sigma) * o) if flow else lambda x, o: ddim_by_formula(scheduler, x, o, t)[0]
+            torch.testing.assert_close(step(state.latents, 0.5 * state.latents + 0.01 * t), before, atol=2e-2, rtol=2e-2)
+        before = state.latents
+    two = rg.inversion(bare, scheduler, told(), clean, 3.0, 0)
+    bare.calls.clear()
+    next(two)
+    assert len(bare.calls[0][0]) == 4                           # both branches, where the guidance scale asks for them
+    with pytest.raises(ValueError, match="inverted latents at timestep"):
+        next(rg.inversion(bare, scheduler, told(), clean * math.inf, 1.0, 0))
+
+
+def test_an_evaluation_that_would_lose_a_move_is_not_guided(bare, monkeypatch):
+    monkeypatch.setattr(rg, "takes_moves", lambda scheduler: False)
+    latents, scheduler = torch.randn(1, 4, 4, 4, generator=seed()), ddim()
+    found, output, losses = rg.guided_prediction(bare, scheduler, rg.Guidance([pull(), pull()]), told(), latents, 40, 0, 1.0)
+    assert found is latents and losses == [None, None] and torch.equal(output, 0.5 * latents + 0.4) and len(bare.calls) == 1
