@@ -2,7 +2,7 @@
 
 `READ` has a text's own words with holes, `{file#key/key:format}`, for what `data/results`, a config or the code itself holds.
 `EXEMPT` has what is no measurement: names, shapes, settings. A number that neither knows fails, and so do words in either
-that no text has any more.
+that no text has any more. Of module docstrings and notebooks, the sentences that quote a result are in `READ` as well.
 """
 import json
 import re
@@ -98,6 +98,13 @@ READ = {"README.md": [
     "{transformer#steps} Euler steps",
 ], "notebooks/A2_how_the_numbers_are_measured.ipynb": [
     "with {pose#pictures} it is {pose#unguided/pck@0.1:.2f}.",
+], "notebooks/11_larger_models.ipynb": [
+    "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
+    "if all were alike, it would be {code#four channels, alike:.0%} %.",
+], "notebooks/A1_train_the_base_model.ipynb": [
+    "{recipe#pictures:_} pictures and {recipe#steps:_} steps of batch {recipe#batch};",
+    "the autoencoder {times#base model/minutes/autoencoder} minutes, latents {times#base model/minutes/latents} and "
+    "{times#base model/minutes/latents again}, the diffusion model {times#base model/minutes/first run} and {times#base model/minutes/second run}.",
 ]}
 
 # ---- cards that a script writes --------------------------------------------------------------------------------------
@@ -174,11 +181,13 @@ def stored(file):
 
 def from_code():
     """What the code declares, and what follows from what is stored."""
-    recipe, found = stored("recipe"), stored("base")["all_joints_found"]
+    recipe, found, tokens = stored("recipe"), stored("base")["all_joints_found"], stored("tokens")
+    shares = tokens["timesteps"]["500"]["raw"]["share_of_four"]
     with torch.device("meta"):
         large = transformer.build_transformer(transformer.TransformerRecipe())
     return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + recipe["steps"] * recipe["batch"],
             "odd ones": "zero one two three four five six seven eight nine ten".split()[round(1 / (1 - found))],
+            "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
             "transformer": sum(value.numel() for value in large.parameters()) / 1e6}
 
 
