@@ -61,6 +61,14 @@ def _counts(value) -> tuple[int, ...]:
     return counts
 
 
+def _sides(value) -> tuple[int, ...]:
+    try:
+        height, width = _counts(value)
+    except ValueError:
+        raise ValueError("pass (height, width) in pixels, two whole numbers of at least 1") from None
+    return height, width
+
+
 def _truth(value) -> bool:
     if not _is_truth(value) or getattr(value, "ndim", 0):
         raise ValueError("pass True or False")
@@ -123,6 +131,7 @@ Whole = Annotated[int, BeforeValidator(as_whole)]
 Count = Annotated[int, BeforeValidator(as_whole), Field(ge=1)]
 Index = Annotated[int, BeforeValidator(as_whole), Field(ge=0)]
 Counts = Annotated[tuple, BeforeValidator(_counts)]
+Sides = Annotated[tuple, BeforeValidator(_sides)]                               # (height, width)
 Number = Annotated[float, BeforeValidator(as_number)]
 Positive = Annotated[float, BeforeValidator(as_number), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(as_number), Field(ge=0)]

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import Positive, declared
+
 
 def resize(x, size, mode="bilinear") -> Tensor:
     """(B, C, H, W) -> (B, C, *size)."""
@@ -35,7 +37,8 @@ def bilinear(points, cells, image_size) -> Tensor:
     return (down[..., :, None] * across[..., None, :]).flatten(-2)                      # (..., N, h*w)
 
 
-def pool_features(features, weight=None, power: float = 6.0) -> Tensor:
+@declared
+def pool_features(features, weight=None, power: Positive = 6.0) -> Tensor:
     """Features (B, C, h, w), not negative, to one vector a picture (B, C, 1, 1): what there is, not where.
 
     A generalised mean (arXiv 1711.02512) between the mean (power 1), which drowns what is small in its background, and the

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative, Points,
-                     RelativeHead, Shares, SpatialHead, Text, Truth, check_fit, check_pairs, check_target, factor, finite, label_like,
-                     matches, same_shapes)
+from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative,
+                     Number, Points, Positive, RelativeHead, Shares, Sides, SpatialHead, Text, Truth, check_fit, check_pairs,
+                     check_target, declared, factor, finite, label_like, matches, same_shapes)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
 from .undo import undone
@@ -176,7 +176,8 @@ class Head(nn.Module):
         denoiser(pipe).check_head(self.config)
 
 # ---- 3  Losses: what a head is trained with --------------------------------------------------------------------------
-def spatial_loss(readout, target, background: float | None = None, weight: Tensor | None = None) -> Tensor:
+@declared
+def spatial_loss(readout, target, background: Number | None = None, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of a map, one number.
     `readout` is (B, k, H, W), `target` (B, k, H', W'), `weight` (B or 1, k or 1, H, W). With `background`, the target's value
     where nothing is drawn, it is the mean of the background's error and the foreground's, so that thin lines count."""
@@ -194,7 +195,9 @@ def point_similarity(features_a, features_b, in_a) -> Tensor:
     points = F.normalize(in_a.to(features_a) @ features_a.flatten(2).mT, dim=-1)                       # (B, N, C)
     return points @ F.normalize(features_b.flatten(2), dim=1)                           # (B, N, h*w)
 
-def correspondence_loss(features_a, features_b, points_a, points_b, image_size, temperature=0.07, locate=bilinear) -> Tensor:
+@declared
+def correspondence_loss(features_a, features_b, points_a, points_b, image_size: Sides, temperature: Positive = 0.07,
+                        locate: Function = bilinear) -> Tensor:
     """Symmetric cross-entropy over cosine similarities: each point has to find its partner among all cells.
     Features are (B, C, h, w), points (B, N, 2) or (N, 2), (x, y) in pixels of a picture of `image_size` (H, W); row n of both
     shows the same spot. `locate` turns points into weights of cells."""
@@ -207,7 +210,8 @@ def correspondence_loss(features_a, features_b, points_a, points_b, image_size, 
         return F.cross_entropy(logits.flatten(0, 1), in_there.expand(logits.shape).flatten(0, 1))
     return (match(features_a, features_b, in_a, in_b) + match(features_b, features_a, in_b, in_a)) / 2
 
-def appearance_loss(anchor, positive, negative, margin: float = 0.5) -> Tensor:
+@declared
+def appearance_loss(anchor, positive, negative, margin: NonNegative = 0.5) -> Tensor:
     """Hinge loss on triplets (B, C, h, w): the positive is to be nearer than the negative by the margin, where the
     distance is the mean over positions of 1 - cosine similarity."""
     same_shapes(anchor=anchor, positive=positive, negative=negative)

@@ -42,6 +42,27 @@ def existing_folder(value) -> None:
         raise ValueError("there is no such folder; name one that exists, from here or from the repository's top")
 
 
+def model_folder(value) -> None:
+    """The folder of a pipeline, as `load_pipeline` reads it."""
+    existing_folder(value)
+    if not Path(find_folder(value), "model_index.json").is_file():
+        raise ValueError("this folder is no pipeline, it lacks model_index.json; name one such as data/puppet-diffusion")
+
+
+def one_head(value) -> None:
+    """The folder of a head, as `load_head` reads it."""
+    existing_folder(value)
+    if not Path(find_folder(value), "head.safetensors").is_file():
+        raise ValueError("this folder is no head, it lacks head.safetensors; name one such as data/heads/pose")
+
+
+def some_heads(value) -> None:
+    """A folder that holds folders of heads."""
+    existing_folder(value)
+    if not any(Path(find_folder(value)).glob("*/head.safetensors")):
+        raise ValueError("this folder holds no folders of heads (each with head.safetensors); name one such as data/heads")
+
+
 def existing_file(value) -> None:
     """A file that is there; empty for none."""
     if _name(value) and not Path(value).is_file():

@@ -67,7 +67,11 @@ def rough(default):
     return next(kind for kind in (bool, int, float, str, list, dict) if isinstance(default, kind))
 
 
+ELSEWHERE = {"model": ("data", "data/heads", "data/heads/pose"), "head_folder": ("data", "data/heads", "data/puppet-diffusion"),
+             "heads": ("data", "data/puppet-diffusion", "data/heads/pose")}                 # folders that are there, and hold something else
 for path in sorted(FOLDER.glob("*.ipynb")):
+    if path.stem not in ("11_larger_models", "12_studio"):             # there a model may be a name of the hub's, or is looked for later
+        WRONG[path.stem] = {**WRONG.get(path.stem, {}), **{key: [*WRONG.get(path.stem, {}).get(key, ()), *values] for key, values in ELSEWHERE.items()}}
     for key, default in defaults(path.stem).items():
         values = BAD[rough(default)]
         values = values[:2] if key in FEW else values

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from inputs import Case
-from rg_minimal import pipelines, readout, saving, sources
+from rg_minimal import maps, pipelines, readout, saving, sources
 from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom import exercises, larger, plots, recipe as state_recipe, widgets
 from rg_minimal.guider import ReadoutGuidance
@@ -217,6 +217,27 @@ refuse("train_head", trained, steps="count", checkpoint_every="count", lr="not n
 refuse_these("train_head", trained, "timesteps", [(0, 2000), (5, 5), (True, 9), (0.5, 9), "09", 5, (1,), None], "whole numbers")
 take("train_head", "numpy and torch", lambda: [state.step for state in trained(steps=np.int64(1), lr=torch.tensor(1e-3), timesteps=np.array([0, 9]))],
      lambda steps: steps == [1])
+
+
+LOOKED, SPOTS = torch.rand(2, 8, 8, 8, generator=tiny.seed(1)), torch.full((3, 2), 9.0) + torch.arange(3)[:, None]
+
+
+def matched(image_size=(32, 32), **given):
+    return readout.correspondence_loss(LOOKED, LOOKED, SPOTS, SPOTS, image_size, **given)
+
+
+refuse("correspondence_loss", matched, temperature="positive")
+refuse_these("correspondence_loss", matched, "image_size", [32, (32,), (32, 0), (True, 32), (NAN, 32), "32", None, (3, 32, 32)], "height, width")
+refuse_these("correspondence_loss", matched, "locate", ["bilinear", None], "pass a function")
+refuse("appearance_loss", lambda margin: readout.appearance_loss(*[LOOKED] * 3, margin), margin="not negative")
+refuse("spatial_loss", lambda background: readout.spatial_loss(LOOKED, LOOKED, background), background="number")
+refuse("pool_features", lambda power: maps.pool_features(LOOKED, power=power), power="positive")
+take("correspondence_loss", "numpy and torch", lambda: matched(torch.Size((32, 32)), temperature=np.float32(0.5)) - matched([32, np.int64(32)], temperature=0.5),
+     lambda difference: difference == 0)
+take("appearance_loss", "numpy and torch", lambda: readout.appearance_loss(*[LOOKED] * 3, torch.tensor(2)), lambda loss: abs(loss - 2) < 1e-5)
+take("spatial_loss", "a background of numpy", lambda: readout.spatial_loss(torch.ones(1, 1, 1, 4), torch.tensor([[[[0.0, 0, 0, 1]]]]), np.int64(0)),
+     lambda loss: loss == 0.5)
+take("pool_features", "a whole power", lambda: maps.pool_features(LOOKED, power=6), lambda made: torch.equal(made, maps.pool_features(LOOKED)))
 
 
 # ---- heads, judge, measurements ------------------------------------------------------------------------------------------

@@ -1,0 +1,262 @@
+"""Every number in the README and the cards is one that was measured, and stored, or is exempt for a reason that is said here.
+
+`READ` has a text's own words with holes, `{file#key/key:format}`, for what `data/results`, a config or the code itself holds.
+`EXEMPT` has what is no measurement: names, shapes, settings. A number that neither knows fails, and so do words in either
+that no text has any more. Of module docstrings and notebooks, the sentences that quote a result are in `READ` as well.
+"""
+import json
+import re
+import struct
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from rg_minimal.puppets import heads, judge, transformer, vocabulary, world
+from rg_minimal.saving import ReadoutHead
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *(ROOT / "data").rglob("README.md")))
+NUMBER = r"\d+(?:[.,]\d+)*(?:e-?\d+)?"
+
+# ---- what was measured -----------------------------------------------------------------------------------------------
+
+READ = {"README.md": [
+    "pose guidance, {pose#pictures} held-out poses and captions, {pose#steps} steps, default settings",
+    "(PCK@0.05) | **{pose#guided/pck@0.05:.3f}**, unguided {pose#unguided/pck@0.05:.3f} |",
+    "(PCK@0.1) | **{pose#guided/pck@0.1:.3f}**, unguided {pose#unguided/pck@0.1:.3f} |",
+    "still right under guidance | {pose#guided/attribute_accuracy:.3f}, unguided {pose#unguided/attribute_accuracy:.3f} |",
+    "found under guidance | {pose#guided/all_joints_found:.0%} %, unguided {pose#unguided/all_joints_found:.0%} % |",
+    "half of {cost#steps} steps guided | **{cost#process_time_ratio:.2f}** times an unguided one (process time); "
+    "{cost#wall_seconds/guided:.1f} s against {cost#wall_seconds/unguided:.1f} s, peak memory {cost#peak_memory_mb:.0f} MB |",
+    "base model, {base#captions} held-out captions: attributes right | {base#attribute_accuracy/mean:.3f} |",
+    "the confidence of real renderings | {base#all_joints_found:.1%} % (of renderings {judge#figures/rendered/found:.1%} %) |",
+    "autoencoder | {base#vae_psnr_db:.1f} dB |",
+    "depth guidance, {depth#pictures} held-out maps: the judge's depth RMSE against the map | **{depth#guided/depth_rmse:.3f}**, "
+    "unguided {depth#unguided/depth_rmse:.3f} |",
+    "edge guidance, {edges#pictures} held-out maps: the judge's edge F-score | **{edges#guided/edge_f_score:.2f}**, "
+    "unguided {edges#unguided/edge_f_score:.2f} |",
+    "pose head, PCK@0.05 on held-out renderings at t = 100, 500, 750 | {heads/pose#extra/pck@0.05/100:.3f}, "
+    "{heads/pose#extra/pck@0.05/500:.3f}, {heads/pose#extra/pck@0.05/750:.3f}; from {code#few} labelled pictures "
+    "{heads/pose#extra/pck@0.05 from 100 pictures/100:.3f}, {heads/pose#extra/pck@0.05 from 100 pictures/500:.3f}, "
+    "{heads/pose#extra/pck@0.05 from 100 pictures/750:.3f} |",
+    "correspondence head, PCK@0.1 at t = 100, 500; the best raw layer | {heads/correspondence#extra/pck@0.1/100:.3f}, {heads/correspondence#extra/pck@0.1/500:.3f}; "
+    "{heads/correspondence#extra/pck@0.1 from raw features, best layer/100:.3f}, "
+    "{heads/correspondence#extra/pck@0.1 from raw features, best layer/500:.3f} |",
+    "held-out triplets right at t = 100, 500; the best raw layer | {heads/appearance#extra/triplet accuracy/100:.3f}, {heads/appearance#extra/triplet accuracy/500:.3f}; "
+    "{heads/appearance#extra/triplet accuracy from raw features, best layer/100:.3f}, "
+    "{heads/appearance#extra/triplet accuracy from raw features, best layer/500:.3f} |",
+    "in the skin, the shirt, the trousers or the hat alone, t = 100 | "
+    + ", ".join(f"{{heads/appearance#extra/triplet accuracy from 640 triplets, {look} alone differs/100:.3f}}"
+                for look in ("skin", "shirt", "trousers", "hat")) + " |",
+    "identity, {identity#pictures} references", "**{identity#guided/agreement:.3f}**, unguided {identity#unguided/agreement:.2f}; in a pose "
+    "that is asked for as well **{identity#posed and guided/agreement:.3f}**, posed alone {identity#posed/agreement:.2f} |",
+    "drag, {drag#cases} generated pictures (wrists, ankles, whole puppets, balls), {drag#steps} steps: where the handle ended, from its "
+    "target | **{drag#distance:.1f} px**, before {drag#initial_distance:.1f} px |",
+    "time | {drag#whole:.0%} %; {drag#attribute_accuracy:.3f}; {drag#fidelity:.3f}; {times#drag/seconds} s a picture on two threads |",
+    "drag, {drag-inverted#cases} rendered and inverted pictures (wrists, ankles, whole puppets, props) | **{drag-inverted#distance:.1f} px**, "
+    "before {drag-inverted#initial_distance:.1f} px; {drag-inverted#whole:.0%} %; {drag-inverted#attribute_accuracy:.3f}; "
+    "{drag-inverted#fidelity:.3f} |",
+    "five objectives, one of each head, against one: process time of a picture | {combination#process_time_ratio:.2f} times |",
+    "inversion and back, {inversion#pictures} rendered pictures, guidance scale 1, against the autoencoder's round trip | "
+    "{inversion#0 iterations/psnr_db:.0f} dB (the worst {inversion#0 iterations/worst_db:.1f}); {inversion#1 iterations/psnr_db:.0f} dB with",
+    *(f"(notebooks/{name}.ipynb) | … | {{times#notebooks/seconds/{name}}} s |"
+      for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
+], "data/examples/README.md": [
+    "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
+    "with `edges`: the first seven of the {depth#pictures} that are measured |",
+], "data/puppet-diffusion/README.md": [
+    "*32 uncurated samples: … the noise of its seed, {base#steps} DDIM steps, guidance scale {base#guidance_scale:g}.*",
+    "channels {vae#block_out_channels/0}, {vae#block_out_channels/1}, {vae#block_out_channels/2}, factor 4, latents "
+    "(B, {vae#latent_channels}, 32, 32) of standard deviation 1 in every channel | {bytes#vae:.2f}M |",
+    "channels {unet#block_out_channels/0}, {unet#block_out_channels/1}, {unet#block_out_channels/2}, one layer a block … | {bytes#unet:.2f}M |",
+    "width {text_encoder#hidden_size}, {text_encoder#num_hidden_layers} layers, {text_encoder#max_position_embeddings} tokens | "
+    "{bytes#text_encoder:.1f}M |",
+    "word level, {code#words} words", "fp16 safetensors, {bytes#all:.0f} MB in all", "held-out scenes have seeds from {code#held out:_} on",
+    "then {recipe#pictures:_} for the diffusion model", "AdamW 1.5e-3 | {times#base model/minutes/autoencoder} min |",
+    "| latents | 20 480 pictures rendered and encoded | {times#base model/minutes/latents} min |",
+    "first run | … | {times#base model/minutes/first run} min |",
+    "as many new ones | {recipe#pictures:_} pictures rendered and encoded | {times#base model/minutes/latents again} min |",
+    "(`start_from`) | {recipe#steps:_} steps of batch {recipe#batch}, AdamW {recipe#lr:e} (warm-up {recipe#warmup} steps, falling linearly over "
+    "the last half), loss weight min(SNR, {recipe#min_snr:g}) ^ {recipe#snr_power} / SNR; … | {times#base model/minutes/second run} min |",
+    "{code#samples:_} samples seen",
+    "([raw](../results/base.json)): {base#captions} held-out captions, {base#steps} DDIM steps, guidance scale {base#guidance_scale:g}.",
+    *(f"attributes right | shirt, trousers, hat, background {{base#attribute_accuracy/{name}:.3f}}," for name in
+      ("shirt", "trousers", "hat", "background")),
+    *(f"attributes right | … {name} {{base#attribute_accuracy/{name}:.3f}}" for name in ("action", "prop", "mean")),
+    "confidence of real renderings | {base#all_joints_found:.1%} % of pictures (rendered pictures: {judge#figures/rendered/found:.1%} %) |",
+    "autoencoder, held-out renderings | {base#vae_psnr_db:.1f} dB |", "`load_pipeline` takes {recipe#guidance_scale:g} from `recipe.json`",
+    "but one in {code#odd ones} shows something",
+], "data/results/README.md": [
+    "whole puppets of {base#captions} pictures", "PCK of {pose#pictures} unguided and {pose#pictures} guided pictures",
+    "edge F-score of {depth#pictures} guided and {edges#pictures} unguided pictures", "whole puppets of {drag#cases} drags",
+    "PCK of {transformer#pictures} guided and {transformer#pictures} unguided pictures of a transformer of the kind of Stable Diffusion 3 "
+    "({code#transformer:.1f} M parameters", "(on one thread, `OMP_NUM_THREADS=1`, it is {times#combination on one thread/process_time_ratio} times)",
+], "rg_minimal/puppets/transformer.py": [
+    "PCK@0.05 of {transformer#guided/pck@0.05:.2f} against {transformer#unguided/pck@0.05:.2f} unguided, {transformer#pictures} held-out poses, "
+    "{transformer#steps} Euler steps",
+], "notebooks/A2_how_the_numbers_are_measured.ipynb": [
+    "with {pose#pictures} it is {pose#unguided/pck@0.1:.2f}.",
+], "notebooks/11_larger_models.ipynb": [
+    "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
+    "if all were alike, it would be {code#four channels, alike:.0%} %.",
+], "notebooks/A1_train_the_base_model.ipynb": [
+    "{recipe#pictures:_} pictures and {recipe#steps:_} steps of batch {recipe#batch};",
+    "the autoencoder {times#base model/minutes/autoencoder} minutes, latents {times#base model/minutes/latents} and "
+    "{times#base model/minutes/latents again}, the diffusion model {times#base model/minutes/first run} and {times#base model/minutes/second run}.",
+]}
+
+# ---- cards that a script writes --------------------------------------------------------------------------------------
+
+def head_card(name):
+    """The card of a shipped head, from what its config says."""
+    head, task = ReadoutHead.from_pretrained(ROOT / "data" / "heads" / name), heads.TASKS[name]
+    training, start = head.config.extra["training"], f"{task.measure} from "
+    results = {f"{training['pictures']} {task.unit}": head.config.extra[task.measure]}
+    results |= {key.removeprefix(start): scores for key, scores in head.config.extra.items() if key.startswith(start)}
+    return heads.card(task, head, results, training["seconds"])
+
+
+MADE = {f"data/heads/{name}/README.md": partial(head_card, name) for name in heads.TASKS}
+MADE["data/judge/README.md"] = lambda: judge.card(judge.load_judge())
+
+# ---- what is no measurement, by kinds and then by its words ----------------------------------------------------------
+
+KINDS = {
+    "part of a name: SD3, fp16, PCK@0.05, A1": r"[A-Za-z@]\d[\w.]*\b",
+    "version: Stable Diffusion 1.5, 2.1; Python 3.11; Apache-2.0": r"(?:Stable Diffusion|Python|Notebook|Apache-)\s*\d[\d.]*(?:, \d\.\d)*",
+    "number of a notebook": r"\[\d+ · |\bnotebook \d+",
+    "shape: (B, 3, H, W), 128 x 128": r"\(B, \d[^()]*\)|\b\d+ x \d+\b",
+    "range: [0, 1]": r"\[-?\d[\d.]*, \d[\d.]*\]",
+    "timesteps of a score": r"\bt = \d+(?:, \d+)*",
+    "joints of a puppet": r"\b(?:all )?14 joints\b",
+}
+EXEMPT = {"README.md": {
+    "the paper": ["CVPR 2024, [arXiv:2312.02150]"],
+    "a limit that tests/test_house.py holds": ["one module of 550 lines"],
+    "defaults and settings": ["default parameters, seed 0", "a pose head from 100 pictures, live", "guidance scale 1, against", "step size 0.02"],
+    "definitions of measures": ["within 5 % of the puppet's size", "the same within 10 %", "as long as before to within 15 %"],
+    "tolerances of tests/test_parity.py": ["equal to 1e-5", "below 1e-3"],
+}, "data/examples/README.md": {
+    "defaults and settings": ["default parameters, seed 0", "No seed was picked: 0 is"],
+}, "data/puppet-diffusion/README.md": {
+    "how many are shown": ["![32 uncurated samples]", "*32 uncurated samples: the first 32 captions"],
+    "architecture, which the weights' shapes hold": ["factor 4", "of standard deviation 1"],
+    "the world": ["skin (3)", "trousers (8 colours each)", "hat (8 colours or none)", "action (6;", "background (6)", "ball in 8 colours"],
+    "settings of the first run, whose recipe is not kept": [
+        "6 000 pictures (crops) for the autoencoder; 20 480, then", "1 900 steps: 1 235 of 16 crops of 64 x 64 near the puppet, 665 of 4 whole pictures",
+        "KL 2e-4, AdamW 1.5e-3", "| latents | 20 480 pictures", "5 200 steps of batch 16, AdamW 6e-4 (warm-up 200 steps, falling linearly over the last 40 %), "
+        "EMA 0.9995, caption dropout 0.1; loss weight min(SNR, 5) / SNR, from step 3 500 on its root min(SNR, 5) ^ 0.5 / SNR",
+        "the first 20 480 and as many"],
+    "guidance scales that were tried": ["5 and 7.5 find no more whole puppets", "at 7.5 more suns"],
+}}
+
+# ---- how it is read --------------------------------------------------------------------------------------------------
+
+STRIPPED = {                     # what is no prose: code and settings are held by the tests that run them
+    "front matter": r"\A---\n.*?\n---\n", "code fence": r"```.*?```", "code span": r"`[^`\n]*`", "link": r"\]\([^)\n]*\)", "address": r"https?://\S+",
+    "table that tests/test_table.py writes": r"<!-- table: \w+ -->.*?<!-- end -->"}
+
+
+@cache
+def prose(path):
+    """The text, with as many blanks where it is code, a link or the like, so that places stay."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for pattern in STRIPPED.values():
+        text = re.sub(pattern, lambda found: re.sub(r"[^\n]", " ", found[0]), text, flags=re.S)
+    return text
+
+
+@cache
+def stored(file):
+    if file == "bytes":
+        return sizes()
+    if file == "code":
+        return from_code()
+    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe"}.get(file, f"results/{file}")
+    place = f"puppet-diffusion/{file}/config" if file in ("vae", "unet", "text_encoder") else f"{file}/config" if "/" in file else place
+    return json.loads((ROOT / "data" / f"{place}.json").read_text(encoding="utf-8"))
+
+
+def from_code():
+    """What the code declares, and what follows from what is stored."""
+    recipe, found, tokens = stored("recipe"), stored("base")["all_joints_found"], stored("tokens")
+    shares = tokens["timesteps"]["500"]["raw"]["share_of_four"]
+    with torch.device("meta"):
+        large = transformer.build_transformer(transformer.TransformerRecipe())
+    return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + recipe["steps"] * recipe["batch"],
+            "odd ones": "zero one two three four five six seven eight nine ten".split()[round(1 / (1 - found))],
+            "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
+            "transformer": sum(value.numel() for value in large.parameters()) / 1e6}
+
+
+def sizes():
+    """Millions of weights of each part of the shipped model, and its megabytes."""
+    found, files = {}, list((ROOT / "data" / "puppet-diffusion").rglob("*.safetensors"))
+    for path in files:
+        data = path.read_bytes()
+        header = json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])
+        found[path.parent.name] = sum(weights(entry["shape"]) for name, entry in header.items() if name != "__metadata__") / 1e6
+    return found | {"all": sum(path.stat().st_size for path in files) / 1e6}
+
+
+def weights(shape):
+    return shape[0] * weights(shape[1:]) if shape else 1
+
+
+def value(source):
+    """What a hole stands for, as a text shows it."""
+    place, _, form = source.partition(":")
+    file, _, keys = place.partition("#")
+    number = stored(file)
+    for key in keys.split("/"):
+        number = number[int(key) if isinstance(number, list) else key]
+    if form == "e":
+        return f"{number:.0e}".replace("e-0", "e-")
+    return format(number, form).replace("_", " ").rstrip("%")
+
+
+HOLE = re.compile(r"\{([^{}]*)\}")
+
+
+def pattern(words):
+    """A regex for these words in a text; a hole is a group that takes any number, or the number's word."""
+    parts = HOLE.split(words)
+    for i, part in enumerate(parts):
+        literal = r"\s+".join(map(re.escape, re.split(r"\s+", part))).replace(r"\s+…\s+", r"[^\n]*?")
+        parts[i] = r"(\d(?:[\d., ]*\d)?(?:e-?\d+)?|[a-z]+)" if i % 2 else literal
+    return re.compile("".join(parts))
+
+
+def places(path, words):
+    """Where the text has these words, as matches; at least one."""
+    found = list(pattern(words).finditer((ROOT / path).read_text(encoding="utf-8")))
+    assert found, f"{path} has no words like {words!r}; if its text was changed, change the rule in tests/test_numbers.py"
+    return found
+
+
+@pytest.mark.parametrize("path, words", [(path, words) for path, rules in READ.items() for words in rules])
+def test_a_number_is_the_one_that_was_measured(path, words):
+    for found in places(path, words):
+        said, right = found.groups(), tuple(value(hole) for hole in HOLE.findall(words))
+        assert said == right, f"{path} says {said}, the results say {right}: {found[0]!r}"
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path not in MADE])
+def test_no_number_stands_there_without_a_rule(path):
+    known = [found.span(group + 1) for words in READ.get(path, []) for found in places(path, words) for group in range(len(found.groups()))]
+    known += [found.span() for phrases in EXEMPT.get(path, {}).values() for words in phrases for found in places(path, words)]
+    known += [found.span() for kind in KINDS.values() for found in re.finditer(kind, prose(path))]
+    text = prose(path)
+    loose = [text[max(0, found.start() - 40):found.end() + 20] for found in re.finditer(NUMBER, text)
+             if not any(first <= found.start() and found.end() <= last for first, last in known)]
+    assert not loose, f"{path} has numbers that no rule of tests/test_numbers.py knows: " + "; ".join(map(repr, loose))
+
+
+@pytest.mark.parametrize("path", MADE)
+def test_a_card_is_what_its_figures_make(path):
+    """Cards that a script writes are written again from what is stored beside the weights; the threads of the training are not."""
+    threads = r"on \d+ CPU threads"
+    made, card = (re.sub(threads, "on some CPU threads", text) for text in (MADE[path](), (ROOT / path).read_text(encoding="utf-8")))
+    assert made.splitlines() == card.splitlines()
