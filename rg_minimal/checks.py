@@ -14,7 +14,7 @@ import operator
 import os
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Callable, Iterable, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, Callable, Collection, Iterable, Literal, get_origin, get_type_hints
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -81,6 +81,22 @@ def _text(value) -> str:
     return value
 
 
+def _texts(value):
+    if not isinstance(value, Collection) or isinstance(value, (str, bytes, dict)) or not all(isinstance(each, str) for each in value):
+        raise ValueError("pass a list of texts")
+    return value
+
+
+def some_of(options: Iterable[str]):
+    """The type of a list of some of these names, as a tuple; none may be missing from them."""
+    def some(value) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(each, str) and each in known for each in value):
+            raise ValueError(f"pass a list of some of {', '.join(known)}")
+        return tuple(value)
+    known = tuple(options)
+    return Annotated[tuple, BeforeValidator(some)]
+
+
 def _words(value) -> str:
     if not _text(value).strip():
         raise ValueError("pass a text that is not empty")
@@ -145,6 +161,7 @@ SeedOrGenerator = Annotated[Any, BeforeValidator(_seed_or_generator)]
 Entries = Annotated[dict, BeforeValidator(_entries)]
 FileName = Annotated[str, BeforeValidator(_file_name)]                          # or a Path; empty for none
 SomeName = Annotated[str, BeforeValidator(_some_name)]                          # the same, never empty
+Texts = Annotated[Any, BeforeValidator(_texts)]                                 # as they are
 Function = Annotated[Any, BeforeValidator(_callable)]
 
 

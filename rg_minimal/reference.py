@@ -8,12 +8,13 @@ Source: the repository `readout_guidance` of Luo et al., arXiv 2312.02150.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import SomeName, declared
 from .readout import HeadConfig, Objective, Reading
 from .saving import ReadoutHead
 
@@ -74,7 +75,8 @@ class MirroredHead(ReadoutHead):
         return reading.model.embed(999 - reading.timestep, reading.latents.device).to(self.mixing_weights)
 
 
-def load_reference_head(path, timestep_convention: str = "timestep") -> ReadoutHead:
+@declared
+def load_reference_head(path: SomeName, timestep_convention: Literal["timestep", "step_index"] = "timestep") -> ReadoutHead:
     """Load a `*.pt` file in the layout of the authors' released heads (nothing in the file is executed).
 
     The released heads were trained on the embedding of the *step index* 999 - t, but the authors' guidance gives them
@@ -82,8 +84,6 @@ def load_reference_head(path, timestep_convention: str = "timestep") -> ReadoutH
     Raises ValueError for another file, and for another convention.
     """
     kinds = {"timestep": ReadoutHead, "step_index": MirroredHead}
-    if timestep_convention not in kinds:
-        raise ValueError(f"timestep_convention is {timestep_convention!r}; choose one of {', '.join(kinds)}")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         old, tensors = saved["config"], saved["aggregation_network"]

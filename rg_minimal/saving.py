@@ -16,7 +16,7 @@ from typing import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .checks import Count, FileName, Function, RateOrFunction, Truth, as_whole, check_target, check_weights, declared, describe, label_like
+from .checks import Count, FileName, Function, RateOrFunction, SomeName, Truth, as_whole, check_target, check_weights, declared, describe, label_like
 from .denoisers import denoiser
 from .files import read_tensors, read_weights, write_tensors, write_weights
 from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
@@ -25,12 +25,14 @@ from .readout import Head, HeadConfig, TrainState, appearance_loss, corresponden
 class ReadoutHead(Head):
     """A head that can be saved: head.safetensors and config.json in a folder."""
 
-    def save_pretrained(self, folder) -> None:
+    @declared
+    def save_pretrained(self, folder: SomeName) -> None:
         """Write both files. The weights hold the config too, so whenever this is killed, the head that is read is a whole one."""
         write_weights(Path(folder) / "head.safetensors", self.state_dict(), asdict(self.config))
 
     @classmethod
-    def from_pretrained(cls, folder) -> "ReadoutHead":
+    @declared
+    def from_pretrained(cls, folder: SomeName) -> "ReadoutHead":
         """Load a head saved by `save_pretrained`. ValueError names what is missing, corrupt or does not fit."""
         folder = Path(folder)
         if not (folder / "head.safetensors").is_file():

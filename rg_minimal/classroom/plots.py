@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from ..checks import Count, FileName, Index, Positive, Truth, as_number, declared
+from ..checks import Count, FileName, Index, Positive, Text, Texts, Truth, as_number, declared
 from ..files import write_file
 from ..puppets.world import JOINTS, LIMBS
 
@@ -67,7 +67,7 @@ def side_colour(joint: int) -> str:
 
 
 @declared
-def picture_grid(pictures: Sequence[Tensor] | Tensor, titles: Sequence[str] = (), columns: Count | None = None,
+def picture_grid(pictures: Sequence[Tensor] | Tensor, titles: Texts = (), columns: Count | None = None,
                  skeletons: Sequence[Tensor | None] = (), size: Positive = 1.7) -> Figure:
     """A grid of pictures, each (3, H, W) or (1, H, W), with titles and, where given, a skeleton (14, 2) on top."""
     pictures = list(pictures)
@@ -113,7 +113,7 @@ def draw_skeleton(axes, joints: Tensor, faint: Truth = False) -> None:
 
 
 @declared
-def skeleton_figure(joints: Tensor, size: Count = 128, title: str = "", inches: Positive = 2.2) -> Figure:
+def skeleton_figure(joints: Tensor, size: Count = 128, title: Text = "", inches: Positive = 2.2) -> Figure:
     """A skeleton alone on a light ground, as a target to show."""
     figure = Figure(figsize=(inches, inches + 0.25), layout="constrained")
     axes = figure.subplots()
@@ -152,7 +152,7 @@ def pose_comparison(unguided: Tensor, target: Tensor, guided: Tensor, scores: Se
 
 
 @declared
-def readout_strip(picture: Tensor, maps: Sequence[Tensor], titles: Sequence[str], skeletons: Sequence[Tensor] = (),
+def readout_strip(picture: Tensor, maps: Sequence[Tensor], titles: Texts, skeletons: Sequence[Tensor] = (),
                   inches: Positive = 1.8) -> Figure:
     """A picture, then one readout map (h, w) in [0, 1] a noise level, laid over a faint copy of the picture."""
     figure = Figure(figsize=((len(maps) + 1) * inches, inches + 0.3), layout="constrained")
@@ -179,7 +179,7 @@ def upright(label: str) -> str:
 
 
 @declared
-def curve(values: Sequence[float], label: str, x: str = "step", smooth: Index = 0, inches: Inches = (4.2, 2.1)) -> Figure:
+def curve(values: Sequence[float], label: Text, x: Text = "step", smooth: Index = 0, inches: Inches = (4.2, 2.1)) -> Figure:
     """A line of values, such as a loss, with a running mean over `smooth` values where asked for."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -272,7 +272,7 @@ def _number(axes, at, number: int, good: bool) -> None:
 
 
 @declared
-def drag_row(pictures: Sequence[Tensor], titles: Sequence[str], handles: Tensor, targets: Tensor, box: Sequence[float] = (),
+def drag_row(pictures: Sequence[Tensor], titles: Texts, handles: Tensor, targets: Tensor, box: Sequence[float] = (),
              inches: Positive = 2.0) -> Figure:
     """Pictures with the same handles (N, 2) and targets (N, 2): arrows on the first, both as marks on the others.
 
@@ -298,7 +298,7 @@ def drag_row(pictures: Sequence[Tensor], titles: Sequence[str], handles: Tensor,
 
 
 @declared
-def bars(values: dict[str, float], label: str, highlight: Sequence[str] = (), inches: Inches = (5.0, 2.2)) -> Figure:
+def bars(values: dict[str, float], label: Text, highlight: Texts = (), inches: Inches = (5.0, 2.2)) -> Figure:
     """A bar with its value for each name; `highlight` names the ones in orange."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -315,7 +315,7 @@ STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."),
 
 
 @declared
-def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: str, y: str, inches: Inches = (4.6, 2.4),
+def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: Text, y: Text, inches: Inches = (4.6, 2.4),
           log: Truth = False) -> Figure:
     """Several named lines over the same `x_values`, told apart by colour, mark and dash; up to 12 values get marks."""
     figure = Figure(figsize=inches, layout="constrained")
@@ -334,7 +334,8 @@ def _draw_lines(axes, series, x_values, x: str, y: str, log: bool = False) -> No
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def line_panels(panels: dict[str, dict], columns: int = 2, inches: tuple = (3.4, 2.1)) -> Figure:
+@declared
+def line_panels(panels: dict[str, dict], columns: Count = 2, inches: Inches = (3.4, 2.1)) -> Figure:
     """Several `lines` side by side, each {title: dict(series=..., x_values=..., x=..., y=...)}; the same names look the same
     everywhere if every panel has them in one order, and stand in one legend below."""
     figure = Figure(figsize=(columns * inches[0], -(-len(panels) // columns) * inches[1] + 0.3), layout="constrained")
@@ -350,7 +351,7 @@ def line_panels(panels: dict[str, dict], columns: int = 2, inches: tuple = (3.4,
 
 
 @declared
-def marked_bars(values: dict[str, float], label: str, marks: Sequence[float] | float, mark: str, inches: Inches = (4.6, 2.2)) -> Figure:
+def marked_bars(values: dict[str, float], label: Text, marks: Sequence[float] | float, mark: Text, inches: Inches = (4.6, 2.2)) -> Figure:
     """A bar for each name, and across each a short line at its mark (one for all, or one a bar); `mark` says what it is."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
@@ -378,7 +379,7 @@ def pca_pictures(features: Tensor) -> Tensor:
 
 
 @declared
-def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequence[str] = (),
+def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Texts = (),
              points: Sequence[Tensor] = (), inches: Positive = 1.8) -> Figure:
     """Faint pictures with maps (h, w) over them, each drawn from its median to its highest value; a circle at a point (x, y)."""
     figure = Figure(figsize=(len(maps) * inches, inches + 0.22), layout="constrained")
@@ -398,7 +399,7 @@ def heat_row(pictures: Sequence[Tensor], maps: Sequence[Tensor], titles: Sequenc
 
 
 @declared
-def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps: Count, measure: str,
+def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps: Count, measure: Text,
              inches: Inches = (7.6, 2.3)) -> Figure:
     """A training so far: the loss of each step, and beside it the scores {step: {timestep: score}}; the axes hold `steps`."""
     figure = Figure(figsize=inches, layout="constrained")
@@ -418,7 +419,7 @@ def learning(losses: Sequence[float], scores: dict[int, dict[int, float]], steps
 
 
 @declared
-def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: Positive, titles: Sequence[str] = (),
+def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: Positive, titles: Texts = (),
             inches: Positive = 2.6) -> Figure:
     """Pictures with a circle of `a` times the puppet's size around each target joint, and a dot where it was seen.
 

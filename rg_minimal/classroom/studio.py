@@ -29,7 +29,7 @@ import traitlets
 from torch import Tensor
 
 from . import plots
-from ..checks import Index, declared
+from ..checks import Index, SomeName, Truth, declared
 from ..puppets.world import SIZE
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
                      moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
@@ -94,7 +94,8 @@ class Studio:
 
     # -- runs
 
-    def start(self, guided: bool = True):
+    @declared
+    def start(self, guided: Truth = True):
         """Make the pictures of the present state, or only the one without guidance; returns at once if a loop runs."""
         job = self.run(guided)
         if self._loop is None or not self._loop.is_running():
@@ -158,7 +159,8 @@ class Studio:
         self.desk.show_result()
         self._tell(f"Picture {index + 1} of the history, and its settings. Fingerprint: {self.result.fingerprint}.")
 
-    def export(self, path: str | Path = "studio.yaml") -> Path:
+    @declared
+    def export(self, path: SomeName = "studio.yaml") -> Path:
         """Write the parameters of the pictures that are shown (before the first run, of the controls)."""
         if self.result is None:
             return write_yaml(self._state, path)

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
-from ..checks import (Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, Text, Words, as_map, as_points, as_whole,
-                       check_pixels, checked, declared, describe, one_sentence, option)
+from ..checks import (Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words, as_map,
+                      as_points, as_whole, check_pixels, checked, declared, describe, one_sentence, option)
 from ..denoisers import denoiser
 from ..files import refuse_file, write_file
 from ..maps import bilinear, pool_features, resize
@@ -544,7 +544,8 @@ Limits: {limits}
 """
 
 
-def make_head(task: str | Task, folder: str | Path, pipe, work: str | Path = "runs/heads", report: Callable = print,
+@declared
+def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/heads", report: Function = print,
               **changes) -> dict:
     """Train, score and write a head and its card, once from all samples and once, for the card, from 100 of them.
 

@@ -106,7 +106,8 @@ class Judge:
         """
         return (reading.confidence >= reading.confidence.new_tensor(self.thresholds)).all(-1)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @declared
+    def save_pretrained(self, folder: SomeName) -> None:
         """Write model.safetensors (fp16, with the config inside) and config.json (sizes, thresholds, figures, recipe)."""
         weights = {name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
                    for name, value in self.network.state_dict().items()}
@@ -115,7 +116,8 @@ class Judge:
         write_weights(Path(folder) / "model.safetensors", weights, config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Judge":
+    @declared
+    def from_pretrained(cls, folder: SomeName) -> "Judge":
         """Load a judge, float32 on the CPU. ValueError names what is missing, corrupt or does not fit."""
         folder = Path(folder)
         if not (folder / "model.safetensors").is_file():

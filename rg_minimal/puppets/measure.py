@@ -25,7 +25,7 @@ from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .tokens import measure_tokens
-from ..checks import Count, FileName, Function, NonNegative, Seed, Truth, as_whole, checked, declared, one_sentence, option
+from ..checks import Count, FileName, Function, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence, option
 from ..files import refuse_file, write_json
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
@@ -362,7 +362,8 @@ def peak_memory_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def write_result(name: str, result: dict, folder: str | Path = "data/results") -> Path:
+@declared
+def write_result(name: Words, result: dict, folder: SomeName = "data/results") -> Path:
     """Write a measurement as `folder`/`name`.json, whole or not at all."""
     return write_json(Path(folder) / f"{name}.json", result)
 

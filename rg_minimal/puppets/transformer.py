@@ -114,7 +114,8 @@ def load_tokenizer(recipe: TransformerRecipe) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(part_of(recipe, "tokenizer"))
 
 
-def build_silent_t5(embedding: int = 256) -> tuple[T5EncoderModel, PreTrainedTokenizerFast]:
+@declared
+def build_silent_t5(embedding: Count = 256) -> tuple[T5EncoderModel, PreTrainedTokenizerFast]:
     """A third text encoder that says nothing, and its tokenizer, which hears nothing: `max_sequence_length` tokens of zeros.
 
     The pipeline makes the same zeros where it has no third encoder, but `from_pretrained` wants one or to be told that
@@ -141,7 +142,8 @@ def encode_tokens(encoders: Sequence[CLIPTextModelWithProjection], tokens: Tenso
     return nn.functional.pad(words, (0, 0, 0, 1)), torch.cat([output.text_embeds for output in outputs], -1)
 
 
-def build_transformer(recipe: TransformerRecipe, embedding: int = 256) -> SD3Transformer2DModel:
+@declared
+def build_transformer(recipe: TransformerRecipe, embedding: Count = 256) -> SD3Transformer2DModel:
     """The untrained network; each block starts as the identity and the output as zero (Peebles and Xie 2023)."""
     model = SD3Transformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, out_channels=4, num_layers=recipe.depth, pos_embed_max_size=16,

@@ -19,8 +19,7 @@ import torch
 from pydantic import InstanceOf
 from torch import Tensor
 
-from ..checks import Count, Declared, Index, Number, Positive, Seed, SeedOrGenerator, declared
-
+from ..checks import Count, Declared, Index, Number, Positive, Seed, SeedOrGenerator, declared, some_of
 SIZE = 128                     # height and width of every picture, in pixels
 HELD_OUT = 1_000_000_000       # seeds from here on are never used for training
 
@@ -134,7 +133,8 @@ class Scene(Declared):
                 "prop": self.prop}
 
 
-def caption(scene: Scene, named: Sequence[str] = tuple(ATTRIBUTES)) -> str:
+@declared
+def caption(scene: Scene, named: some_of(ATTRIBUTES) = tuple(ATTRIBUTES)) -> str:
     """Describe a scene, naming only the facts in `named` (keys of `ATTRIBUTES`; all of them by default)."""
     puppet, words = scene.puppet, ["a puppet"]
     if "skin" in named:
@@ -602,7 +602,7 @@ def sample_pair(seed: Seed) -> tuple[Scene, Scene]:
 
 
 @declared
-def sample_triplet(seed: Seed, differs: Sequence[str] = ()) -> tuple[Scene, Scene, Scene]:
+def sample_triplet(seed: Seed, differs: some_of(LOOKS) = ()) -> tuple[Scene, Scene, Scene]:
     """(anchor, positive, negative): the positive is the anchor's puppet in another pose and place, the negative is
     another puppet with the anchor's pose, place, background and prop.
 
@@ -610,8 +610,6 @@ def sample_triplet(seed: Seed, differs: Sequence[str] = ()) -> tuple[Scene, Scen
     it is one alone, since what always differs together with something else need not be learned; in the others each
     differs with a chance of one in three, and where none does, shirt and trousers exchange their colours.
     """
-    if set(differs) - set(LOOKS):
-        raise ValueError(f"differs is {differs!r}; choose from {', '.join(LOOKS)}")
     rng = torch.Generator().manual_seed(seed)
     anchor = sample_scene(rng)
     positive = sample_scene(rng, anchor.puppet)

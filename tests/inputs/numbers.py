@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from inputs import Case
-from rg_minimal import maps, pipelines, readout, saving, sources
+from rg_minimal import maps, pipelines, readout, reference, saving, sources
 from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom import exercises, larger, plots, recipe as state_recipe, widgets
 from rg_minimal.guider import ReadoutGuidance
@@ -335,6 +335,37 @@ for entry, name, values in (("pose", "weight", [NAN, "1", True, -1]), ("pose", "
     for value in values:
         CASES.append(Case("state", f"{entry}.{name}={value!r}", lambda e=entry, n=name, v=value: state_recipe.check_state({e: {n: v}}), (f"{entry}.", "give" if name
                           in ("arrows", "strokes", "joints", "interval") else " is ")))
+
+# ---- names, labels and folders --------------------------------------------------------------------------------------------
+
+SCENE, PANEL = world.sample_scene(3), {"title": dict(series={"a": [1, 2]}, x_values=[1, 2], x="a", y="b")}
+for door, make in (("caption.named", lambda given: world.caption(SCENE, given)), ("sample_triplet.differs", lambda given: world.sample_triplet(3, given))):
+    refuse_these(door, lambda make=make, **given: make(*given.values()), door.split(".")[1], ["shirt", 3, ["shirts"], [["shirt"]], None], "list of some of")
+take("caption.named", "a set", lambda: world.caption(SCENE, {"shirt"}), lambda said: said == world.caption(SCENE, ["shirt"]))
+refuse("bars", lambda label: plots.bars({"a": 1.0}, label), label="text")
+refuse("curve", lambda label="loss", x="step": plots.curve([1, 2], label, x), label="text", x="text")
+refuse("lines", lambda x="a", y="b": plots.lines({"a": [1, 2]}, [1, 2], x, y), x="text", y="text")
+refuse("marked_bars", lambda label="a", mark="b": plots.marked_bars({"a": 1.0}, label, 0.5, mark), label="text", mark="text")
+refuse("learning", lambda measure: plots.learning([1.0], {1: {100: 1.0}}, 1, measure), measure="text")
+refuse("skeleton_figure", lambda title: plots.skeleton_figure(JOINTS[0], title=title), title="text")
+refuse("line_panels", lambda columns: plots.line_panels(PANEL, columns), columns="count")
+refuse_these("line_panels", lambda inches: plots.line_panels(PANEL, inches=inches), "inches", [3, (0, 2), (NAN, 1)], "two numbers")
+refuse_these("picture_grid", lambda titles: plots.picture_grid([PICTURE] * 3, titles), "titles", ["abc", 3, [1, 2, 3]], "list of texts")
+refuse_these("bars", lambda highlight: plots.bars({"a": 1.0}, "b", highlight), "highlight", ["a", 3, [3]], "list of texts")
+take("bars", "keys as names", lambda: plots.bars({"a": 1.0}, "b", {"a": 1}.keys()), lambda figure: len(figure.axes) == 1)
+refuse("ReadoutHead.save_pretrained", lambda folder: head().save_pretrained(folder), folder="name")
+refuse("ReadoutHead.from_pretrained", saving.ReadoutHead.from_pretrained, folder="name")
+refuse("Judge.save_pretrained", lambda folder: judge.Judge(judge.JudgeNetwork((8, 8, 8))).save_pretrained(folder), folder="name")
+refuse("Judge.from_pretrained", judge.Judge.from_pretrained, folder="name")
+refuse("make_head", lambda folder="a", work="b": heads.make_head("pose", folder, pipe(), work), folder="name", work="name")
+refuse("write_result", lambda folder: measure.write_result("a", {}, folder), folder="name")
+refuse("write_result", lambda name: measure.write_result(name, {}, tempfile.gettempdir()), name="text")
+refuse("load_reference_head", reference.load_reference_head, path="name")
+refuse_these("load_reference_head", lambda timestep_convention: reference.load_reference_head("a.pt", timestep_convention), "timestep_convention",
+             ["steps", ["timestep"], 3, None], "step_index")
+refuse("build_silent_t5", transformer.build_silent_t5, embedding="count")
+refuse("build_transformer", lambda embedding: transformer.build_transformer(transformer.TransformerRecipe(), embedding), embedding="count")
+
 
 # ---- exercises: a check never raises because of an answer, and says what is asked for --------------------------------------
 
