@@ -130,6 +130,12 @@ def _seed_or_generator(value):
         raise ValueError(f"{str(error).split(': ', 1)[1]}; or pass a torch.Generator") from None
 
 
+def _generator(value):
+    if not isinstance(value, torch.Generator):
+        raise ValueError("pass a torch.Generator, such as torch.Generator().manual_seed(0)")
+    return value
+
+
 def _rate_or_function(value):
     try:
         return value if callable(value) else checked("it", value, NonNegative)
@@ -157,6 +163,7 @@ Seed = Annotated[int, BeforeValidator(as_whole), Field(ge=0, le=10**12)]
 Text = Annotated[str, BeforeValidator(_text)]                                   # may be empty
 Words = Annotated[str, BeforeValidator(_words)]
 RateOrFunction = Annotated[Any, BeforeValidator(_rate_or_function)]
+Random = Annotated[Any, BeforeValidator(_generator)]
 SeedOrGenerator = Annotated[Any, BeforeValidator(_seed_or_generator)]
 Entries = Annotated[dict, BeforeValidator(_entries)]
 FileName = Annotated[str, BeforeValidator(_file_name)]                          # or a Path; empty for none

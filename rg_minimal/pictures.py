@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from .checks import describe
+from .checks import Count, Text, declared, describe
 
 MOST = 100_000_000          # pixels of a picture: 10 000 x 10 000, more than phones take
 ROUNDING = 1e-4             # how far outside [0, 1] a float may lie, as after resizing; it is brought back
@@ -32,7 +32,8 @@ ALLOWED = ("pass a PIL image, a numpy array (H, W, 3) or (B, H, W, 3) of uint8, 
            "the path of a picture file, or a list of those")
 
 
-def as_pictures(value, name: str = "pictures", unit: int = 1) -> Tensor:
+@declared
+def as_pictures(value, name: Text = "pictures", unit: Count = 1) -> Tensor:
     """Pictures as (B, 3, H, W) in [0, 1], float32; a tensor that is so already is returned as it is.
 
     Args:

@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor
 
-from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Truth, as_number, check_course, check_source, checked,
+from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, as_number, check_course, check_source, checked,
                      declared, describe)
 from .conditioning import Conditioning, warn_unknown_words
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
@@ -162,7 +162,7 @@ def encode_prompts(pipe, prompt, negative_prompt=None, image_size=None) -> Condi
 
 def check_prompt(pipe, prompt) -> list[str]:
     """The words of a prompt that the model does not know, also said in a warning. CLIP tokenizers know every word."""
-    return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else prompt)
+    return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else checked("prompt", prompt, Texts))
 
 
 @declared

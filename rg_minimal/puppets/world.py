@@ -19,7 +19,7 @@ import torch
 from pydantic import InstanceOf
 from torch import Tensor
 
-from ..checks import Count, Declared, Index, Number, Positive, Seed, SeedOrGenerator, declared, some_of
+from ..checks import Count, Declared, Index, Number, Positive, Random, Seed, SeedOrGenerator, declared, some_of
 SIZE = 128                     # height and width of every picture, in pixels
 HELD_OUT = 1_000_000_000       # seeds from here on are never used for training
 
@@ -173,7 +173,8 @@ def _choice(rng: torch.Generator, options: Sequence):
     return options[int(torch.randint(len(options), (), generator=rng))]
 
 
-def sample_puppet(rng: torch.Generator) -> Puppet:
+@declared
+def sample_puppet(rng: Random) -> Puppet:
     """A random puppet: looks from the named colours (shirt and trousers differ), proportions within 8 to 12 %."""
     u = lambda value, spread=0.08: value * _uniform(rng, 1 - spread, 1 + spread)
     shirt = _choice(rng, tuple(COLOURS))
@@ -251,7 +252,8 @@ def sample_scenes(count: Count, seed: Seed = 0) -> list[Scene]:
     return [sample_scene(seed + i) for i in range(count)]
 
 
-def training_caption(scene: Scene, rng: torch.Generator) -> str:
+@declared
+def training_caption(scene: Scene, rng: Random) -> str:
     """The full caption four times of five, else one that leaves out each fact with probability one half."""
     if _uniform(rng, 0, 1) < 0.8:
         return caption(scene)

@@ -13,6 +13,7 @@ from rg_minimal import maps, pipelines, readout, reference, saving, sources
 from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom import exercises, larger, plots, recipe as state_recipe, widgets
 from rg_minimal.guider import ReadoutGuidance
+from rg_minimal.pictures import as_pictures
 from rg_minimal.puppets import basemodel, cases as drags, editing, heads, judge, measure, transformer, world
 
 NAN, INF = math.nan, math.inf
@@ -342,6 +343,9 @@ SCENE, PANEL = world.sample_scene(3), {"title": dict(series={"a": [1, 2]}, x_val
 for door, make in (("caption.named", lambda given: world.caption(SCENE, given)), ("sample_triplet.differs", lambda given: world.sample_triplet(3, given))):
     refuse_these(door, lambda make=make, **given: make(*given.values()), door.split(".")[1], ["shirt", 3, ["shirts"], [["shirt"]], None], "list of some of")
 take("caption.named", "a set", lambda: world.caption(SCENE, {"shirt"}), lambda said: said == world.caption(SCENE, ["shirt"]))
+refuse_these("sample_puppet", lambda rng: world.sample_puppet(rng), "rng", [3, None, "seed"], "torch.Generator")
+refuse_these("training_caption", lambda rng: world.training_caption(SCENE, rng), "rng", [3, None, "seed"], "torch.Generator")
+refuse("as_pictures", lambda name="pictures", unit=8: as_pictures(torch.zeros(1, 3, 16, 16), name, unit), name="text", unit="count")
 refuse("bars", lambda label: plots.bars({"a": 1.0}, label), label="text")
 refuse("curve", lambda label="loss", x="step": plots.curve([1, 2], label, x), label="text", x="text")
 refuse("lines", lambda x="a", y="b": plots.lines({"a": [1, 2]}, [1, 2], x, y), x="text", y="text")
