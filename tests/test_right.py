@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 import tiny
 from rg_minimal import maps, pipelines, readout as rg, saving
-from rg_minimal.denoisers import UNet, clean_and_noise, denoiser, noise_levels
+from rg_minimal.denoisers import UNet, clean_and_noise, denoiser, noise_levels, seen_by
 from rg_minimal.files import write_tensors
 from rg_minimal.puppets import basemodel as B, cases, editing, heads as H, judge as J, measure as M, training, transformer as T, world
 from rg_minimal.sources import Source
@@ -369,6 +369,16 @@ def test_a_flow_goes_straight_there_and_back():
         torch.testing.assert_close(back, at(above), atol=1e-5, rtol=1e-4)
 
 
+def test_eulers_latents_are_larger_than_what_is_seen():
+    scheduler = EulerDiscreteScheduler.from_config(tiny.tiny_scheduler().config)
+    scheduler.set_timesteps(5)
+    (a, s), latents = levels(int(scheduler.timesteps[1])), draws(1, 4, 8, 8)            # sigma is s / a, Karras et al. 2022
+    scheduler.set_begin_index(1)
+    seen, size = seen_by(scheduler, latents, scheduler.timesteps[1])
+    torch.testing.assert_close(seen, latents / (1 + (s / a) ** 2) ** 0.5, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(seen * size, latents)
+
+
 def test_a_timestep_between_two_has_a_level_between_theirs():
     scheduler, product = tiny.tiny_scheduler(), lambda t: float(levels(t)[0] ** 2)
     a, s = noise_levels(scheduler, 400.25)
@@ -684,6 +694,16 @@ def test_batches_of_any_size_count_by_their_pictures_in_the_pose(pipe, heads, dr
     assert asked == [(guided, each, 2) for guided, each in zip((False, True) * 2, seeds)]
 
 
+def test_a_joint_that_something_hides_does_not_count_in_the_pose(pipe, heads, monkeypatch):
+    first = next(number for number in range(M.POSE_SEED, M.POSE_SEED + 100) if not world.render(world.sample_scene(number)).visible.all())
+    judge, frames = Oracle(), world.render(world.sample_scene(first))
+    joints = torch.where(frames.visible[..., None], frames.joints, 64 - (frames.joints - 64).sign() * 50)[0]
+    judge.tell(frames.image[0], joints, frames.scenes[0].attributes)
+    monkeypatch.setattr(M, "sample", lambda *args, **settings: (frames.image, None))
+    guided = M.finish(M.measure_pose(pipe, judge, heads["pose"], count=1, steps=2, seed=first))["guided"]
+    assert guided["pck@0.05"] == guided["pck@0.1"] == 1 > J.pck(joints[None], frames.joints, 0.1).item()
+
+
 @pytest.mark.parametrize("what, name", [("depth", "depth_rmse"), ("edges", "edge_f_score")])
 def test_batches_of_any_size_count_by_their_pictures_in_maps(pipe, heads, drawn, what, name):
     judge, scenes, asked = drawn(M.MAP_SEED)
@@ -828,7 +848,7 @@ def averages(run, name, states):
 @pytest.mark.parametrize("kind", ["diffusion", "transformer"])
 def test_the_average_follows_the_weights_more_and_more_slowly(tmp_path, kind):
     latents_of(tmp_path)
-    common = dict(run=str(tmp_path), start_from="data/puppet-diffusion", steps=3, batch=2, save_every=1, ema=0.15, pictures=8, captions=2)
+    common = dict(run=str(tmp_path), start_from="data/puppet-diffusion", steps=3, batch=2, save_every=1, ema=0.2, pictures=8, captions=2)
     if kind == "diffusion":
         recipe = B.Recipe(**common | {"start_from": ""}, unet_channels=(16, 16, 32), text_width=16, lr=0.05, warmup=0)
         made = list(averages(tmp_path, "diffusion.pt", B.train_diffusion(recipe)))
@@ -837,7 +857,7 @@ def test_the_average_follows_the_weights_more_and_more_slowly(tmp_path, kind):
         recipe = T.TransformerRecipe(**common, width=16, heads=2, depth=1, lr=0.05, warmup=0)
         made = list(averages(tmp_path, "transformer.pt", T.train_transformer(recipe)))
     for step in (1, 2):
-        decay = min(0.15, (1 + step) / (10 + step))
+        decay = min(0.2, (1 + step) / (10 + step))      # 2 / 11, then 0.2
         for name, value in made[step][0].items():
             if value.is_floating_point():
                 torch.testing.assert_close(made[step][1][name], decay * made[step - 1][1][name] + (1 - decay) * value, atol=1e-6, rtol=1e-5)
