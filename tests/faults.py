@@ -1,9 +1,10 @@
 """Small faults, planted one at a time, each of which a test has to notice: `python tests/faults.py [NAME ...]`.
 
-The package is copied into a temporary folder, never changed where it lies; there the fault takes the place of the right text,
-and the tests that have to fail are run. One table comes out: fault, caught or not, by which test, seconds. A name selects all
-faults whose name holds it. Before the faults, the same tests are run without one, and have to pass. Exit status 1 where a fault is
-not caught, is broken (a test could not even be collected), or its text does not stand exactly once in its file.
+The package is copied into a temporary folder, never changed where it lies; there the fault takes the place of the
+right text, and the tests that have to fail are run. One table comes out: fault, caught or not, by which test, seconds.
+A name selects all faults whose name holds it. Before the faults, the same tests are run without one, and have to pass.
+Exit status 1 where a fault is not caught, is broken (a test could not even be collected), or its text does not stand
+exactly once in its file. All of them take five minutes of one core.
 
 `tests/test_faults.py` looks after the table: each text stands there once, each test exists.
 """
@@ -39,389 +40,566 @@ def fault(name, file, old, new, *tests) -> Fault:
 
 READOUT, MAPS, DENOISERS, SAVING = "readout.py", "maps.py", "denoisers.py", "saving.py"
 HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "puppets/editing.py", "puppets/judge.py"
-CASES, BASE, TRAINING, TRANSFORMER, WORLD = ("puppets/cases.py", "puppets/basemodel.py", "puppets/training.py", "puppets/transformer.py",
-                                             "puppets/world.py")
+CASES = "puppets/cases.py"
+BASE = "puppets/basemodel.py"
+TRAINING = "puppets/training.py"
+TRANSFORMER = "puppets/transformer.py"
+WORLD = "puppets/world.py"
 
-SPLIT, MASKED_MEAN, TARGETS = ("test_a_prediction_is_split_and_a_step_goes_there_and_back", "test_a_masked_mean_is_over_what_the_mask_shows",
-                               "test_targets_go_to_the_nearest_cell_and_are_not_blurred")
+SPLIT = "test_a_prediction_is_split_and_a_step_goes_there_and_back"
+MASKED_MEAN = "test_a_masked_mean_is_over_what_the_mask_shows"
+TARGETS = "test_targets_go_to_the_nearest_cell_and_are_not_blurred"
 MEMBERS = "test_members_of_a_sample_share_timesteps_of_the_asked_range_and_not_their_noise"
-DIRECTION, LENGTH = "test_weights_and_schedules_decide_the_direction", "test_the_step_is_as_long_for_each_element_in_whatever_part_may_move"
+DIRECTION = "test_weights_and_schedules_decide_the_direction"
+LENGTH = "test_the_step_is_as_long_for_each_element_in_whatever_part_may_move"
 BRANCHES = "test_both_branches_add_up_and_inner_steps_follow_each_other"
-MIXED, CROP, POINT = ("test_a_head_is_the_softmax_sum_of_its_layers_and_hears_the_timestep", "test_a_box_is_cut_out_with_x_along_the_columns",
-                      "test_a_point_lies_between_the_centres_of_its_cells")
-LOOKS, SPATIAL = "test_an_appearance_objective_counts_what_its_mask_shows", "test_a_spatial_objective_counts_what_its_mask_shows"
-DRAG_LOSS, PAIRS, TRIPLET_LOSS = ("test_a_drag_is_less_likeness_here_and_more_there", "test_a_correspondence_loss_is_the_cross_entropy_both_ways",
-                                  "test_a_triplet_costs_its_margin_where_both_are_as_near")
-INTERVAL, FLOW = "test_an_objective_is_active_in_its_interval_and_its_schedule_knows_the_steps_done", "test_a_flow_goes_straight_there_and_back"
-LATENTS, ADDED = "test_latents_are_scaled_on_the_way_in_and_back_on_the_way_out", "test_noise_is_added_as_the_model_was_trained"
-SEEDS, SCORES, TRIPLET = ("test_seeds_for_training_and_for_each_measurement_never_meet",
-                          "test_scores_are_means_of_all_samples_at_noise_that_the_timestep_decides", "test_a_triplet_has_a_negative_in_each_scene")
-DRAG, DRAGGED = ("test_a_drag_weighs_its_heads_and_looks_where_it_may_change",
-                 "test_what_became_of_a_drag_is_measured_after_it_and_outside_of_what_had_to_change")
-GHOSTS, REFERENCE = ("test_a_drag_leaves_handles_but_not_what_something_is_moved_to",
-                     "test_looks_are_those_of_the_reference_and_the_rest_is_of_another_scene")
-POSES, PICTURES, BASES = (f"test_batches_of_any_size_count_by_their_pictures_in_{where}" for where in ("the_pose", "maps", "the_base"))
-AVERAGE, AVERAGES, DROPPED = ("test_an_average_keeps_as_much_of_itself_as_its_decay", "test_the_average_follows_the_weights_more_and_more_slowly",
-                              "test_a_batch_drops_captions_and_spreads_its_noise")
+MIXED = "test_a_head_is_the_softmax_sum_of_its_layers_and_hears_the_timestep"
+CROP = "test_a_box_is_cut_out_with_x_along_the_columns"
+POINT = "test_a_point_lies_between_the_centres_of_its_cells"
+LOOKS = "test_an_appearance_objective_counts_what_its_mask_shows"
+SPATIAL = "test_a_spatial_objective_counts_what_its_mask_shows"
+DRAG_LOSS = "test_a_drag_is_less_likeness_here_and_more_there"
+PAIRS = "test_a_correspondence_loss_is_the_cross_entropy_both_ways"
+TRIPLET_LOSS = "test_a_triplet_costs_its_margin_where_both_are_as_near"
+INTERVAL = "test_an_objective_is_active_in_its_interval_and_its_schedule_knows_the_steps_done"
+FLOW = "test_a_flow_goes_straight_there_and_back"
+LATENTS = "test_latents_are_scaled_on_the_way_in_and_back_on_the_way_out"
+ADDED = "test_noise_is_added_as_the_model_was_trained"
+SEEDS = "test_seeds_for_training_and_for_each_measurement_never_meet"
+SCORES = "test_scores_are_means_of_all_samples_at_noise_that_the_timestep_decides"
+TRIPLET = "test_a_triplet_has_a_negative_in_each_scene"
+DRAG = "test_a_drag_weighs_its_heads_and_looks_where_it_may_change"
+DRAGGED = "test_what_became_of_a_drag_is_measured_after_it_and_outside_of_what_had_to_change"
+GHOSTS = "test_a_drag_leaves_handles_but_not_what_something_is_moved_to"
+REFERENCE = "test_looks_are_those_of_the_reference_and_the_rest_is_of_another_scene"
+POSES = "test_batches_of_any_size_count_by_their_pictures_in_the_pose"
+PICTURES = "test_batches_of_any_size_count_by_their_pictures_in_maps"
+BASES = "test_batches_of_any_size_count_by_their_pictures_in_the_base"
+AVERAGE = "test_an_average_keeps_as_much_of_itself_as_its_decay"
+AVERAGES = "test_the_average_follows_the_weights_more_and_more_slowly"
+DROPPED = "test_a_batch_drops_captions_and_spreads_its_noise"
 EULER = "test_callback.py::test_the_callback_equals_the_sampler_with_other_schedulers"
-CALLBACK, PLAIN = "test_callback.py::test_the_callback_equals_the_sampler", "test_readout.py::test_unguided_sampling_equals_diffusers"
+CALLBACK = "test_callback.py::test_the_callback_equals_the_sampler"
+PLAIN = "test_readout.py::test_unguided_sampling_equals_diffusers"
 GUIDER = "test_guider.py::test_the_sampler_follows_the_same_rule"
 SMALL = "test_formats.py::test_small_gradients_do_not_vanish_in_float16_and_keep_their_size"
 
 FAULTS = (
-    # ---- the core: the fifteen that tests once let pass, and their kin ----------------------------------------------------
+    # ---- the core: the fifteen that tests once let pass, and their kin -----------------------------------------------
     fault("sample: the noise of a prediction without the level", DENOISERS, "return output, (latents - a * output) / s",
           "return output, (latents - output) / s", SPLIT),
     fault("sample: inverted as v-prediction", READOUT, 'if scheduler.config.prediction_type == "v_prediction":',
           'if scheduler.config.prediction_type != "epsilon":', SPLIT, "test_a_picture_is_inverted_and_comes_back"),
     fault("sample: split as epsilon", DENOISERS, 'if kind == "epsilon":', 'if kind in ("epsilon", "sample"):', SPLIT),
-    fault("v-prediction: the sign of the noise", DENOISERS, "a * output + s * latents", "a * output - s * latents", SPLIT),
-    fault("v-prediction: inverted with the wrong sign", READOUT, "(rest * a - below * s) * output", "(rest * a + below * s) * output", SPLIT),
+    fault("v-prediction: the sign of the noise", DENOISERS, "a * output + s * latents", "a * output - s * latents",
+          SPLIT),
+    fault("v-prediction: inverted with the wrong sign", READOUT, "(rest * a - below * s) * output",
+          "(rest * a + below * s) * output", SPLIT),
     fault("flow: split with the level of the other end", DENOISERS, "return latents - s * output, latents + a * output",
           "return latents - a * output, latents + s * output", FLOW),
-    fault("flow: inverted from above to below", READOUT, "return latents + (above - below) * output", "return latents + (below - above) * output", FLOW),
-    fault("epsilon: inverted with the level below", READOUT, "return a * ((latents - rest * noise) / below) + s * noise",
+    fault("flow: inverted from above to below", READOUT, "return latents + (above - below) * output",
+          "return latents + (below - above) * output", FLOW),
+    fault("epsilon: inverted with the level below", READOUT,
+          "return a * ((latents - rest * noise) / below) + s * noise",
           "return a * ((latents - rest * noise) / below) + rest * noise", SPLIT),
-    fault("DDIM: new noise beside all of the old", READOUT, "(1 - before - std ** 2) ** 0.5 * noise", "(1 - before) ** 0.5 * noise",
-          "test_new_noise_takes_the_place_of_old"),
-    fault("DDIM: the step before one too far", READOUT, "before = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps",
+    fault("DDIM: new noise beside all of the old", READOUT, "(1 - before - std ** 2) ** 0.5 * noise",
+          "(1 - before) ** 0.5 * noise", "test_new_noise_takes_the_place_of_old"),
+    fault("DDIM: the step before one too far", READOUT,
+          "before = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps",
           "before = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps - 1", SPLIT),
-    fault("inversion: one iteration too few", READOUT, "for _ in range(1 + fixed_point_iterations):", "for _ in range(max(1, fixed_point_iterations)):",
-          "test_denoisers.py::test_inversion_of_flow_models_is_the_euler_steps_backwards", "test_inversion_iterates_as_often_as_asked"),
-    fault("inversion: each prediction at the picture below", READOUT, "output = predict(model, guess, timestep", "output = predict(model, latents, timestep",
+    fault("inversion: one iteration too few", READOUT, "for _ in range(1 + fixed_point_iterations):",
+          "for _ in range(max(1, fixed_point_iterations)):",
+          "test_denoisers.py::test_inversion_of_flow_models_is_the_euler_steps_backwards",
           "test_inversion_iterates_as_often_as_asked"),
+    fault("inversion: each prediction at the picture below", READOUT, "output = predict(model, guess, timestep",
+          "output = predict(model, latents, timestep", "test_inversion_iterates_as_often_as_asked"),
 
-    fault("masked mean: divided by all cells", MAPS, "/ mask.sum((1, 2, 3)).clamp_min(1e-8)", "/ error[0].numel()", MASKED_MEAN),
-    fault("masked mean: the mask not spread over channels", MAPS, "error.shape[-2:]).expand(error.shape)", "error.shape[-2:])", SPATIAL),
-    fault("mean over the batch, too", MAPS, "return error.mean((1, 2, 3))", "return error.mean().expand(len(error))", MASKED_MEAN),
+    fault("masked mean: divided by all cells", MAPS, "/ mask.sum((1, 2, 3)).clamp_min(1e-8)", "/ error[0].numel()",
+          MASKED_MEAN),
+    fault("masked mean: the mask not spread over channels", MAPS, "error.shape[-2:]).expand(error.shape)",
+          "error.shape[-2:])", SPATIAL),
+    fault("mean over the batch, too", MAPS, "return error.mean((1, 2, 3))", "return error.mean().expand(len(error))",
+          MASKED_MEAN),
 
-    fault("half precision: no loss scale", READOUT, "scale = 2.0 ** 10 if latents.dtype == torch.float16 else 1.0", "scale = 1.0", SMALL),
+    fault("half precision: no loss scale", READOUT, "scale = 2.0 ** 10 if latents.dtype == torch.float16 else 1.0",
+          "scale = 1.0", SMALL),
     fault("half precision: the loss scale not divided out", READOUT, ".float() / scale", ".float()", SMALL),
 
     fault("training: members of a sample at different timesteps", READOUT, "            noisy = model.add_noise(latents, draw(",
           "            timestep = torch.randint(*timesteps, (len(latents),), generator=generator)\n"
           "            noisy = model.add_noise(latents, draw(", MEMBERS),
-    fault("training: one timestep for all pictures", READOUT, "timestep = torch.randint(*timesteps, (len(clean[0]),), generator=generator)",
+    fault("training: one timestep for all pictures", READOUT,
+          "timestep = torch.randint(*timesteps, (len(clean[0]),), generator=generator)",
           "timestep = torch.randint(*timesteps, (1,), generator=generator).expand(len(clean[0]))", MEMBERS),
     fault("training: one noise for all members", READOUT, "    readouts = []\n    for latents in clean:",
-          "    readouts, state = [], generator.get_state()\n    for latents in clean:\n        generator.set_state(state)", MEMBERS),
-    fault("training: timesteps below the asked range", READOUT, "torch.randint(*timesteps, (len(clean[0]),)", "torch.randint(0, timesteps[1], (len(clean[0]),)",
+          "    readouts, state = [], generator.get_state()\n    for latents in clean:\n        generator.set_state(state)",
           MEMBERS),
+    fault("training: timesteps below the asked range", READOUT, "torch.randint(*timesteps, (len(clean[0]),)",
+          "torch.randint(0, timesteps[1], (len(clean[0]),)", MEMBERS),
     fault("training: timesteps above the asked range", READOUT, "torch.randint(*timesteps, (len(clean[0]),)",
           "torch.randint(timesteps[0], 1000, (len(clean[0]),)", MEMBERS),
     fault("training: the last timestep never drawn", READOUT, "torch.randint(*timesteps, (len(clean[0]),)",
           "torch.randint(timesteps[0], timesteps[1] - 1, (len(clean[0]),)", MEMBERS),
     fault("training: the rate of the step after", READOUT, "lr(step / span[1])", "lr((step + 1) / span[1])",
           "test_training_moves_nothing_that_has_no_gradient_and_asks_the_rate_of_each_step"),
-    fault("training: weights decay", SAVING, "torch.optim.AdamW(head.parameters(), weight_decay=0.0)", "torch.optim.AdamW(head.parameters())",
+    fault("training: weights decay", SAVING, "torch.optim.AdamW(head.parameters(), weight_decay=0.0)",
+          "torch.optim.AdamW(head.parameters())",
           "test_training_moves_nothing_that_has_no_gradient_and_asks_the_rate_of_each_step"),
-    fault("training: gradients of earlier steps kept", READOUT, "            optimizer.zero_grad(set_to_none=True)\n            value.backward()",
+    fault("training: gradients of earlier steps kept", READOUT,
+          "            optimizer.zero_grad(set_to_none=True)\n            value.backward()",
           "            value.backward()", "test_each_step_has_the_gradient_of_its_own_batch"),
-    fault("resumed: batches from the first", SAVING, "for step in itertools.count(start))", "for step in itertools.count(0))",
-          "test_batches_that_are_resumed_are_those_that_were_missing"),
-    fault("resumed: an iterable from the first", SAVING, "return itertools.islice(batches, start, None)", "return iter(batches)",
-          "test_batches_that_are_resumed_are_those_that_were_missing"),
+    fault("resumed: batches from the first", SAVING, "for step in itertools.count(start))",
+          "for step in itertools.count(0))", "test_batches_that_are_resumed_are_those_that_were_missing"),
+    fault("resumed: an iterable from the first", SAVING, "return itertools.islice(batches, start, None)",
+          "return iter(batches)", "test_batches_that_are_resumed_are_those_that_were_missing"),
     fault("resumed: the generator from the first", SAVING, '    generator.set_state(tensors["generator"])\n', "",
           "test_readout.py::test_a_stopped_training_resumes_to_the_same_bits"),
 
-    fault("target resized bilinearly in an objective", READOUT, 'target = resize(self.target.to(readout.device), readout.shape[-2:], "nearest")',
+    fault("target resized bilinearly in an objective", READOUT,
+          'target = resize(self.target.to(readout.device), readout.shape[-2:], "nearest")',
           "target = resize(self.target.to(readout.device), readout.shape[-2:])", TARGETS),
-    fault("target resized bilinearly in the loss", READOUT, 'target = resize(label_like(readout, target).to(readout), readout.shape[-2:], "nearest")',
+    fault("target resized bilinearly in the loss", READOUT,
+          'target = resize(label_like(readout, target).to(readout), readout.shape[-2:], "nearest")',
           "target = resize(label_like(readout, target).to(readout), readout.shape[-2:])", TARGETS),
-    fault("loss: lines and background weighed by their area", READOUT, "return (error[empty].mean() + error[~empty].mean()) / 2", "return error.mean()",
+    fault("loss: lines and background weighed by their area", READOUT,
+          "return (error[empty].mean() + error[~empty].mean()) / 2", "return error.mean()",
           "test_a_spatial_loss_gives_lines_and_background_one_half_each"),
     fault("loss: the weight ignored", READOUT, "error = error * weight.to(error)", "pass",
           "test_a_spatial_loss_gives_lines_and_background_one_half_each"),
-    fault("loss: correspondence one way only", READOUT, "match(features_b, features_a, in_b, in_a)) / 2", "match(features_a, features_b, in_a, in_b)) / 2", PAIRS),
-    fault("loss: correspondence without temperature", READOUT, "point_similarity(here, there, in_here) / temperature", "point_similarity(here, there, in_here)", PAIRS),
-    fault("loss: triplet without margin", READOUT, "return (margin + distance(positive)", "return (distance(positive)", TRIPLET_LOSS),
-    fault("loss: triplet with positive and negative exchanged", READOUT, "margin + distance(positive) - distance(negative)",
-          "margin + distance(negative) - distance(positive)", TRIPLET_LOSS),
-    fault("loss: triplet without hinge", READOUT, "distance(negative)).relu().mean()", "distance(negative)).mean()", TRIPLET_LOSS),
+    fault("loss: correspondence one way only", READOUT, "match(features_b, features_a, in_b, in_a)) / 2",
+          "match(features_a, features_b, in_a, in_b)) / 2", PAIRS),
+    fault("loss: correspondence without temperature", READOUT, "point_similarity(here, there, in_here) / temperature",
+          "point_similarity(here, there, in_here)", PAIRS),
+    fault("loss: triplet without margin", READOUT, "return (margin + distance(positive)", "return (distance(positive)",
+          TRIPLET_LOSS),
+    fault("loss: triplet with positive and negative exchanged", READOUT,
+          "margin + distance(positive) - distance(negative)", "margin + distance(negative) - distance(positive)",
+          TRIPLET_LOSS),
+    fault("loss: triplet without hinge", READOUT, "distance(negative)).relu().mean()", "distance(negative)).mean()",
+          TRIPLET_LOSS),
 
-    fault("weights of objectives ignored in the direction", READOUT, "total = sum(strength * loss.sum() for", "total = sum(loss.sum() for", DIRECTION),
-    fault("weights of objectives count in the length of the step", READOUT, "self.step_size * (sum(strengths) / active)", "self.step_size * sum(strengths)",
-          DIRECTION),
-    fault("schedule ignored in the length of the step", READOUT, "self.step_size * (sum(strengths) / active)", "self.step_size", DIRECTION),
-    fault("a weight of an objective ignored", READOUT, "return inside * self.weight * (", "return inside * (", INTERVAL),
-    fault("schedule: one step too late", READOUT, "factor(self.schedule(step / steps))", "factor(self.schedule((step + 1) / steps))", INTERVAL),
-    fault("schedule reversed", READOUT, "factor(self.schedule(step / steps))", "factor(self.schedule(1 - step / steps))", INTERVAL),
-    fault("interval: its last step counts, too", READOUT, "<= step < int(self.stop * steps + 1e-9)", "<= step <= int(self.stop * steps + 1e-9)", INTERVAL),
-    fault("interval: begins a step late", READOUT, "int(self.start * steps + 1e-9) <= step", "int(self.start * steps + 1e-9) < step", INTERVAL),
-    fault("moved towards the worse", READOUT, "latents = latents - step if self.step_size", "latents = latents + step if self.step_size", DIRECTION),
-    fault("inner steps all from the same place", READOUT, "gradient, losses, _ = self.gradient(read, latents, strengths)",
+    fault("weights of objectives ignored in the direction", READOUT, "total = sum(strength * loss.sum() for",
+          "total = sum(loss.sum() for", DIRECTION),
+    fault("weights of objectives count in the length of the step", READOUT,
+          "self.step_size * (sum(strengths) / active)", "self.step_size * sum(strengths)", DIRECTION),
+    fault("schedule ignored in the length of the step", READOUT, "self.step_size * (sum(strengths) / active)",
+          "self.step_size", DIRECTION),
+    fault("a weight of an objective ignored", READOUT, "return inside * self.weight * (", "return inside * (",
+          INTERVAL),
+    fault("schedule: one step too late", READOUT, "factor(self.schedule(step / steps))",
+          "factor(self.schedule((step + 1) / steps))", INTERVAL),
+    fault("schedule reversed", READOUT, "factor(self.schedule(step / steps))",
+          "factor(self.schedule(1 - step / steps))", INTERVAL),
+    fault("interval: its last step counts, too", READOUT, "<= step < int(self.stop * steps + 1e-9)",
+          "<= step <= int(self.stop * steps + 1e-9)", INTERVAL),
+    fault("interval: begins a step late", READOUT, "int(self.start * steps + 1e-9) <= step",
+          "int(self.start * steps + 1e-9) < step", INTERVAL),
+    fault("moved towards the worse", READOUT, "latents = latents - step if self.step_size",
+          "latents = latents + step if self.step_size", DIRECTION),
+    fault("inner steps all from the same place", READOUT,
+          "gradient, losses, _ = self.gradient(read, latents, strengths)",
           "gradient, losses, _ = self.gradient(read, latents + step if gradients else latents, strengths)", BRANCHES),
-    fault("gradient of one branch only", READOUT, "sum(objective(reading) for reading in readings) if strength", "objective(readings[-1]) if strength", BRANCHES),
-    fault("mask not counted in the normalised step", READOUT, "gradient[0].numel() if mask is None else mask.sum((1, 2, 3), keepdim=True) * gradient.shape[1]",
+    fault("gradient of one branch only", READOUT, "sum(objective(reading) for reading in readings) if strength",
+          "objective(readings[-1]) if strength", BRANCHES),
+    fault("mask not counted in the normalised step", READOUT,
+          "gradient[0].numel() if mask is None else mask.sum((1, 2, 3), keepdim=True) * gradient.shape[1]",
           "gradient[0].numel()", LENGTH),
-    fault("mask counted without the channels", READOUT, "mask.sum((1, 2, 3), keepdim=True) * gradient.shape[1]", "mask.sum((1, 2, 3), keepdim=True)", LENGTH),
-    fault("mask does not bound the move", READOUT, "gradients.append(gradient if mask is None else gradient * mask)", "gradients.append(gradient)", LENGTH),
-    fault("step normalised over the batch", READOUT, "gradient.square().sum((1, 2, 3), keepdim=True).sqrt()", "gradient.square().sum().sqrt()",
-          "test_readout.py::test_the_normalized_step_has_its_length"),
-    fault("moved prediction: sign for sample", READOUT, 'sign = -1 if scheduler.config.get("prediction_type") == "sample" else 1', "sign = 1",
+    fault("mask counted without the channels", READOUT, "mask.sum((1, 2, 3), keepdim=True) * gradient.shape[1]",
+          "mask.sum((1, 2, 3), keepdim=True)", LENGTH),
+    fault("mask does not bound the move", READOUT, "gradients.append(gradient if mask is None else gradient * mask)",
+          "gradients.append(gradient)", LENGTH),
+    fault("step normalised over the batch", READOUT, "gradient.square().sum((1, 2, 3), keepdim=True).sqrt()",
+          "gradient.square().sum().sqrt()", "test_readout.py::test_the_normalized_step_has_its_length"),
+    fault("moved prediction: sign for sample", READOUT,
+          'sign = -1 if scheduler.config.get("prediction_type") == "sample" else 1', "sign = 1",
           "test_a_moved_prediction_leads_away_from_the_objectives"),
-    fault("moved prediction: towards the worse", READOUT, 'sign = -1 if scheduler.config.get("prediction_type") == "sample" else 1',
-          'sign = 1 if scheduler.config.get("prediction_type") == "sample" else -1', "test_a_moved_prediction_leads_away_from_the_objectives"),
-    fault("keep: what may change and what not exchanged", READOUT, "seen * free + keep.latents_at(timestep).to(seen) * (1 - free)",
-          "seen * (1 - free) + keep.latents_at(timestep).to(seen) * free", "test_readout.py::test_the_mask_bounds_the_move_and_keep_holds_the_rest"),
-    fault("classifier-free guidance: branches exchanged", READOUT, "outputs[0] + guidance_scale * (outputs[1] - outputs[0])",
+    fault("moved prediction: towards the worse", READOUT,
+          'sign = -1 if scheduler.config.get("prediction_type") == "sample" else 1',
+          'sign = 1 if scheduler.config.get("prediction_type") == "sample" else -1',
+          "test_a_moved_prediction_leads_away_from_the_objectives"),
+    fault("keep: what may change and what not exchanged", READOUT,
+          "seen * free + keep.latents_at(timestep).to(seen) * (1 - free)",
+          "seen * (1 - free) + keep.latents_at(timestep).to(seen) * free",
+          "test_readout.py::test_the_mask_bounds_the_move_and_keep_holds_the_rest"),
+    fault("classifier-free guidance: branches exchanged", READOUT,
+          "outputs[0] + guidance_scale * (outputs[1] - outputs[0])",
           "outputs[1] + guidance_scale * (outputs[0] - outputs[1])", PLAIN),
-    fault("classifier-free guidance: from the wrong end", READOUT, "outputs[0] + guidance_scale * (outputs[1] - outputs[0])",
+    fault("classifier-free guidance: from the wrong end", READOUT,
+          "outputs[0] + guidance_scale * (outputs[1] - outputs[0])",
           "outputs[1] + guidance_scale * (outputs[1] - outputs[0])", PLAIN),
 
-    fault("spatial mask ignored", READOUT, "return masked_mean(error, self.mask)", "return masked_mean(error)", SPATIAL),
+    fault("spatial mask ignored", READOUT, "return masked_mean(error, self.mask)", "return masked_mean(error)",
+          SPATIAL),
     fault("spatial mask ignored for a distance of one's own", READOUT, "return masked_mean(error, self.mask)",
           "return masked_mean(error, None if self.distance else self.mask)", SPATIAL),
-    fault("appearance mask ignored", READOUT, "masked_mean(distance, None if self.pool else self.mask)", "masked_mean(distance)", LOOKS),
-    fault("appearance mask ignored where features are pooled", READOUT, "weight = None if self.mask is None else resize", "weight = None if True else resize", LOOKS),
-    fault("appearance mask for the picture, not for the source", READOUT, "source, features = pool_features(source, weight)", "source, features = pool_features(source)",
-          LOOKS),
-    fault("boxes of source and picture exchanged", READOUT, "for each, box in zip((source, features), self.boxes))", "for each, box in zip((source, features), self.boxes[::-1]))",
+    fault("appearance mask ignored", READOUT, "masked_mean(distance, None if self.pool else self.mask)",
+          "masked_mean(distance)", LOOKS),
+    fault("appearance mask ignored where features are pooled", READOUT,
+          "weight = None if self.mask is None else resize", "weight = None if True else resize", LOOKS),
+    fault("appearance mask for the picture, not for the source", READOUT,
+          "source, features = pool_features(source, weight)", "source, features = pool_features(source)", LOOKS),
+    fault("boxes of source and picture exchanged", READOUT, "for each, box in zip((source, features), self.boxes))",
+          "for each, box in zip((source, features), self.boxes[::-1]))",
           "test_boxes_say_which_part_of_the_source_and_which_of_the_picture"),
-    fault("drag: similarities not brought to [0, 1]", READOUT, "return ((handle * found).sum(-1) + 1) / 2", "return (handle * found).sum(-1)", DRAG_LOSS),
-    fault("drag: not halved", READOUT, "return (staying - similarity(there)).mean(-1) / 2", "return (staying - similarity(there)).mean(-1)", DRAG_LOSS),
-    fault("drag: here and there exchanged", READOUT, "for points in (self.source_points, self.target_points))", "for points in (self.target_points, self.source_points))",
+    fault("drag: similarities not brought to [0, 1]", READOUT, "return ((handle * found).sum(-1) + 1) / 2",
+          "return (handle * found).sum(-1)", DRAG_LOSS),
+    fault("drag: not halved", READOUT, "return (staying - similarity(there)).mean(-1) / 2",
+          "return (staying - similarity(there)).mean(-1)", DRAG_LOSS),
+    fault("drag: here and there exchanged", READOUT, "for points in (self.source_points, self.target_points))",
+          "for points in (self.target_points, self.source_points))", DRAG_LOSS),
+    fault("drag: anti-ghosting ignored", READOUT,
+          "staying = torch.as_tensor(self.anti_ghosting).to(features) * similarity(here)", "staying = similarity(here)",
           DRAG_LOSS),
-    fault("drag: anti-ghosting ignored", READOUT, "staying = torch.as_tensor(self.anti_ghosting).to(features) * similarity(here)", "staying = similarity(here)",
-          DRAG_LOSS),
-    fault("drag: one anti-ghosting for all points", READOUT, "torch.as_tensor(self.anti_ghosting).to(features)", "torch.as_tensor(self.anti_ghosting).to(features).mean()",
-          DRAG_LOSS),
+    fault("drag: one anti-ghosting for all points", READOUT, "torch.as_tensor(self.anti_ghosting).to(features)",
+          "torch.as_tensor(self.anti_ghosting).to(features).mean()", DRAG_LOSS),
 
     fault("crop: height for x", MAPS, "int(x * w / image_size[1])", "int(x * w / image_size[0])", CROP),
     fault("crop: width for y", MAPS, "int(y * h / image_size[0])", "int(y * h / image_size[1])", CROP),
     fault("crop: rows and columns exchanged", MAPS, "for x in box[0::2])", "for x in box[1::2])", CROP),
-    fault("crop: nothing where a box is smaller than a cell", MAPS, "y0:max(y1, y0 + 1), x0:max(x1, x0 + 1)", "y0:y1, x0:x1", CROP),
-    fault("points: height for x", MAPS, "across = along(points[..., 0], cells[1], image_size[1])", "across = along(points[..., 0], cells[1], image_size[0])", POINT),
-    fault("points: half a cell off", MAPS, "(coordinate * count / length - 0.5)", "(coordinate * count / length)", POINT),
-    fault("points: rows and columns exchanged", MAPS, "along(points[..., 1], cells[0], image_size[0])", "along(points[..., 0], cells[0], image_size[0])", POINT),
+    fault("crop: nothing where a box is smaller than a cell", MAPS, "y0:max(y1, y0 + 1), x0:max(x1, x0 + 1)",
+          "y0:y1, x0:x1", CROP),
+    fault("points: height for x", MAPS, "across = along(points[..., 0], cells[1], image_size[1])",
+          "across = along(points[..., 0], cells[1], image_size[0])", POINT),
+    fault("points: half a cell off", MAPS, "(coordinate * count / length - 0.5)", "(coordinate * count / length)",
+          POINT),
+    fault("points: rows and columns exchanged", MAPS, "along(points[..., 1], cells[0], image_size[0])",
+          "along(points[..., 0], cells[0], image_size[0])", POINT),
     fault("pooled: not centred", MAPS, "return pooled - pooled.mean(1, keepdim=True)", "return pooled",
           "test_readout.py::test_pooled_features_are_a_centred_generalised_mean"),
-    fault("pooled: divided by all cells", MAPS, "/ weight.sum((-2, -1), keepdim=True))", "/ raised[0, 0].numel())", "test_readout.py::test_pooled_features_are_a_centred_generalised_mean"),
+    fault("pooled: divided by all cells", MAPS, "/ weight.sum((-2, -1), keepdim=True))", "/ raised[0, 0].numel())",
+          "test_readout.py::test_pooled_features_are_a_centred_generalised_mean"),
 
-    fault("late resizing forgets the embedding", READOUT, "bottleneck(feature, emb)", "bottleneck(feature, None if self.config.resize_late else emb)", MIXED),
-    fault("early resizing forgets the embedding", READOUT, "bottleneck(feature, emb)", "bottleneck(feature, emb if self.config.resize_late else None)", MIXED),
-    fault("late and early exchanged", READOUT, "feature if self.config.resize_late else resize(feature, size)", "resize(feature, size) if self.config.resize_late else feature",
+    fault("late resizing forgets the embedding", READOUT, "bottleneck(feature, emb)",
+          "bottleneck(feature, None if self.config.resize_late else emb)", MIXED),
+    fault("early resizing forgets the embedding", READOUT, "bottleneck(feature, emb)",
+          "bottleneck(feature, emb if self.config.resize_late else None)", MIXED),
+    fault("late and early exchanged", READOUT, "feature if self.config.resize_late else resize(feature, size)",
+          "resize(feature, size) if self.config.resize_late else feature", MIXED),
+    fault("mixing weights not a softmax", READOUT, "zip(self.mixing_weights.softmax(0),", "zip(self.mixing_weights,",
           MIXED),
-    fault("mixing weights not a softmax", READOUT, "zip(self.mixing_weights.softmax(0),", "zip(self.mixing_weights,", MIXED),
     fault("shortcut forgotten", READOUT, "return F.relu(hidden + self.shortcut(x))", "return F.relu(hidden)", MIXED),
     fault("a readout remembered without its timestep", READOUT, "key = (id(head), use_timestep)", "key = id(head)",
           "test_a_reading_tells_a_head_with_the_timestep_from_one_without"),
 
-    # ---- models, pipelines, callback, guider, sources ---------------------------------------------------------------------
-    fault("SDXL's size as (width, height)", DENOISERS, "([height, width, 0, 0, height, width],) * 2", "([width, height, 0, 0, width, height],) * 2",
-          "test_sdxl_is_told_the_height_first"),
-    fault("SDXL's original size as (width, height)", DENOISERS, "([height, width, 0, 0, height, width],) * 2", "([width, height, 0, 0, height, width],) * 2",
-          "test_sdxl_is_told_the_height_first"),
+    # ---- models, pipelines, callback, guider, sources ----------------------------------------------------------------
+    fault("SDXL's size as (width, height)", DENOISERS, "([height, width, 0, 0, height, width],) * 2",
+          "([width, height, 0, 0, width, height],) * 2", "test_sdxl_is_told_the_height_first"),
+    fault("SDXL's original size as (width, height)", DENOISERS, "([height, width, 0, 0, height, width],) * 2",
+          "([width, height, 0, 0, height, width],) * 2", "test_sdxl_is_told_the_height_first"),
     fault("size of a picture as (width, height)", DENOISERS, "return shape[-2] * self.factor, shape[-1] * self.factor",
           "return shape[-1] * self.factor, shape[-2] * self.factor", "test_rows_are_the_height_and_columns_the_width"),
-    fault("noise of a flow with its levels exchanged", DENOISERS, "return (1 - sigma) * clean + sigma * noise", "return sigma * clean + (1 - sigma) * noise", ADDED),
-    fault("a fraction of a timestep ignored", DENOISERS, "float(timestep) - low)", "0.0)", "test_a_timestep_between_two_has_a_level_between_theirs"),
-    fault("Euler's latents not brought to what is seen", DENOISERS, "1 / scheduler.scale_model_input(torch.ones(", "scheduler.scale_model_input(torch.ones(", EULER),
-    fault("tokens packed with rows and columns exchanged", DENOISERS, ".permute(0, 2, 4, 1, 3, 5).reshape(", ".permute(0, 2, 4, 1, 5, 3).reshape(",
-          "test_denoisers.py::test_packing"),
-    fault("the text's tokens read as the picture's", DENOISERS, "tokens = tokens[:, -height * width:]", "tokens = tokens[:, :height * width]",
-          "test_denoisers.py::test_a_block_becomes_a_map"),
-    fault("encoded without the scaling factor", "autoencoders.py", "(latents - shift - mean) * scale / std)", "(latents - shift - mean) / std)", LATENTS),
-    fault("encoded without the shift", "autoencoders.py", "(latents - shift - mean) * scale / std)", "(latents - mean) * scale / std)", LATENTS),
-    fault("encoded from [0, 1]", "autoencoders.py", "pictures.to(_device(pipe), dtype) * 2 - 1)", "pictures.to(_device(pipe), dtype))", LATENTS),
-    fault("decoded without the scaling factor", "autoencoders.py", "* std / scale + shift + mean)", "* std + shift + mean)", LATENTS),
-    fault("decoded with the shift before the scale", "autoencoders.py", "(latents.to(_device(pipe)) * std / scale + shift + mean)",
+    fault("noise of a flow with its levels exchanged", DENOISERS, "return (1 - sigma) * clean + sigma * noise",
+          "return sigma * clean + (1 - sigma) * noise", ADDED),
+    fault("a fraction of a timestep ignored", DENOISERS, "float(timestep) - low)", "0.0)",
+          "test_a_timestep_between_two_has_a_level_between_theirs"),
+    fault("Euler's latents not brought to what is seen", DENOISERS, "1 / scheduler.scale_model_input(torch.ones(",
+          "scheduler.scale_model_input(torch.ones(", "test_eulers_latents_are_larger_than_what_is_seen"),
+    fault("tokens packed with rows and columns exchanged", DENOISERS, ".permute(0, 2, 4, 1, 3, 5).reshape(",
+          ".permute(0, 2, 4, 1, 5, 3).reshape(", "test_denoisers.py::test_packing"),
+    fault("the text's tokens read as the picture's", DENOISERS, "tokens = tokens[:, -height * width:]",
+          "tokens = tokens[:, :height * width]", "test_denoisers.py::test_a_block_becomes_a_map"),
+    fault("encoded without the scaling factor", "autoencoders.py", "(latents - shift - mean) * scale / std)",
+          "(latents - shift - mean) / std)", LATENTS),
+    fault("encoded without the shift", "autoencoders.py", "(latents - shift - mean) * scale / std)",
+          "(latents - mean) * scale / std)", LATENTS),
+    fault("encoded from [0, 1]", "autoencoders.py", "pictures.to(_device(pipe), dtype) * 2 - 1)",
+          "pictures.to(_device(pipe), dtype))", LATENTS),
+    fault("decoded without the scaling factor", "autoencoders.py", "* std / scale + shift + mean)",
+          "* std + shift + mean)", LATENTS),
+    fault("decoded with the shift before the scale", "autoencoders.py",
+          "(latents.to(_device(pipe)) * std / scale + shift + mean)",
           "((latents.to(_device(pipe)) * std + shift) / scale + mean)", LATENTS),
-    fault("decoded to [-1, 1]", "autoencoders.py", '"decoded picture").float() / 2 + 0.5)', '"decoded picture").float())', LATENTS),
-    fault("ControlNet's scale ignored", "pipelines.py", "conditioning_scale=scale,", "conditioning_scale=1.0,", "test_a_controlnet_is_as_strong_as_asked"),
-    fault("a picture read at other noise than its generator's", "pipelines.py", "noisy = model.add_noise(clean, draw(clean, generator), timesteps)",
-          "noisy = model.add_noise(clean, draw(clean), timesteps)", "test_a_reading_is_of_the_noised_picture_and_of_what_is_said"),
-    fault("a picture read without its prompt", "pipelines.py", "return take_readings(model, noisy, told, model.encode_prompt(prompt, image_size",
-          'return take_readings(model, noisy, told, model.encode_prompt("", image_size', "test_a_reading_is_of_the_noised_picture_and_of_what_is_said"),
+    fault("decoded to [-1, 1]", "autoencoders.py", '"decoded picture").float() / 2 + 0.5)',
+          '"decoded picture").float())', LATENTS),
+    fault("ControlNet's scale ignored", "pipelines.py", "conditioning_scale=scale,", "conditioning_scale=1.0,",
+          "test_a_controlnet_is_as_strong_as_asked"),
+    fault("a picture read at other noise than its generator's", "pipelines.py",
+          "noisy = model.add_noise(clean, draw(clean, generator), timesteps)",
+          "noisy = model.add_noise(clean, draw(clean), timesteps)",
+          "test_a_reading_is_of_the_noised_picture_and_of_what_is_said"),
+    fault("a picture read without its prompt", "pipelines.py",
+          "return take_readings(model, noisy, told, model.encode_prompt(prompt, image_size",
+          'return take_readings(model, noisy, told, model.encode_prompt("", image_size',
+          "test_a_reading_is_of_the_noised_picture_and_of_what_is_said"),
     fault("the folder's guidance scale ignored", DENOISERS, "return own if own is not None else float", "return float",
           "test_readout.py::test_a_folder_may_recommend_a_guidance_scale"),
-    fault("source: new noise at each timestep", "sources.py", "lambda t: model.add_noise(clean, noise, torch.tensor(", "lambda t: model.add_noise(clean, draw(clean), torch.tensor(",
+    fault("source: new noise at each timestep", "sources.py", "lambda t: model.add_noise(clean, noise, torch.tensor(",
+          "lambda t: model.add_noise(clean, draw(clean), torch.tensor(",
           "test_a_picture_has_one_noise_at_all_timesteps"),
-    fault("source: told nothing", "sources.py", "self.model.encode_prompt(prompt), sorted(timesteps)", 'self.model.encode_prompt(""), sorted(timesteps)',
-          "test_a_picture_has_one_noise_at_all_timesteps"),
-    fault("source: begins where it ends", "sources.py", "return self.latents_at(self.timesteps[-1])", "return self.latents_at(self.timesteps[0])",
-          "test_a_trajectory_begins_at_its_largest_timestep"),
-    fault("source: features of the timestep beside", "sources.py", "for each, (noisy, *features) in zip(together, parts):",
-          "for each, (noisy, *features) in zip(together[::-1], parts):", "test_readout.py::test_a_source_reads_ahead_and_finds_the_same"),
+    fault("source: told nothing", "sources.py", "self.model.encode_prompt(prompt), sorted(timesteps)",
+          'self.model.encode_prompt(""), sorted(timesteps)', "test_a_picture_has_one_noise_at_all_timesteps"),
+    fault("source: begins where it ends", "sources.py", "return self.latents_at(self.timesteps[-1])",
+          "return self.latents_at(self.timesteps[0])", "test_a_trajectory_begins_at_its_largest_timestep"),
+    fault("source: features of the timestep beside", "sources.py",
+          "for each, (noisy, *features) in zip(together, parts):",
+          "for each, (noisy, *features) in zip(together[::-1], parts):",
+          "test_readout.py::test_a_source_reads_ahead_and_finds_the_same"),
     fault("callback without Euler's rescaling", "callback.py", "held.copy_(moved * size)", "held.copy_(moved)", EULER),
-    fault("callback: the interval one step late", "callback.py", "[objective.strength(step + 1, steps) for", "[objective.strength(step, steps) for", CALLBACK),
-    fault("callback: the negative branch for the conditional", "callback.py", 'places = {"negative": 0, "conditional": 1}', 'places = {"negative": 1, "conditional": 0}',
+    fault("callback: the interval one step late", "callback.py", "[objective.strength(step + 1, steps) for",
+          "[objective.strength(step, steps) for", CALLBACK),
+    fault("callback: the negative branch for the conditional", "callback.py",
+          'places = {"negative": 0, "conditional": 1}', 'places = {"negative": 1, "conditional": 0}',
           "test_callback.py::test_the_reading_is_that_of_the_pipelines_own_pass"),
-    fault("callback: another branch's rows", "callback.py", "value[block * batch:(block + 1) * batch]", "value[block:block + batch]",
-          "test_callback.py::test_of_several_pictures_each_is_guided_by_itself"),
-    fault("callback: FLUX's timestep in thousandths", "callback.py", "return value * 1000 if isinstance(self.model, Flux) else value", "return value",
+    fault("callback: another branch's rows", "callback.py", "value[block * batch:(block + 1) * batch]",
+          "value[block:block + batch]", "test_callback.py::test_of_several_pictures_each_is_guided_by_itself"),
+    fault("callback: FLUX's timestep in thousandths", "callback.py",
+          "return value * 1000 if isinstance(self.model, Flux) else value", "return value",
           "test_callback.py::test_the_reading_is_that_of_the_pipelines_own_pass"),
-    fault("guider: towards the worse", "guider.py", "output.pred = output.pred + self.guide.step(", "output.pred = output.pred - self.guide.step(", GUIDER),
-    fault("guider: moves the conditional branch before the scale", "guider.py", "output = super().forward(pred_cond.detach(), pred_uncond)",
+    fault("guider: towards the worse", "guider.py", "output.pred = output.pred + self.guide.step(",
+          "output.pred = output.pred - self.guide.step(", GUIDER),
+    fault("guider: moves the conditional branch before the scale", "guider.py",
+          "output = super().forward(pred_cond.detach(), pred_uncond)",
           "output = super().forward(pred_cond.detach() * 1.01, pred_uncond)", GUIDER),
-    fault("guider: the strengths of the step before", "guider.py", "[each.strength(self._step, self._num_inference_steps) for",
-          "[each.strength(self._step - 1, self._num_inference_steps) for", "test_guider.py::test_it_is_classifier_free_guidance_and_lowers_the_loss"),
-    fault("two branches told the same", "conditioning.py", "{**self.added, **self.negative_added}", "self.added", "test_readout.py::test_unguided_sampling_equals_diffusers"),
+    fault("guider: the strengths of the step before", "guider.py",
+          "[each.strength(self._step, self._num_inference_steps) for",
+          "[each.strength(self._step - 1, self._num_inference_steps) for",
+          "test_guider.py::test_it_is_classifier_free_guidance_and_lowers_the_loss"),
+    fault("two branches told the same", "conditioning.py", "{**self.added, **self.negative_added}", "self.added",
+          "test_readout.py::test_unguided_sampling_equals_diffusers"),
 
-    # ---- around it: the twelve that tests once let pass, and their kin ----------------------------------------------------
-    fault("drag's anatomy weight ignored", EDITING, "start, goal), weight=anatomy_weight, stop=stop)", "start, goal), stop=stop)", DRAG),
-    fault("drag's weight of looks ignored", EDITING, "mask=free, weight=looks_weight, stop=stop)", "mask=free, stop=stop)", DRAG),
-    fault("looks compared everywhere", EDITING, "mask=free, weight=looks_weight, stop=stop)", "weight=looks_weight, stop=stop)", DRAG),
-    fault("drag: looks guided to the default stop", EDITING, "mask=free, weight=looks_weight, stop=stop)", "mask=free, weight=looks_weight)", DRAG),
-    fault("drag: anatomy guided to the default stop", EDITING, "weight=anatomy_weight, stop=stop)", "weight=anatomy_weight)", DRAG),
-    fault("drag: anti-ghosting where something is moved to", EDITING, "anti_ghosting=anti_ghosting * left", "anti_ghosting=anti_ghosting", GHOSTS),
+    # ---- around it: the twelve that tests once let pass, and their kin -----------------------------------------------
+    fault("drag's anatomy weight ignored", EDITING, "start, goal), weight=anatomy_weight, stop=stop)",
+          "start, goal), stop=stop)", DRAG),
+    fault("drag's weight of looks ignored", EDITING, "mask=free, weight=looks_weight, stop=stop)",
+          "mask=free, stop=stop)", DRAG),
+    fault("looks compared everywhere", EDITING, "mask=free, weight=looks_weight, stop=stop)",
+          "weight=looks_weight, stop=stop)", DRAG),
+    fault("drag: looks guided to the default stop", EDITING, "mask=free, weight=looks_weight, stop=stop)",
+          "mask=free, weight=looks_weight)", DRAG),
+    fault("drag: anatomy guided to the default stop", EDITING, "weight=anatomy_weight, stop=stop)",
+          "weight=anatomy_weight)", DRAG),
+    fault("drag: anti-ghosting where something is moved to", EDITING, "anti_ghosting=anti_ghosting * left",
+          "anti_ghosting=anti_ghosting", GHOSTS),
     fault("drag: all the way at once", EDITING, "targets = torch.lerp(handles, targets, amount)", "pass", GHOSTS),
-    fault("drag: backwards", EDITING, "targets = torch.lerp(handles, targets, amount)", "targets = torch.lerp(targets, handles, amount)", GHOSTS),
-    fault("drag: what is asked to stay free is not", EDITING, "    if free is None:\n        free = region(", "    if True:\n        free = region(", DRAG),
-    fault("noise carried from target to handle", EDITING, "origin = ((grid + (handles - targets)[nearest])", "origin = ((grid + (targets - handles)[nearest])",
+    fault("drag: backwards", EDITING, "targets = torch.lerp(handles, targets, amount)",
+          "targets = torch.lerp(targets, handles, amount)", GHOSTS),
+    fault("drag: what is asked to stay free is not", EDITING, "    if free is None:\n        free = region(",
+          "    if True:\n        free = region(", DRAG),
+    fault("noise carried from target to handle", EDITING, "origin = ((grid + (handles - targets)[nearest])",
+          "origin = ((grid + (targets - handles)[nearest])", "test_noise_is_carried_from_handle_to_target"),
+    fault("noise carried with rows and columns exchanged", EDITING, "latents[..., y, x].view_as(latents)",
+          "latents[..., x, y].view_as(latents)", "test_noise_is_carried_from_handle_to_target"),
+    fault("the place that was left keeps its noise", EDITING, "torch.where(left, new, latents))", "latents)",
           "test_noise_is_carried_from_handle_to_target"),
-    fault("noise carried with rows and columns exchanged", EDITING, "latents[..., y, x].view_as(latents)", "latents[..., x, y].view_as(latents)",
-          "test_noise_is_carried_from_handle_to_target"),
-    fault("the place that was left keeps its noise", EDITING, "torch.where(left, new, latents))", "latents)", "test_noise_is_carried_from_handle_to_target"),
-    fault("joints go along however far they are", EDITING, "way = (goal - start)[nearest] * (gap <= reach)[:, None]", "way = (goal - start)[nearest]",
-          "test_editing.py::test_joints_on_what_moves_go_along"),
-    fault("identity: its interval ignored", EDITING, "identity_objective(head, source, boxes=boxes, start=start, stop=stop)", "identity_objective(head, source, boxes=boxes)",
+    fault("joints go along however far they are", EDITING, "way = (goal - start)[nearest] * (gap <= reach)[:, None]",
+          "way = (goal - start)[nearest]", "test_editing.py::test_joints_on_what_moves_go_along"),
+    fault("identity: its interval ignored", EDITING,
+          "identity_objective(head, source, boxes=boxes, start=start, stop=stop)",
+          "identity_objective(head, source, boxes=boxes)", "test_identity_is_given_where_and_when_it_is_asked"),
+    fault("identity: its boxes ignored", EDITING,
+          "identity_objective(head, source, boxes=boxes, start=start, stop=stop)",
+          "identity_objective(head, source, start=start, stop=stop)",
           "test_identity_is_given_where_and_when_it_is_asked"),
-    fault("identity: its boxes ignored", EDITING, "identity_objective(head, source, boxes=boxes, start=start, stop=stop)",
-          "identity_objective(head, source, start=start, stop=stop)", "test_identity_is_given_where_and_when_it_is_asked"),
 
-    fault("scores at other noise each time", HEADS, "rng, values = torch.Generator().manual_seed(SCORE_SEED + timestep), []", "rng, values = None, []", SCORES),
-    fault("scores at the noise of another timestep", HEADS, "torch.Generator().manual_seed(SCORE_SEED + timestep), []", "torch.Generator().manual_seed(SCORE_SEED), []", SCORES),
+    fault("scores at other noise each time", HEADS,
+          "rng, values = torch.Generator().manual_seed(SCORE_SEED + timestep), []", "rng, values = None, []", SCORES),
+    fault("scores at the noise of another timestep", HEADS, "torch.Generator().manual_seed(SCORE_SEED + timestep), []",
+          "torch.Generator().manual_seed(SCORE_SEED), []", SCORES),
     fault("scores: batches not weighted in the mean", HEADS, "scores[timestep] = torch.cat(values, 1).mean(1).tolist()",
           "scores[timestep] = torch.stack([each.mean(1) for each in values]).mean(0).tolist()", SCORES),
-    fault("scores: all at the first timestep", HEADS, "read_picture(pipe, None, timestep, generator=rng", "read_picture(pipe, None, timesteps[0], generator=rng", SCORES),
-    fault("held-out seeds equal to training seeds", HEADS, "SCORE_SEED = world.HELD_OUT + 50_000", "SCORE_SEED = TRAIN_SEED", SEEDS),
-    fault("scored on samples that were learned", HEADS, "samples=get_task(task).held_out), count, SCORE_SEED)", "samples=get_task(task).held_out), count)",
-          "test_heads_are_scored_on_held_out_samples"),
-    fault("each chunk the same scenes", HEADS, "task.samples(min(chunk, task.count - first), seed + first)", "task.samples(min(chunk, task.count - first), seed)",
-          "test_heads_are_scored_on_held_out_samples"),
-    fault("scores and poses measured on the same scenes", HEADS, "SCORE_SEED = world.HELD_OUT + 50_000", "SCORE_SEED = world.HELD_OUT + 20_050", SEEDS),
-    fault("maps and poses measured on the same scenes", MEASURE, "MAP_SEED, DRAG_SEED, IDENTITY_SEED = world.HELD_OUT + 30_000",
+    fault("scores: all at the first timestep", HEADS, "read_picture(pipe, None, timestep, generator=rng",
+          "read_picture(pipe, None, timesteps[0], generator=rng", SCORES),
+    fault("held-out seeds equal to training seeds", HEADS, "SCORE_SEED = world.HELD_OUT + 50_000",
+          "SCORE_SEED = TRAIN_SEED", SEEDS),
+    fault("scored on samples that were learned", HEADS, "samples=get_task(task).held_out), count, SCORE_SEED)",
+          "samples=get_task(task).held_out), count)", "test_heads_are_scored_on_held_out_samples"),
+    fault("each chunk the same scenes", HEADS, "task.samples(min(chunk, task.count - first), seed + first)",
+          "task.samples(min(chunk, task.count - first), seed)", "test_heads_are_scored_on_held_out_samples"),
+    fault("scores and poses measured on the same scenes", HEADS, "SCORE_SEED = world.HELD_OUT + 50_000",
+          "SCORE_SEED = world.HELD_OUT + 20_050", SEEDS),
+    fault("maps and poses measured on the same scenes", MEASURE,
+          "MAP_SEED, DRAG_SEED, IDENTITY_SEED = world.HELD_OUT + 30_000",
           "MAP_SEED, DRAG_SEED, IDENTITY_SEED = world.HELD_OUT + 20_000", SEEDS),
-    fault("judge calibrated on what it is measured on", JUDGE, "CALIBRATION_SEED = world.HELD_OUT + 500_000_000", "CALIBRATION_SEED = TEST_SEED", SEEDS),
+    fault("judge calibrated on what it is measured on", JUDGE, "CALIBRATION_SEED = world.HELD_OUT + 500_000_000",
+          "CALIBRATION_SEED = TEST_SEED", SEEDS),
     fault("judge taught on the heads' scenes", JUDGE, "TRAIN_SEED = 600_000_000", "TRAIN_SEED = 400_000_000", SEEDS),
-    fault("autoencoder measured on training scenes", BASE, "VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT", "VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, 0",
-          SEEDS),
-    fault("identity measured against its own references", MEASURE, "world.sample_scenes(count, seed), world.sample_scenes(count, seed + count)",
+    fault("autoencoder measured on training scenes", BASE,
+          "VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT",
+          "VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, 0", SEEDS),
+    fault("identity measured against its own references", MEASURE,
+          "world.sample_scenes(count, seed), world.sample_scenes(count, seed + count)",
           "world.sample_scenes(count, seed), world.sample_scenes(count, seed)", REFERENCE),
-    fault("identity: the looks of the new scene", MEASURE, "for name in world.LOOKS} for scene in old]", "for name in world.LOOKS} for scene in new]", REFERENCE),
-    fault("identity: the words of the reference", MEASURE, 'for name in ("action", "background", "prop")} for scene in new]',
+    fault("identity: the looks of the new scene", MEASURE, "for name in world.LOOKS} for scene in old]",
+          "for name in world.LOOKS} for scene in new]", REFERENCE),
+    fault("identity: the words of the reference", MEASURE,
+          'for name in ("action", "background", "prop")} for scene in new]',
           'for name in ("action", "background", "prop")} for scene in old]', REFERENCE),
-    fault("identity: batches not weighted in the mean", MEASURE, "_add(totals[how], len(old) / count, {", "_add(totals[how], 1 / -(-count // batch), {", REFERENCE),
-    fault("identity: unguided guided", MEASURE, 'zip(totals, ([], looks["objectives"], [goal], [goal, *looks["objectives"]]))',
+    fault("identity: batches not weighted in the mean", MEASURE, "_add(totals[how], len(old) / count, {",
+          "_add(totals[how], 1 / -(-count // batch), {", REFERENCE),
+    fault("identity: unguided guided", MEASURE,
+          'zip(totals, ([], looks["objectives"], [goal], [goal, *looks["objectives"]]))',
           'zip(totals, (looks["objectives"], looks["objectives"], [goal], [goal, *looks["objectives"]]))', REFERENCE),
-    fault("pose: batches not weighted in the mean", MEASURE, "_add(totals[name], len(part) / count, values)", "_add(totals[name], 1 / -(-count // batch), values)", POSES),
-    fault("maps: batches not weighted in the mean", MEASURE, "_add(totals[how], len(part) / count, {\n                name", "_add(totals[how], 1 / -(-count // batch), {\n                name",
-          PICTURES),
-    fault("base: batches not weighted in the mean", MEASURE, "sum(each[name] * n for each, n in hits) / count", "sum(each[name] for each, n in hits) / len(hits)", BASES),
-    fault("pose: hidden joints count, too", MEASURE, '"pck@0.1": pck(reading.joints, frames.joints, 0.1, frames.visible).mean(),\n                      "all',
-          '"pck@0.1": pck(reading.joints, frames.joints, 0.1).mean(),\n                      "all', POSES),
-    fault("pose: every batch from the same noise", MEASURE, '        for name, objectives, extra in (("unguided", [], {}), ("guided", goal, guidance)):',
-          '        start = 0\n        for name, objectives, extra in (("unguided", [], {}), ("guided", goal, guidance)):', POSES),
-    fault("pose: guided and unguided exchanged", MEASURE, '(("unguided", [], {}), ("guided", goal, guidance))', '(("guided", [], {}), ("unguided", goal, guidance))', POSES),
-    fault("maps: guided and unguided exchanged", MEASURE, '(("unguided", []), ("guided", [objective(head, target)]))', '(("guided", []), ("unguided", [objective(head, target)]))',
-          PICTURES),
-    fault("inversion measured without the square", MEASURE, "error = (back - there).square().mean((1, 2, 3))", "error = (back - there).abs().mean((1, 2, 3))",
+    fault("pose: batches not weighted in the mean", MEASURE, "_add(totals[name], len(part) / count, values)",
+          "_add(totals[name], 1 / -(-count // batch), values)", POSES),
+    fault("maps: batches not weighted in the mean", MEASURE,
+          "_add(totals[how], len(part) / count, {\n                name",
+          "_add(totals[how], 1 / -(-count // batch), {\n                name", PICTURES),
+    fault("base: batches not weighted in the mean", MEASURE, "sum(each[name] * n for each, n in hits) / count",
+          "sum(each[name] for each, n in hits) / len(hits)", BASES),
+    fault("pose: hidden joints count, too", MEASURE,
+          '"pck@0.1": pck(reading.joints, frames.joints, 0.1, frames.visible).mean(),\n                      "all',
+          '"pck@0.1": pck(reading.joints, frames.joints, 0.1).mean(),\n                      "all',
+          "test_a_joint_that_something_hides_does_not_count_in_the_pose"),
+    fault("pose: every batch from the same noise", MEASURE,
+          '        for name, objectives, extra in (("unguided", [], {}), ("guided", goal, guidance)):',
+          '        start = 0\n        for name, objectives, extra in (("unguided", [], {}), ("guided", goal, guidance)):',
+          POSES),
+    fault("pose: guided and unguided exchanged", MEASURE, '(("unguided", [], {}), ("guided", goal, guidance))',
+          '(("guided", [], {}), ("unguided", goal, guidance))', POSES),
+    fault("maps: guided and unguided exchanged", MEASURE, '(("unguided", []), ("guided", [objective(head, target)]))',
+          '(("guided", []), ("unguided", [objective(head, target)]))', PICTURES),
+    fault("inversion measured without the square", MEASURE, "error = (back - there).square().mean((1, 2, 3))",
+          "error = (back - there).abs().mean((1, 2, 3))",
           "test_an_inversion_is_measured_in_decibels_against_the_round_trip"),
     fault("inversion: the best for the worst", MEASURE, "(-10 * error.log10()).min())", "(-10 * error.log10()).max())",
           "test_an_inversion_is_measured_in_decibels_against_the_round_trip"),
-    fault("drag's fidelity over the whole picture", MEASURE, "kept = 1 - case.moved()", "kept = torch.ones_like(case.moved())", DRAGGED),
+    fault("drag's fidelity over the whole picture", MEASURE, "kept = 1 - case.moved()",
+          "kept = torch.ones_like(case.moved())", DRAGGED),
     fault("drag's fidelity where it had to change", MEASURE, "kept = 1 - case.moved()", "kept = case.moved()", DRAGGED),
-    fault("drag's distance taken before the drag", MEASURE, '"distance": distance(ended)', '"distance": distance(case.handles[:count])', DRAGGED),
-    fault("drag judged by the picture before", MEASURE, "case, after = made.case, judge(picture)", "case, after = made.case, made.reading", DRAGGED),
-    fault("drag's distance from the handles", MEASURE, "float((points - case.targets[:count]).norm(dim=-1).mean())", "float((points - case.handles[:count]).norm(dim=-1).mean())",
-          DRAGGED),
-    fault("drag: attributes before and after exchanged", MEASURE, '"attribute_accuracy": attribute_accuracy(after, [looks])["mean"]',
+    fault("drag's distance taken before the drag", MEASURE, '"distance": distance(ended)',
+          '"distance": distance(case.handles[:count])', DRAGGED),
+    fault("drag judged by the picture before", MEASURE, "case, after = made.case, judge(picture)",
+          "case, after = made.case, made.reading", DRAGGED),
+    fault("drag's distance from the handles", MEASURE, "float((points - case.targets[:count]).norm(dim=-1).mean())",
+          "float((points - case.handles[:count]).norm(dim=-1).mean())", DRAGGED),
+    fault("drag: attributes before and after exchanged", MEASURE,
+          '"attribute_accuracy": attribute_accuracy(after, [looks])["mean"]',
           '"attribute_accuracy": attribute_accuracy(made.reading, [looks])["mean"]', DRAGGED),
-    fault("limbs of any length are whole", CASES, "return found & (change <= tolerance).all(-1)", "return found", "test_limbs_may_be_as_much_longer_as_is_tolerated"),
-    fault("one limb of the right length is enough", CASES, "(change <= tolerance).all(-1)", "(change <= tolerance).any(-1)", "test_limbs_may_be_as_much_longer_as_is_tolerated"),
-    fault("shorter limbs are whole", CASES, ".clamp_min(1e-6) - 1).abs()", ".clamp_min(1e-6) - 1)", "test_limbs_may_be_as_much_longer_as_is_tolerated"),
-    fault("a patch found with rows and columns exchanged", CASES, "return torch.tensor([best % width + 0.5, best // width + 0.5])",
-          "return torch.tensor([best // width + 0.5, best % width + 0.5])", "test_editing.py::test_a_patch_is_found_where_it_went"),
+    fault("limbs of any length are whole", CASES, "return found & (change <= tolerance).all(-1)", "return found",
+          "test_limbs_may_be_as_much_longer_as_is_tolerated"),
+    fault("one limb of the right length is enough", CASES, "(change <= tolerance).all(-1)",
+          "(change <= tolerance).any(-1)", "test_limbs_may_be_as_much_longer_as_is_tolerated"),
+    fault("shorter limbs are whole", CASES, ".clamp_min(1e-6) - 1).abs()", ".clamp_min(1e-6) - 1)",
+          "test_limbs_may_be_as_much_longer_as_is_tolerated"),
+    fault("a patch found with rows and columns exchanged", CASES,
+          "return torch.tensor([best % width + 0.5, best // width + 0.5])",
+          "return torch.tensor([best // width + 0.5, best % width + 0.5])",
+          "test_editing.py::test_a_patch_is_found_where_it_went"),
 
-    fault("triplets with one scene only: the negatives", HEADS, "for negative in (second_1, second_2)", "for negative in (second_1, second_1)", TRIPLET),
-    fault("triplets with one scene only: the pictures", HEADS, "return anchor, positive, negative, replace(positive, puppet=", "return anchor, positive, negative, replace(anchor, puppet=",
+    fault("triplets with one scene only: the negatives", HEADS, "for negative in (second_1, second_2)",
+          "for negative in (second_1, second_1)", TRIPLET),
+    fault("triplets with one scene only: the pictures", HEADS,
+          "return anchor, positive, negative, replace(positive, puppet=",
+          "return anchor, positive, negative, replace(anchor, puppet=", TRIPLET),
+    fault("triplets with one anchor", HEADS, "for anchor, positive in ((first_1, first_2), (first_2, first_1))) / 4",
+          "for anchor, positive in ((first_1, first_2),) * 2) / 4", TRIPLET),
+    fault("triplets: what they have in common stays", HEADS, "hinge(*(members - members.mean(0)))", "hinge(*members)",
           TRIPLET),
-    fault("triplets with one anchor", HEADS, "for anchor, positive in ((first_1, first_2), (first_2, first_1))) / 4", "for anchor, positive in ((first_1, first_2),) * 2) / 4", TRIPLET),
-    fault("triplets: what they have in common stays", HEADS, "hinge(*(members - members.mean(0)))", "hinge(*members)", TRIPLET),
-    fault("triplets: the farther counts", HEADS, "return (near > far).float()", "return (near < far).float()", "test_heads.py::test_a_triplet_counts_where_the_positive_is_nearer"),
-    fault("triplets: the positive in the anchor's pose", WORLD, "positive = sample_scene(rng, anchor.puppet)", "positive = anchor",
-          "test_puppets.py::test_triplets_keep_and_change_what_they_say"),
-    fault("a cosine schedule that rises", HEADS, "(1 + math.cos(math.pi * done))", "(1 - math.cos(math.pi * done))", "test_the_rate_falls_along_a_cosine_to_a_fiftieth"),
-    fault("a cosine that falls in half the time", HEADS, "(1 + math.cos(math.pi * done))", "(1 + math.cos(2 * math.pi * done))",
+    fault("triplets: the farther counts", HEADS, "return (near > far).float()", "return (near < far).float()",
+          "test_heads.py::test_a_triplet_counts_where_the_positive_is_nearer"),
+    fault("triplets: the positive in the anchor's pose", WORLD, "positive = sample_scene(rng, anchor.puppet)",
+          "positive = anchor", "test_puppets.py::test_triplets_keep_and_change_what_they_say"),
+    fault("a cosine schedule that rises", HEADS, "(1 + math.cos(math.pi * done))", "(1 - math.cos(math.pi * done))",
           "test_the_rate_falls_along_a_cosine_to_a_fiftieth"),
-    fault("a cosine that falls to nothing", HEADS, "task.lr * (0.02 + 0.98 * 0.5 *", "task.lr * (0.5 *", "test_the_rate_falls_along_a_cosine_to_a_fiftieth"),
-    fault("the batches of all runs the same", HEADS, "rng = torch.Generator().manual_seed(seed * 1_000_003 + step)", "rng = torch.Generator().manual_seed(step)",
-          "test_heads.py::test_batches_depend_on_seed_and_step_alone"),
-    fault("pose: hidden joints are scored", HEADS, "pck(read_joints(readout)[0], joints, 0.05, visible)", "pck(read_joints(readout)[0], joints, 0.05)",
+    fault("a cosine that falls in half the time", HEADS, "(1 + math.cos(math.pi * done))",
+          "(1 + math.cos(2 * math.pi * done))", "test_the_rate_falls_along_a_cosine_to_a_fiftieth"),
+    fault("a cosine that falls to nothing", HEADS, "task.lr * (0.02 + 0.98 * 0.5 *", "task.lr * (0.5 *",
+          "test_the_rate_falls_along_a_cosine_to_a_fiftieth"),
+    fault("the batches of all runs the same", HEADS, "rng = torch.Generator().manual_seed(seed * 1_000_003 + step)",
+          "rng = torch.Generator().manual_seed(step)", "test_heads.py::test_batches_depend_on_seed_and_step_alone"),
+    fault("pose: hidden joints are scored", HEADS, "pck(read_joints(readout)[0], joints, 0.05, visible)",
+          "pck(read_joints(readout)[0], joints, 0.05)",
           "test_scores_of_poses_count_what_is_visible_and_scores_of_triplets_the_nearer"),
-    fault("pose: as much weight where no joint is", HEADS, "(1 + 20 * target)", "1", "test_heads.py::test_the_pose_loss_counts_more_where_a_joint_is"),
-    fault("heatmaps with rows and columns exchanged", HEADS, "return down[..., :, None] * across[..., None, :]", "return across[..., :, None] * down[..., None, :]",
-          "test_heads.py::test_a_heatmap_by_hand"),
-    fault("heatmaps as wide as their variance", HEADS, "spread = 2 * (sigma * image_size / cells) ** 2", "spread = (sigma * image_size / cells) ** 2",
-          "test_heads.py::test_a_heatmap_by_hand"),
-    fault("depth: nearer is smaller", HEADS, "CELLS) * 2 - 1", "CELLS) * -2 + 1", "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
-    fault("depth: the nearest of a cell", HEADS, 'F.adaptive_avg_pool2d(_one_channel("depth", depth)', 'F.adaptive_max_pool2d(_one_channel("depth", depth)',
+    fault("pose: as much weight where no joint is", HEADS, "(1 + 20 * target)", "1",
+          "test_heads.py::test_the_pose_loss_counts_more_where_a_joint_is"),
+    fault("heatmaps with rows and columns exchanged", HEADS, "return down[..., :, None] * across[..., None, :]",
+          "return across[..., :, None] * down[..., None, :]", "test_heads.py::test_a_heatmap_by_hand"),
+    fault("heatmaps as wide as their variance", HEADS, "spread = 2 * (sigma * image_size / cells) ** 2",
+          "spread = (sigma * image_size / cells) ** 2", "test_heads.py::test_a_heatmap_by_hand"),
+    fault("depth: nearer is smaller", HEADS, "CELLS) * 2 - 1", "CELLS) * -2 + 1",
+          "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
+    fault("depth: the nearest of a cell", HEADS, 'F.adaptive_avg_pool2d(_one_channel("depth", depth)',
+          'F.adaptive_max_pool2d(_one_channel("depth", depth)',
           "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
     fault("edges: background asked for as much whatever is said", HEADS, "+ background * (1 - drawn)", "+ (1 - drawn)",
           "test_heads.py::test_an_edge_objective_balances_lines_and_background"),
-    fault("matches with rows and columns exchanged", HEADS, "(cell % width + 0.5) * image_size / width, (cell // width + 0.5)", "(cell // width + 0.5) * image_size / width, (cell % width + 0.5)",
+    fault("matches with rows and columns exchanged", HEADS,
+          "(cell % width + 0.5) * image_size / width, (cell // width + 0.5)",
+          "(cell // width + 0.5) * image_size / width, (cell % width + 0.5)",
           "test_heads.py::test_shifted_features_are_matched_where_they_went"),
     fault("matches: as near whatever the puppet's size", HEADS, "(error <= a * side[:, None])", "(error <= a * 128)",
           "test_heads.py::test_shifted_features_are_matched_where_they_went"),
 
     fault("EMA swapped", BASE, "average[name].lerp_(value, 1 - decay)", "average[name].lerp_(value, decay)", AVERAGE),
-    fault("EMA swapped where it is called", BASE, "_update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))",
+    fault("EMA swapped where it is called", BASE,
+          "_update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))",
           "_update_average(average, model, 1 - min(recipe.ema, (1 + step) / (10 + step)))", AVERAGES),
-    fault("EMA swapped in the transformer", TRANSFORMER, "average[name].lerp_(value, 1 - min(recipe.ema, (1 + step) / (10 + step)))",
+    fault("EMA swapped in the transformer", TRANSFORMER,
+          "average[name].lerp_(value, 1 - min(recipe.ema, (1 + step) / (10 + step)))",
           "average[name].lerp_(value, min(recipe.ema, (1 + step) / (10 + step)))", AVERAGES),
     fault("EMA without its slow start", BASE, "min(recipe.ema, (1 + step) / (10 + step)))", "recipe.ema)", AVERAGES),
-    fault("caption dropout off", BASE, "dropped = torch.rand(n, generator=rng) < recipe.caption_dropout", "dropped = torch.rand(n, generator=rng) < 0", DROPPED),
-    fault("caption dropout reversed", BASE, "torch.where(dropped[:, None], nothing, words)", "torch.where(dropped[:, None], words, nothing)", DROPPED),
-    fault("caption dropout off in the transformer", TRANSFORMER, "dropped = torch.rand(n, generator=rng) < recipe.caption_dropout",
+    fault("EMA without its slow start in the transformer", TRANSFORMER,
+          "1 - min(recipe.ema, (1 + step) / (10 + step)))", "1 - recipe.ema)", AVERAGES),
+    fault("caption dropout off", BASE, "dropped = torch.rand(n, generator=rng) < recipe.caption_dropout",
           "dropped = torch.rand(n, generator=rng) < 0", DROPPED),
-    fault("captions of other pictures", BASE, "words = tokens[index, torch.randint(", "words = tokens[index.roll(1), torch.randint(", DROPPED),
-    fault("noise levels not stratified", BASE, "spread = (torch.arange(n) + torch.rand(n, generator=rng)) / n", "spread = torch.rand(n, generator=rng)", DROPPED),
-    fault("the transformer's noise levels not stratified", TRANSFORMER, "spread = (torch.arange(n) + torch.rand(n, generator=rng)) / n",
+    fault("caption dropout reversed", BASE, "torch.where(dropped[:, None], nothing, words)",
+          "torch.where(dropped[:, None], words, nothing)", DROPPED),
+    fault("caption dropout off in the transformer", TRANSFORMER,
+          "dropped = torch.rand(n, generator=rng) < recipe.caption_dropout",
+          "dropped = torch.rand(n, generator=rng) < 0", DROPPED),
+    fault("captions of other pictures", BASE, "words = tokens[index, torch.randint(",
+          "words = tokens[index.roll(1), torch.randint(", DROPPED),
+    fault("noise levels not stratified", BASE, "spread = (torch.arange(n) + torch.rand(n, generator=rng)) / n",
           "spread = torch.rand(n, generator=rng)", DROPPED),
-    fault("the transformer's velocity reversed", TRANSFORMER, "level, noise - clean, words, copies", "level, clean - noise, words, copies", DROPPED),
-    fault("the transformer's noise levels reversed", TRANSFORMER, "return (1 - s) * clean + s * noise, level", "return s * clean + (1 - s) * noise, level", DROPPED),
-    fault("min-SNR: weighed by the signal alone", BASE, "** recipe.snr_power / snr).mean()", "** recipe.snr_power).mean()",
-          "test_basemodel.py::test_the_loss_weighs_noise_levels_by_min_snr"),
-    fault("the rate never warms up", TRAINING, "factor = min(1.0, (step + 1) / max(min(warmup, steps // 4), 1),", "factor = min(1.0,",
+    fault("the transformer's noise levels not stratified", TRANSFORMER,
+          "spread = (torch.arange(n) + torch.rand(n, generator=rng)) / n", "spread = torch.rand(n, generator=rng)",
+          DROPPED),
+    fault("the transformer's velocity reversed", TRANSFORMER, "level, noise - clean, words, copies",
+          "level, clean - noise, words, copies", DROPPED),
+    fault("the transformer's noise levels reversed", TRANSFORMER, "return (1 - s) * clean + s * noise, level",
+          "return s * clean + (1 - s) * noise, level", DROPPED),
+    fault("min-SNR: weighed by the signal alone", BASE, "** recipe.snr_power / snr).mean()",
+          "** recipe.snr_power).mean()", "test_basemodel.py::test_the_loss_weighs_noise_levels_by_min_snr"),
+    fault("the rate never warms up", TRAINING, "factor = min(1.0, (step + 1) / max(min(warmup, steps // 4), 1),",
+          "factor = min(1.0,", "test_the_rate_rises_stays_and_falls_to_zero"),
+    fault("the rate never falls", TRAINING, ", (steps - step) / max(decay * steps, 1))", ")",
           "test_the_rate_rises_stays_and_falls_to_zero"),
-    fault("the rate never falls", TRAINING, ", (steps - step) / max(decay * steps, 1))", ")", "test_the_rate_rises_stays_and_falls_to_zero"),
-    fault("the rate falls over all but that fraction", TRAINING, "max(decay * steps, 1))", "max((1 - decay) * steps, 1))", "test_the_rate_rises_stays_and_falls_to_zero"),
-    fault("the seeds of runs meet", TRAINING, "manual_seed(recipe.seed * 1_000_003 + step)", "manual_seed(recipe.seed + step)", "test_each_step_of_each_run_draws_its_own_numbers"),
+    fault("the rate falls over all but that fraction", TRAINING, "max(decay * steps, 1))",
+          "max((1 - decay) * steps, 1))", "test_the_rate_rises_stays_and_falls_to_zero"),
+    fault("the seeds of runs meet", TRAINING, "manual_seed(recipe.seed * 1_000_003 + step)",
+          "manual_seed(recipe.seed + step)", "test_each_step_of_each_run_draws_its_own_numbers"),
 
-    # ---- the judge --------------------------------------------------------------------------------------------------------
-    fault("PCK by the smaller side", JUDGE, "(target.amax(1) - target.amin(1)).amax(-1, keepdim=True)", "(target.amax(1) - target.amin(1)).amin(-1, keepdim=True)",
+    # ---- the judge ---------------------------------------------------------------------------------------------------
+    fault("PCK by the smaller side", JUDGE, "(target.amax(1) - target.amin(1)).amax(-1, keepdim=True)",
+          "(target.amax(1) - target.amin(1)).amin(-1, keepdim=True)",
           "test_judge.py::test_pck_counts_joints_within_a_share_of_the_larger_side"),
-    fault("PCK: hidden joints count, too", JUDGE, "return (near & counts).sum(-1) / counts.sum(-1)", "return near.float().mean(-1)",
+    fault("PCK: hidden joints count, too", JUDGE, "return (near & counts).sum(-1) / counts.sum(-1)",
+          "return near.float().mean(-1)", "test_judge.py::test_pck_counts_joints_within_a_share_of_the_larger_side"),
+    fault("PCK: hidden joints count as wrong", JUDGE, "return (near & counts).sum(-1) / counts.sum(-1)",
+          "return (near & counts).float().mean(-1)",
           "test_judge.py::test_pck_counts_joints_within_a_share_of_the_larger_side"),
-    fault("PCK: hidden joints count as wrong", JUDGE, "return (near & counts).sum(-1) / counts.sum(-1)", "return (near & counts).float().mean(-1)",
-          "test_judge.py::test_pck_counts_joints_within_a_share_of_the_larger_side"),
-    fault("depth: an inverted map is as good", JUDGE, ".clamp_min(1e-12)).clamp_min(0)", ".clamp_min(1e-12))", "test_judge.py::test_depth_rmse_aligns_scale_and_shift_for_each_picture"),
+    fault("depth: an inverted map is as good", JUDGE, ".clamp_min(1e-12)).clamp_min(0)", ".clamp_min(1e-12))",
+          "test_judge.py::test_depth_rmse_aligns_scale_and_shift_for_each_picture"),
     fault("depth: not aligned", JUDGE, "return mean((scale * p - t) ** 2).sqrt()", "return mean((p - t) ** 2).sqrt()",
           "test_judge.py::test_depth_rmse_aligns_scale_and_shift_for_each_picture"),
-    fault("depth: the mask ignored", JUDGE, "weight = torch.ones_like(target) if mask is None else mask.to(target)", "weight = torch.ones_like(target)",
-          "test_judge.py::test_depth_rmse_aligns_scale_and_shift_for_each_picture"),
-    fault("edges: precision without tolerance", JUDGE, "count(ours * wide(truth))", "count(ours * truth)", "test_judge.py::test_edge_f_score_with_and_without_tolerance"),
-    fault("edges: precision alone", JUDGE, "score = 2 * precision * recall / (precision + recall).clamp_min(1e-9)", "score = precision",
+    fault("depth: the mask ignored", JUDGE, "weight = torch.ones_like(target) if mask is None else mask.to(target)",
+          "weight = torch.ones_like(target)", "test_judge.py::test_depth_rmse_aligns_scale_and_shift_for_each_picture"),
+    fault("edges: precision without tolerance", JUDGE, "count(ours * wide(truth))", "count(ours * truth)",
           "test_judge.py::test_edge_f_score_with_and_without_tolerance"),
-    fault("attributes that were not asked for count", JUDGE, "sum(result.values()) / len(result)}", "sum(result.values()) / len(world.ATTRIBUTES)}",
+    fault("edges: precision alone", JUDGE, "score = 2 * precision * recall / (precision + recall).clamp_min(1e-9)",
+          "score = precision", "test_judge.py::test_edge_f_score_with_and_without_tolerance"),
+    fault("attributes that were not asked for count", JUDGE, "sum(result.values()) / len(result)}",
+          "sum(result.values()) / len(world.ATTRIBUTES)}",
           "test_judge.py::test_attribute_accuracy_counts_only_what_is_named"),
-    fault("a puppet is found by one joint", JUDGE, "reading.confidence.new_tensor(self.thresholds)).all(-1)", "reading.confidence.new_tensor(self.thresholds)).any(-1)",
-          "test_judge.py::test_found_asks_all_joints"),
-    fault("thresholds from puppets that hide joints, too", JUDGE, "torch.cat(confidence)[torch.cat(visible).all(-1)]", "torch.cat(confidence)",
-          "test_thresholds_come_from_puppets_that_show_all_their_joints"),
-    fault("a mirror keeps left and right", JUDGE, '_SWAP = {"left": "right", "right": "left"}', '_SWAP = {"left": "left", "right": "right"}',
-          "test_judge.py::test_joints_follow_shifts_and_mirrors"),
-    fault("joints shifted the other way", JUDGE, "flipped, joints) - shift[:, None]", "flipped, joints) + shift[:, None]", "test_judge.py::test_joints_follow_shifts_and_mirrors"),
-    fault("attributes under a patch are learned", JUDGE, "facts = (facts * whole).sum() / whole.sum().clamp_min(1)", "facts = facts.mean()",
-          "test_a_judge_is_not_blamed_for_attributes_under_a_patch"),
-    fault("a joint under a patch is still there", JUDGE, "batch.present & ~under, ~chosen)", "batch.present, ~chosen)", "test_judge.py::test_patched_joints_are_absent_and_only_those"),
-    fault("a joint that is absent is nowhere at all", JUDGE, "torch.cat((spot, (~present)[..., None].float()), -1)", "torch.cat((spot, torch.zeros_like(present)[..., None].float()), -1)",
+    fault("a puppet is found by one joint", JUDGE, "reading.confidence.new_tensor(self.thresholds)).all(-1)",
+          "reading.confidence.new_tensor(self.thresholds)).any(-1)", "test_judge.py::test_found_asks_all_joints"),
+    fault("thresholds from puppets that hide joints, too", JUDGE, "torch.cat(confidence)[torch.cat(visible).all(-1)]",
+          "torch.cat(confidence)", "test_thresholds_come_from_puppets_that_show_all_their_joints"),
+    fault("a mirror keeps left and right", JUDGE, '_SWAP = {"left": "right", "right": "left"}',
+          '_SWAP = {"left": "left", "right": "right"}', "test_judge.py::test_joints_follow_shifts_and_mirrors"),
+    fault("joints shifted the other way", JUDGE, "flipped, joints) - shift[:, None]",
+          "flipped, joints) + shift[:, None]", "test_judge.py::test_joints_follow_shifts_and_mirrors"),
+    fault("attributes under a patch are learned", JUDGE, "facts = (facts * whole).sum() / whole.sum().clamp_min(1)",
+          "facts = facts.mean()", "test_a_judge_is_not_blamed_for_attributes_under_a_patch"),
+    fault("a joint under a patch is still there", JUDGE, "batch.present & ~under, ~chosen)", "batch.present, ~chosen)",
+          "test_judge.py::test_patched_joints_are_absent_and_only_those"),
+    fault("a joint that is absent is nowhere at all", JUDGE, "torch.cat((spot, (~present)[..., None].float()), -1)",
+          "torch.cat((spot, torch.zeros_like(present)[..., None].float()), -1)",
           "test_a_joint_outside_or_under_a_patch_is_nowhere"),
 )
 
 
-# ---- planting and running ----------------------------------------------------------------------------------------------
+# ---- planting and running --------------------------------------------------------------------------------------------
 
 def count_of(each: Fault) -> int:
     """How often its old text stands in its file."""
@@ -448,11 +626,16 @@ class Watch:
     def pytest_runtest_logreport(self, report):
         self.passed += report.when == "call" and report.passed
         if report.failed:
-            (self.failed if report.when in ("call", "setup") else self.broken).append(report.nodeid.removeprefix("tests/"))
+            place = self.broken if report.when == "teardown" else self.failed
+            place.append(report.nodeid.removeprefix("tests/"))
 
     def pytest_collectreport(self, report):
         if report.failed:
             self.broken.append(f"{report.nodeid}: {report.longreprtext.strip().splitlines()[-1]}")
+
+
+def nothing(why: str) -> dict:
+    return {"failed": [], "broken": [why], "passed": 0}
 
 
 def tests_in(place: Path, tests, first: bool) -> dict:
@@ -470,14 +653,14 @@ def tests_in(place: Path, tests, first: bool) -> dict:
         import rg_minimal
         watch = Watch()
         if Path(rg_minimal.__file__).is_relative_to(place):
-            options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), *["-x"] * first]
-            pytest.main([*options, *(str(ROOT / "tests" / test) for test in tests)], plugins=[watch])
+            options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+            pytest.main([*options, *["-x"] * first, *(str(ROOT / "tests" / test) for test in tests)], plugins=[watch])
         else:
             watch.broken.append(f"rg_minimal is that of {rg_minimal.__file__}")
         told.write_text(json.dumps({"failed": watch.failed, "broken": watch.broken, "passed": watch.passed}))
         os._exit(0)
     os.waitpid(child, 0)
-    found = json.loads(told.read_text()) if told.exists() else {"failed": [], "broken": ["the tests did not end"], "passed": 0}
+    found = json.loads(told.read_text()) if told.exists() else nothing("the tests did not end")
     return found | {"said": said.read_text(errors="replace") if said.exists() else ""}
 
 
@@ -486,18 +669,22 @@ def tried(each: Fault | None, tests, first: bool = True) -> dict:
         return tests_in(copied(Path(folder).resolve(), each), tests, first)
 
 
+PIPELINES = ("AutoencoderKL", "ControlNetModel", "FluxPipeline", "PixArtSigmaPipeline", "StableDiffusion3Pipeline",
+             "StableDiffusionPipeline", "StableDiffusionXLPipeline", "T2IAdapter", "VQModel")
+ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "PreTrainedTokenizerFast", "T5EncoderModel")
+
+
 def load_libraries() -> None:
     """What every child needs, once; none of it is ours."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import diffusers                                            # noqa: F401
-    import matplotlib.pyplot                                    # noqa: F401
+    import diffusers
     import pydantic                                             # noqa: F401
     import pytest                                               # noqa: F401
     import torch
-    from diffusers import AutoencoderKL, ControlNetModel, FluxTransformer2DModel, PixArtTransformer2DModel      # noqa: F401
-    from diffusers import SD3Transformer2DModel, StableDiffusionPipeline, StableDiffusionXLPipeline             # noqa: F401
-    from diffusers import StableDiffusionXLImg2ImgPipeline, T2IAdapter, UNet2DConditionModel                    # noqa: F401
-    from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel                             # noqa: F401
+    import transformers
+    for library, names in ((diffusers, PIPELINES), (transformers, ENCODERS)):
+        for name in names:
+            getattr(library, name)          # loaded when it is asked for
     torch.set_num_threads(1)
 
 
@@ -516,10 +703,11 @@ def main(names) -> int:
     width = max(len(each.name) for each in chosen)
     for each in chosen:
         start, count = time.time(), count_of(each)
-        found = tried(each, each.tests) if count == 1 else {"failed": [], "broken": [f"its text stands {count} times in {each.file}"]}
+        found = tried(each, each.tests) if count == 1 else nothing(f"its text stands {count} times in {each.file}")
         verdict = "BROKEN" if found["broken"] else "caught" if found["failed"] else "NOT caught"
         wrong += verdict != "caught"
-        print(f"{each.name:{width}}  {verdict:10}  {(found['broken'] or found['failed'] or [''])[0]}  {time.time() - start:.1f} s", flush=True)
+        by = (found["broken"] or found["failed"] or [""])[0]
+        print(f"{each.name:{width}}  {verdict:10}  {by}  {time.time() - start:.1f} s", flush=True)
     print(f"\n{len(chosen)} faults, {len(chosen) - wrong} caught, {wrong} not")
     return int(wrong > 0)
 

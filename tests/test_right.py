@@ -11,17 +11,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 import tiny
 from rg_minimal import maps, pipelines, readout as rg, saving
-from rg_minimal.denoisers import UNet, clean_and_noise, denoiser, noise_levels
+from rg_minimal.denoisers import UNet, clean_and_noise, denoiser, noise_levels, seen_by
 from rg_minimal.files import write_tensors
-from rg_minimal.puppets import basemodel as B, cases, editing, heads as H, judge as J, measure as M, training, transformer as T, world
+from rg_minimal.puppets import (basemodel as B, cases, editing, heads as H, judge as J, measure as M, training, transformer as T,
+                                world)
 from rg_minimal.sources import Source
 from tiny import make_head, seed
 
 PROMPT = "a puppet is waving"
+SHIPPED = pipelines.find_folder("data/puppet-diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,11 @@ def test_a_triplet_costs_its_margin_where_both_are_as_near():
 
 def test_members_of_a_sample_share_timesteps_of_the_asked_range_and_not_their_noise(pipe, monkeypatch):
     seen, add_noise = [], UNet.add_noise
-    monkeypatch.setattr(UNet, "add_noise", lambda self, clean, noise, times: seen.append((times, noise)) or add_noise(self, clean, noise, times))
+
+    def watched(self, clean, noise, times):
+        seen.append((times, noise))
+        return add_noise(self, clean, noise, times)
+    monkeypatch.setattr(UNet, "add_noise", watched)
     batch = ((draws(6, 4, 16, 16), draws(6, 4, 16, 16), draws(6, 4, 16, 16)),)
     list(saving.train_head(make_head(pipe, 0), pipe, [batch] * 6, 6, rg.appearance_loss, timesteps=(700, 704), latents=True))
     members = [seen[i:i + 3] for i in range(0, 18, 3)]
@@ -192,8 +198,8 @@ def test_training_moves_nothing_that_has_no_gradient_and_asks_the_rate_of_each_s
     head, done = make_head(pipe), []
     before = [weight.clone() for weight in head.parameters()]
     batches = [(draws(1, 4, 16, 16), torch.zeros(1, 2, 16, 16))] * 4
-    list(saving.train_head(head, pipe, batches, 4, lambda readout, label: readout.sum() * 0.0, lambda share: done.append(share) or 0.5,
-                           latents=True))
+    flat, rate = lambda readout, label: readout.sum() * 0.0, lambda share: done.append(share) or 0.5
+    list(saving.train_head(head, pipe, batches, 4, flat, rate, latents=True))
     assert all(torch.equal(old, new) for old, new in zip(before, head.parameters())), "weights decay"
     assert done == [0.0, 0.25, 0.5, 0.75]
 
@@ -254,11 +260,12 @@ def test_boxes_say_which_part_of_the_source_and_which_of_the_picture(pipe):
 def test_a_drag_is_less_likeness_here_and_more_there(pipe, ghosts):
     source, features = draws(1, 3, 4, 8), draws(2, 3, 4, 8, number=1)
     here, there = [(0, 3), (2, 6)], [(1, 1), (3, 7)]
-    objective = rg.CorrespondenceObjective(head=make_head(pipe, 0), source=lambda timestep, branch: Read(source), anti_ghosting=ghosts,
-                                           source_points=centres(here), target_points=centres(there))
+    objective = rg.CorrespondenceObjective(head=make_head(pipe, 0), source=lambda timestep, branch: Read(source),
+                                           source_points=centres(here), target_points=centres(there), anti_ghosting=ghosts)
     likeness = lambda i, start, end: (cosine(source[0, :, start[0], start[1]], features[i, :, end[0], end[1]]) + 1) / 2
     shares = torch.as_tensor(ghosts).expand(2).tolist()
-    expected = [sum(share * likeness(i, a, a) - likeness(i, a, b) for share, a, b in zip(shares, here, there)) / 2 / 2 for i in range(2)]
+    expected = [sum(share * likeness(i, a, a) - likeness(i, a, b) for share, a, b in zip(shares, here, there)) / 2 / 2
+                for i in range(2)]
     assert objective(Read(features)).tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -298,7 +305,7 @@ def test_the_step_is_as_long_for_each_element_in_whatever_part_may_move(pipe):
     step = (moved - latents)
     assert not step[..., 4:].any()
     torch.testing.assert_close(step[..., :4].square().mean((1, 2, 3)).sqrt(), torch.full((2,), 0.3))
-    torch.testing.assert_close(F.cosine_similarity(step[:1, ..., :4].flatten(), one.direction[..., :4].flatten(), dim=0), torch.tensor(-1.0))
+    assert cosine(step[0, ..., :4].flatten(), one.direction[0, ..., :4].flatten()) == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -369,10 +376,21 @@ def test_a_flow_goes_straight_there_and_back():
         torch.testing.assert_close(back, at(above), atol=1e-5, rtol=1e-4)
 
 
+def test_eulers_latents_are_larger_than_what_is_seen():
+    scheduler = EulerDiscreteScheduler.from_config(tiny.tiny_scheduler().config)
+    scheduler.set_timesteps(5)
+    (a, s), latents = levels(int(scheduler.timesteps[1])), draws(1, 4, 8, 8)            # sigma is s / a, Karras et al. 2022
+    scheduler.set_begin_index(1)
+    seen, size = seen_by(scheduler, latents, scheduler.timesteps[1])
+    torch.testing.assert_close(seen, latents / (1 + (s / a) ** 2) ** 0.5, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(seen * size, latents)
+
+
 def test_a_timestep_between_two_has_a_level_between_theirs():
     scheduler, product = tiny.tiny_scheduler(), lambda t: float(levels(t)[0] ** 2)
     a, s = noise_levels(scheduler, 400.25)
-    assert float(a ** 2) == pytest.approx(0.75 * product(400) + 0.25 * product(401), rel=1e-4) and float(a ** 2 + s ** 2) == pytest.approx(1)
+    assert float(a ** 2) == pytest.approx(0.75 * product(400) + 0.25 * product(401), rel=1e-4)
+    assert float(a ** 2 + s ** 2) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", ["sample", "epsilon"])
@@ -471,7 +489,8 @@ def test_a_controlnet_is_as_strong_as_asked():
     pipe, image, latents = tiny.tiny_control_pipe(), torch.rand(1, 3, 32, 32, generator=seed()), draws(1, 4, 16, 16)
     told = pipelines.encode_prompts(pipe, PROMPT)
     with torch.no_grad():
-        one, half = (pipelines.controlled(pipe, told, image, scale).control(latents, 500, told.prompt_embeds, {}) for scale in (1.0, 0.5))
+        one, half = (pipelines.controlled(pipe, told, image, scale).control(latents, 500, told.prompt_embeds, {})
+                     for scale in (1.0, 0.5))
     torch.testing.assert_close(half["mid_block_additional_residual"], one["mid_block_additional_residual"] / 2)
     torch.testing.assert_close(half["down_block_additional_residuals"][0], one["down_block_additional_residuals"][0] / 2)
 
@@ -488,13 +507,11 @@ def test_seeds_for_training_and_for_each_measurement_never_meet():
     starts = sorted(trained.values())
     assert len(set(starts)) == 4 and all(b - a >= 10 ** 8 for a, b in zip(starts, [*starts[1:], world.HELD_OUT]))
     drags = 20 * default(M.measure_drag, "count")                  # many seeds have no room for a drag
-    held_out = {"judge": (default(J.evaluate), default(J.evaluate, "count")), "scores": (H.SCORE_SEED, H.SCORED),
-                "base": (default(M.measure_base), default(M.measure_base, "count")), "pose": (default(M.measure_pose), default(M.measure_pose, "count")),
-                "maps": (default(M.measure_map), default(M.measure_map, "count")), "drag": (default(M.measure_drag), drags),
-                "identity": (default(M.measure_identity), 2 * default(M.measure_identity, "count")),
-                "calibration": (default(J.calibrate), default(J.calibrate, "count"))}
-    ranges = sorted(held_out.values())
-    assert ranges[0][0] >= world.HELD_OUT and all(first + count <= following for (first, count), (following, _) in zip(ranges, ranges[1:]))
+    measured = (J.evaluate, J.calibrate, M.measure_base, M.measure_pose, M.measure_map)
+    ranges = sorted([*((default(each), default(each, "count")) for each in measured), (H.SCORE_SEED, H.SCORED),
+                     (default(M.measure_drag), drags), (default(M.measure_identity), 2 * default(M.measure_identity, "count"))])
+    assert ranges[0][0] >= world.HELD_OUT
+    assert all(first + count <= following for (first, count), (following, _) in zip(ranges, ranges[1:])), ranges
     assert default(B.autoencoder_psnr) >= world.HELD_OUT and default(M.measure_cost) >= world.HELD_OUT
 
 
@@ -601,7 +618,8 @@ def test_a_drag_weighs_its_heads_and_looks_where_it_may_change(heads, source):
 
 
 def test_a_drag_leaves_handles_but_not_what_something_is_moved_to(heads, source):
-    move, = editing.drag(heads["correspondence"], source, [(10, 10), (20, 10)], [(20, 10), (30, 10)], anti_ghosting=0.5, radius=3.0)["objectives"]
+    handles, targets = [(10, 10), (20, 10)], [(20, 10), (30, 10)]
+    move, = editing.drag(heads["correspondence"], source, handles, targets, anti_ghosting=0.5, radius=3.0)["objectives"]
     taken = torch.cdist(move.source_points, move.target_points).amin(1) <= 3
     assert taken.any() and not taken.all()
     assert move.anti_ghosting.tolist() == [0.0 if each else 0.5 for each in taken.tolist()]
@@ -617,9 +635,10 @@ def test_noise_is_carried_from_handle_to_target():
 
 
 def test_identity_is_given_where_and_when_it_is_asked(heads, source):
-    made = editing.identity(heads["appearance"], source, boxes=((0, 0, 10, 10), (5, 5, 20, 20)), start=0.25, stop=0.75, step_size=0.5, eta=0.5)
+    boxes = ((0, 0, 10, 10), (5, 5, 20, 20))
+    made = editing.identity(heads["appearance"], source, boxes=boxes, start=0.25, stop=0.75, step_size=0.5, eta=0.5)
     looks, = made["objectives"]
-    assert (looks.start, looks.stop, looks.pool) == (0.25, 0.75, True) and looks.boxes == ((0, 0, 10, 10), (5, 5, 20, 20))
+    assert (looks.start, looks.stop, looks.pool) == (0.25, 0.75, True) and looks.boxes == boxes
     assert (made["step_size"], made["eta"]) == (0.5, 0.5)
 
 
@@ -684,6 +703,17 @@ def test_batches_of_any_size_count_by_their_pictures_in_the_pose(pipe, heads, dr
     assert asked == [(guided, each, 2) for guided, each in zip((False, True) * 2, seeds)]
 
 
+def test_a_joint_that_something_hides_does_not_count_in_the_pose(pipe, heads, monkeypatch):
+    first = next(number for number in range(M.POSE_SEED, M.POSE_SEED + 100)
+                 if not world.render(world.sample_scene(number)).visible.all())
+    judge, frames = Oracle(), world.render(world.sample_scene(first))
+    joints = torch.where(frames.visible[..., None], frames.joints, 64 - (frames.joints - 64).sign() * 50)[0]
+    judge.tell(frames.image[0], joints, frames.scenes[0].attributes)
+    monkeypatch.setattr(M, "sample", lambda *args, **settings: (frames.image, None))
+    guided = M.finish(M.measure_pose(pipe, judge, heads["pose"], count=1, steps=2, seed=first))["guided"]
+    assert guided["pck@0.05"] == guided["pck@0.1"] == 1 > J.pck(joints[None], frames.joints, 0.1).item()
+
+
 @pytest.mark.parametrize("what, name", [("depth", "depth_rmse"), ("edges", "edge_f_score")])
 def test_batches_of_any_size_count_by_their_pictures_in_maps(pipe, heads, drawn, what, name):
     judge, scenes, asked = drawn(M.MAP_SEED)
@@ -739,7 +769,8 @@ def test_what_became_of_a_drag_is_measured_after_it_and_outside_of_what_had_to_c
     joints[wrist] = handle + torch.tensor([9.0, 1.0])                                    # 5 pixels are left to go
     inside = picture + (moved == 1) * torch.where(picture > 0.5, -0.4, 0.4)              # only where it had to change
     outside = picture + (moved == 0) * torch.where(picture > 0.5, -0.2, 0.2)
-    judge.tell(inside[0], joints, scene.attributes), judge.tell(outside[0], joints, {**scene.attributes, "shirt": "black", "hat": "none"})
+    judge.tell(inside[0], joints, scene.attributes)
+    judge.tell(outside[0], joints, {**scene.attributes, "shirt": "black", "hat": "none"})
     found = M.judge_drag(judge, made, inside)
     assert found["initial_distance"] == pytest.approx(13, abs=1e-4) and found["distance"] == pytest.approx(5, abs=1e-4)
     assert found["fidelity"] == pytest.approx(1) and found["attribute_accuracy"] == found["attribute_accuracy_before"] == 1
@@ -747,7 +778,8 @@ def test_what_became_of_a_drag_is_measured_after_it_and_outside_of_what_had_to_c
     spoiled = M.judge_drag(judge, made, outside)
     assert spoiled["fidelity"] == pytest.approx(float(1 - 0.2 * (moved == 0).sum() / rest), abs=1e-4)
     wrong = (scene.puppet.shirt != "black") + (scene.puppet.hat is not None)
-    assert wrong and spoiled["attribute_accuracy"] == pytest.approx(1 - wrong / (len(M.MEASURED) - 1)) and spoiled["attribute_accuracy_before"] == 1
+    assert wrong and spoiled["attribute_accuracy"] == pytest.approx(1 - wrong / (len(M.MEASURED) - 1))
+    assert spoiled["attribute_accuracy_before"] == 1
     assert M.summary([{"kind": "wrist", "distance": 2.0}, {"kind": "prop", "distance": 5.0}]) == {"distance": 3.5}
 
 
@@ -762,7 +794,8 @@ def test_an_inversion_is_measured_in_decibels_against_the_round_trip(monkeypatch
         there + torch.tensor(off[int(latents)]).view(2, 1, 1, 1), guidance_scale))
     result = M.finish(M.measure_inversion(None, count=2, steps=2, iterations=(0, 2)))
     assert result["0 iterations"]["psnr_db"] == pytest.approx(20, abs=1e-3)
-    assert result["2 iterations"]["psnr_db"] == pytest.approx(30, abs=1e-3) and result["2 iterations"]["worst_db"] == pytest.approx(20, abs=1e-3)
+    assert result["2 iterations"]["psnr_db"] == pytest.approx(30, abs=1e-3)
+    assert result["2 iterations"]["worst_db"] == pytest.approx(20, abs=1e-3)
 
 
 def test_limbs_may_be_as_much_longer_as_is_tolerated():
@@ -815,7 +848,8 @@ def latents_of(run, count=8):
     """A folder of latents and captions, as `encode_pictures` leaves it."""
     texts = [[scene.caption, "a puppet"] for scene in world.sample_scenes(count)]
     (run / "latents").mkdir(parents=True)
-    write_tensors(run / "latents" / "0000000.safetensors", {"latents": draws(count, 4, 32, 32).half()}, {"captions": json.dumps(texts)})
+    latents = {"latents": draws(count, 4, 32, 32).half()}
+    write_tensors(run / "latents" / "0000000.safetensors", latents, {"captions": json.dumps(texts)})
 
 
 def averages(run, name, states):
@@ -828,19 +862,19 @@ def averages(run, name, states):
 @pytest.mark.parametrize("kind", ["diffusion", "transformer"])
 def test_the_average_follows_the_weights_more_and_more_slowly(tmp_path, kind):
     latents_of(tmp_path)
-    common = dict(run=str(tmp_path), start_from="data/puppet-diffusion", steps=3, batch=2, save_every=1, ema=0.15, pictures=8, captions=2)
+    common = dict(run=str(tmp_path), steps=3, batch=2, save_every=1, ema=0.2, pictures=8, captions=2, lr=0.05, warmup=0)
     if kind == "diffusion":
-        recipe = B.Recipe(**common | {"start_from": ""}, unet_channels=(16, 16, 32), text_width=16, lr=0.05, warmup=0)
+        recipe = B.Recipe(**common, unet_channels=(16, 16, 32), text_width=16)
         made = list(averages(tmp_path, "diffusion.pt", B.train_diffusion(recipe)))
     else:
-        common["start_from"] = str(pipelines.find_folder("data/puppet-diffusion"))
-        recipe = T.TransformerRecipe(**common, width=16, heads=2, depth=1, lr=0.05, warmup=0)
+        recipe = T.TransformerRecipe(**common, start_from=SHIPPED, width=16, heads=2, depth=1)
         made = list(averages(tmp_path, "transformer.pt", T.train_transformer(recipe)))
     for step in (1, 2):
-        decay = min(0.15, (1 + step) / (10 + step))
+        decay = min(0.2, (1 + step) / (10 + step))      # 2 / 11, then 0.2
         for name, value in made[step][0].items():
             if value.is_floating_point():
-                torch.testing.assert_close(made[step][1][name], decay * made[step - 1][1][name] + (1 - decay) * value, atol=1e-6, rtol=1e-5)
+                expected = decay * made[step - 1][1][name] + (1 - decay) * value
+                torch.testing.assert_close(made[step][1][name], expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "transformer"])
@@ -851,10 +885,12 @@ def test_a_batch_drops_captions_and_spreads_its_noise(kind):
 
     def batch(dropout):
         if kind == "diffusion":
-            noisy, times, words, noise = B._diffusion_batch(clean, tokens, nothing, B.build_scheduler(), B.Recipe(batch=250, caption_dropout=dropout), seed())
+            recipe = B.Recipe(batch=250, caption_dropout=dropout)
+            noisy, times, words, noise = B._diffusion_batch(clean, tokens, nothing, B.build_scheduler(), recipe, seed())
             a, s = (each.view(-1, 1, 1, 1) for each in levels(times))
             return (noisy - s * noise) / a, times / 1000, words, times
-        noisy, level, velocity, words, _ = T.flow_batch(clean, tokens, nothing, T.TransformerRecipe(batch=250, caption_dropout=dropout, start_from=SHIPPED), seed())
+        recipe = T.TransformerRecipe(batch=250, caption_dropout=dropout, start_from=SHIPPED)
+        noisy, level, velocity, words, _ = T.flow_batch(clean, tokens, nothing, recipe, seed())
         return noisy - level.view(-1, 1, 1, 1) * velocity, torch.special.ndtr(torch.logit(level.double()) - 0.3), words, None
     for dropout, low, high in ((0.0, 0, 0), (0.25, 0.15, 0.35), (1.0, 1, 1)):
         pictures, spread, words, times = batch(dropout)
@@ -866,16 +902,14 @@ def test_a_batch_drops_captions_and_spreads_its_noise(kind):
         assert -1e-2 < above.min() and above.max() < 1.01
 
 
-SHIPPED = str(pipelines.find_folder("data/puppet-diffusion"))
-
-
 def test_a_judge_is_not_blamed_for_attributes_under_a_patch():
     raw = (torch.zeros(2, 14, 64, 64), torch.zeros(2, 1, 128, 128), torch.zeros(2, 1, 128, 128), draws(2, sum(J.SIZES)))
-    batch = lambda whole: J.Batch(torch.zeros(2, 5, 128, 128, dtype=torch.uint8), torch.full((2, 14, 2), 64.0), torch.zeros(2, 7, dtype=torch.long),
-                                  torch.ones(2, 14, dtype=torch.bool), torch.tensor(whole))
-    entropy = lambda i: sum(float(F.cross_entropy(part[i:i + 1], torch.zeros(1, dtype=torch.long))) for part in raw[3].split(J.SIZES, -1))
+    batch = lambda whole: J.Batch(torch.zeros(2, 5, 128, 128, dtype=torch.uint8), torch.full((2, 14, 2), 64.0),
+                                  torch.zeros(2, 7, dtype=torch.long), torch.ones(2, 14, dtype=torch.bool), torch.tensor(whole))
+    entropy = lambda i: -sum(float(part[i].log_softmax(0)[0]) for part in raw[3].split(J.SIZES, -1))
     none, first, both = (float(J.judge_loss(raw, batch(whole))) for whole in ([False, False], [True, False], [True, True]))
-    assert first - none == pytest.approx(0.5 * entropy(0), rel=1e-3) and both - none == pytest.approx(0.25 * (entropy(0) + entropy(1)), rel=1e-3)
+    assert first - none == pytest.approx(0.5 * entropy(0), rel=1e-3)
+    assert both - none == pytest.approx(0.25 * (entropy(0) + entropy(1)), rel=1e-3)
 
 
 def test_a_joint_outside_or_under_a_patch_is_nowhere():
