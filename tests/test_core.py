@@ -123,13 +123,17 @@ def test_a_head_is_the_papers_formula(settings):
         for size in (None, (5, 4)):
             expected = by_formula(weights, features, used, size or (4, 3), 2, late, tanh)       # (4, 3) > (3, 5)
             torch.testing.assert_close(head(features, emb, size), expected, atol=1e-5, rtol=1e-5)
-    model = SimpleNamespace(embed=lambda timestep, device: torch.full((1, 10), timestep / 1000, device=device, dtype=torch.float64))
+    places = []
+    model = SimpleNamespace(embed=lambda timestep, device: places.append(device) or torch.full((1, 10), timestep / 1000, dtype=torch.float64))
     seen = rg.Reading(model, [feature.double() for feature in features], torch.zeros(2, 4, 6, 7), 300)
     embedding = torch.full((1, 10), 0.3) if head.config.use_timestep else None
     for wanted, emb in ((True, embedding), (False, None)):
         torch.testing.assert_close(head.read(seen, wanted), by_formula(weights, features, emb, (6, 7), 2, late, tanh), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(head.read(seen), head.read(seen, True))
-    assert not rg.Head.embed(head, seen).requires_grad
+    assert set(places) <= {seen.latents.device}
+    with torch.enable_grad():
+        parts = SimpleNamespace(model=denoiser(tiny_pipe()), timestep=300, latents=seen.latents)
+        assert not head.embed(parts).requires_grad              # the denoiser is frozen
 
 
 def test_convolutions_begin_as_kaiming_says_for_the_way_back():
@@ -161,7 +165,7 @@ def test_a_spatial_loss_cell_by_cell():
     for background in (7.0, 0.0):                               # nothing is background, or everything
         flat = target * 0
         assert float(rg.spatial_loss(readout, flat, background=background)) == pytest.approx(float(readout.square().mean()), rel=1e-4)
-    assert rg.spatial_loss(readout, target).dtype == torch.float32
+    assert rg.spatial_loss(readout, target, weight=weight).dtype == torch.float32
 
 
 def cosine(a, b):
@@ -186,6 +190,8 @@ def test_a_correspondence_loss_point_by_point():
     same = [each[:1].expand(2, -1, -1) for each in points]
     shared = rg.correspondence_loss(a, b, *(each[0] for each in points), image_size=(30, 40))   # (N, 2) for every picture
     torch.testing.assert_close(shared, rg.correspondence_loss(a, b, *same, image_size=(30, 40)))
+    exact = rg.correspondence_loss(a, b, *(each.double() for each in points), (30, 40))          # in the features' own format
+    torch.testing.assert_close(exact, rg.correspondence_loss(a, b, *points, (30, 40)))
     between = torch.zeros(2, 1, 12, dtype=torch.float64)
     between[..., 4], between[..., 7] = 0.25, 0.75
     found = rg.point_similarity(a, b, between)
@@ -237,10 +243,15 @@ def test_an_objective_counts_from_start_to_stop():
             spatial(start=start, stop=stop)
     with pytest.raises(NotImplementedError):
         rg.Objective(head=plain.head)(reading())
-    assert len({plain, middle, late}) == 3 and plain != spatial()
-    for kind in (rg.Objective, rg.SpatialObjective, rg.RelativeObjective, rg.CorrespondenceObjective, rg.AppearanceObjective):
-        with pytest.raises(TypeError, match="positional"):
-            kind(plain.head)
+    head, points = Stub(0, torch.zeros(1)), {"source_points": [[1, 1]], "target_points": [[3, 3]]}
+    for kind, settings in ((rg.Objective, {}), (rg.SpatialObjective, {"target": torch.zeros(1, 2, 5, 6)}), (rg.RelativeObjective, {"source": len}),
+                           (rg.CorrespondenceObjective, {"source": len, **points}), (rg.AppearanceObjective, {"source": len})):
+        head = plain.head if "target" in settings else head
+        one, other = (kind(head=head, **settings) for _ in range(2))
+        assert len({one, other}) == 2 and one != other          # by identity, as readings
+        with pytest.raises(TypeError, match="takes 1 positional argument"):
+            kind(head, **settings)
+        head = Stub(0, torch.zeros(1))
 
 
 def test_a_spatial_objective_cell_by_cell():
@@ -259,6 +270,9 @@ def test_a_spatial_objective_cell_by_cell():
     torch.testing.assert_close(make(mask=channel), error[:, 1].mean((1, 2)))
     own = make(target=torch.full((1, 1, 2, 3), 3), distance=lambda readout, goal: (readout - goal).abs())
     torch.testing.assert_close(own, (3 - found).mean((1, 2, 3)))
+    assert make(target=target.double()).dtype == torch.float32
+    away = rg.SpatialObjective(head=Stub(2, found.to("meta")), target=target, distance=lambda readout, goal: goal - readout)
+    assert away(reading()).device.type == "meta"                # a target is brought to where the readout is
     for fault in ({"target": rand(1, 3, 4, 6)}, {"mask": torch.ones(1, 3, 4, 6)}):
         with pytest.raises(ValueError, match=f"{list(fault)[0]} has shape .* this head reads"):
             make(**fault)
@@ -303,6 +317,8 @@ def test_a_correspondence_objective_point_by_point():
     torch.testing.assert_close(make(use_timestep=False)(reading()), by_hand((1, 1), 1 / features, 1 / source))
     swapped = make(locate=lambda points, cells, size: F.one_hot((points[:, 0] // 2 + 6 * (points[:, 1] // 2)).long(), 30).to(points))
     torch.testing.assert_close(swapped(reading()), by_hand((1, 1)))
+    exact = sourced(rg.CorrespondenceObjective, features.double(), source.double(), source_points=here, target_points=there)(reading())
+    torch.testing.assert_close(exact, by_hand((1, 1)).double(), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="1 target points"):
         sourced(rg.CorrespondenceObjective, features, source, source_points=here, target_points=there[:1])
     with pytest.raises(ValueError, match="two places"):
@@ -349,16 +365,17 @@ def test_an_appearance_objective_position_by_position():
 def test_step_rules_by_hand():
     gradients = [torch.full((2, 4, 5, 6), 9.0), torch.randn(2, 4, 5, 6, generator=seed())]
     gradients[1][1] *= 1e-8
+    gradients.insert(0, gradients[0] * 2)
     step = rg.normalized_step(gradients)
-    torch.testing.assert_close(step, torch.stack([row / row.square().mean().sqrt() for row in gradients[1]]))
+    torch.testing.assert_close(step, torch.stack([row / row.square().mean().sqrt() for row in gradients[-1]]))
     mask = rand(1, 1, 5, 6, of=3)
-    moved = gradients[1] * mask
+    moved = gradients[-1] * mask
     expected = torch.stack([row * (float(mask.sum()) * 4 / float(row.square().sum())) ** 0.5 for row in moved])
     torch.testing.assert_close(rg.normalized_step([gradients[0], moved], mask), expected)
     several = torch.cat((mask, mask / 2))                       # of each picture its own mask
     torch.testing.assert_close(rg.normalized_step([moved], several), torch.stack((expected[0], expected[1] * 0.5 ** 0.5)))
     assert torch.equal(rg.normalized_step([torch.zeros(1, 4, 2, 2)]), torch.zeros(1, 4, 2, 2))
-    assert torch.equal(rg.sign_step(gradients), (gradients[1] > 0) * 2.0 - 1) and torch.equal(rg.sign_step(gradients, mask), rg.sign_step(gradients))
+    assert torch.equal(rg.sign_step(gradients), (gradients[-1] > 0) * 2.0 - 1) and torch.equal(rg.sign_step(gradients, mask), rg.sign_step(gradients))
 
 
 class Pull(rg.Objective):
@@ -429,9 +446,8 @@ def test_small_gradients_do_not_vanish_in_half_precision(slope):
         gradient, _, _ = rg.Guidance([objective]).gradient(read, torch.zeros(1, 4, 2, 2, dtype=dtype), [1.0])
         assert gradient.dtype == torch.float32
         torch.testing.assert_close(gradient, torch.full((1, 4, 2, 2), slope), rtol=1e-2, atol=0)
-    large = torch.full((1, 4, 2, 2), 3e30)
-    objective.slope = 3e36                                      # no room for a factor where none is needed
-    assert rg.Guidance([objective]).gradient(read, large * 0, [1.0])[0].isfinite().all()
+    objective.slope = 2e38                                      # leaves no room for a factor, which float32 does not need
+    assert rg.Guidance([objective]).gradient(read, torch.zeros(1, 4, 2, 2), [1.0])[0].isfinite().all()
 
 
 def test_a_step_is_step_size_times_what_the_schedules_leave_of_the_weights():
@@ -552,6 +568,15 @@ def test_training_is_the_plain_loop(pipe):
     assert len(list(constant)) == 1 and optimizer.param_groups[0]["lr"] == 0.25 and modes == [True] * 4
 
 
+def test_labels_and_timesteps_are_brought_to_where_the_pictures_are(bare):
+    """On torch's device without numbers, the nearest to a GPU that is everywhere."""
+    seen, head = [], SimpleNamespace(read=lambda reading, use_timestep: reading.latents)
+    bare.add_noise = lambda latents, noise, timestep: seen.append((noise.device, timestep.device)) or latents + noise
+    clean, label, prompt = torch.zeros(2, 4, 4, 4, device="meta"), torch.zeros(2, 1), Conditioning(torch.zeros(1, 1, 3, device="meta"))
+    (readout,), labels = rg.read_batch(head, bare, ((clean,), label, "name"), prompt, seed(), (0, 1000))
+    assert seen == [(clean.device,) * 2] and readout.device == labels[0].device == clean.device and labels[1] == "name"
+
+
 def test_no_gradient_is_left_for_weights_that_a_loss_no_longer_reads(pipe):
     """What decays or goes on by momentum would move them: None, not zero."""
     head, uses = make_head(pipe), iter((True, False))
@@ -584,7 +609,7 @@ class Plain:
         self.calls.append((latents, timestep, embeds, added, guidance_scale))
         self.layers[0](torch.cat((latents, latents), 2))
         self.layers[1](latents * 3)
-        return latents * embeds[:, :, :1, None] + 0.01 * timestep
+        return latents * embeds[:, :, :1, None] + 0.01 * (timestep.view(-1, 1, 1, 1) if torch.is_tensor(timestep) else timestep)
 
     def two_branches(self, scale):
         return scale > 1
@@ -602,8 +627,14 @@ def bare(monkeypatch):
     return Plain()
 
 
+class Told(Conditioning):
+    def rows(self, branches, batch):
+        assert set(branches) <= {"conditional", "negative"}
+        return super().rows(branches, batch)
+
+
 def told(**settings):
-    return Conditioning(torch.full((1, 1, 3), 0.5), torch.full((1, 1, 3), -0.25), {"hint": torch.ones(1, 2)}, **settings)
+    return Told(torch.full((1, 1, 3), 0.5), torch.full((1, 1, 3), -0.25), {"hint": torch.ones(1, 2)}, **settings)
 
 
 def test_features_are_those_of_the_last_pass_in_this_thread(bare):
@@ -723,7 +754,8 @@ def test_what_is_kept_and_what_is_free(bare):
             now = now * mask + state.timestep / 100 * (1 - mask)
             step = 0.1 * (now - 0.5) * mask if objectives else 0
             torch.testing.assert_close(state.noisy_latents, now - step, atol=1e-4, rtol=1e-4)
-            now = state.latents
+            now, _ = ddim_by_formula(scheduler, now - step, 0.5 * (now - step) + 0.01 * state.timestep, state.timestep)
+            torch.testing.assert_close(state.latents, now, atol=1e-4, rtol=1e-4)
     assert asked == scheduler.timesteps.tolist() * 2
 
 
@@ -758,7 +790,7 @@ def test_steps_take_their_own_settings(bare):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("final", [False, True])
 def test_a_ddim_step_is_diffusers(kind, final):
-    scheduler = DDIMScheduler.from_config(ddim(kind).config, set_alpha_to_one=final)
+    scheduler = DDIMScheduler.from_config(ddim(kind).config, set_alpha_to_one=final, steps_offset=int(not final))
     scheduler.set_timesteps(7)
     latents, output, new = (torch.randn(2, 4, 4, 4, generator=seed(of)) for of in range(3))
     for t in scheduler.timesteps:
@@ -782,6 +814,17 @@ def test_an_inverse_step_takes_a_ddim_step_back(kind):
         below = rg.ddim_step(scheduler, output, t, latents, clean, noise)
         found = rg.inverse_ddim_step(scheduler, 0, t, below, output, noise)
         torch.testing.assert_close(found, latents, atol=1e-4, rtol=1e-3)
+
+
+def test_a_velocity_and_the_latents_below_say_all(kind="v_prediction"):
+    """Also where nothing of the picture is left in the noise; at which latents it was predicted does not matter."""
+    scheduler = ddim(kind, 7, rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    latents, output = (torch.randn(2, 4, 4, 4, generator=seed(of)) for of in range(2))
+    assert scheduler.alphas_cumprod[scheduler.timesteps[0]] < 1e-6
+    for t in scheduler.timesteps.tolist():
+        below = rg.ddim_step(scheduler, output, t, latents, *rg.clean_and_noise(scheduler, output, latents, t))
+        _, elsewhere = rg.clean_and_noise(scheduler, output, below, t)
+        torch.testing.assert_close(rg.inverse_ddim_step(scheduler, 0, t, below, output, elsewhere), latents, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("flow", [False, True])
@@ -819,8 +862,31 @@ def test_inversion_goes_up_by_what_is_predicted(bare, flow, iterations):
         next(rg.inversion(bare, scheduler, told(), clean * math.inf, 1.0, 0))
 
 
+def test_flow_matching_begins_with_the_noise_as_it_is(bare):
+    bare.flow, noise, scheduler = True, torch.randn(1, 4, 4, 4, generator=seed()), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    take = lambda scheduler, output, t, latents, clean, noise: scheduler.step(output, t, latents).prev_sample
+    now = noise
+    for index, state in enumerate(rg.sampling(bare, scheduler, take, rg.Guidance([pull()], step_size=0.1, step_rule=plain), told(), noise, 1.0, [{}] * 5)):
+        torch.testing.assert_close(state.noisy_latents, now * 0.9, atol=1e-4, rtol=1e-4)
+        velocity = 0.5 * 0.9 * now + 0.01 * state.timestep
+        torch.testing.assert_close(state.clean_latents, now * 0.9 - scheduler.sigmas[index] * velocity, atol=1e-4, rtol=1e-4)
+        now = now * 0.9 + (scheduler.sigmas[index + 1] - scheduler.sigmas[index]) * velocity
+        torch.testing.assert_close(state.latents, now, atol=1e-4, rtol=1e-4)
+        now = state.latents
+
+
+def test_a_moved_prediction_keeps_its_number_format(bare):
+    latents = torch.randn(1, 4, 4, 4, generator=seed()).half()
+    prompt = Conditioning(torch.full((1, 1, 3), 0.5, dtype=torch.float16))
+    guide = rg.Guidance([pull(1.0)], moves="prediction", step_size=0.1, step_rule=plain)
+    found, output, _ = rg.guided_prediction(bare, ddim(), guide, prompt, latents, 0, 0, 1.0)
+    assert found is latents and output.dtype == torch.float16
+    torch.testing.assert_close(output, 0.5 * latents + 0.1 * (latents - 1), atol=1e-2, rtol=1e-2)
+
+
 def test_an_evaluation_that_would_lose_a_move_is_not_guided(bare, monkeypatch):
-    monkeypatch.setattr(rg, "takes_moves", lambda scheduler: False)
     latents, scheduler = torch.randn(1, 4, 4, 4, generator=seed()), ddim()
+    monkeypatch.setattr(rg, "takes_moves", lambda asked: asked is not scheduler)
     found, output, losses = rg.guided_prediction(bare, scheduler, rg.Guidance([pull(), pull()]), told(), latents, 40, 0, 1.0)
     assert found is latents and losses == [None, None] and torch.equal(output, 0.5 * latents + 0.4) and len(bare.calls) == 1
