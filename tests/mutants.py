@@ -1,42 +1,37 @@
-"""Mutants of the core: small faults, one at a time, each of which has to make a test fail. Run by hand, it takes an hour or two:
+"""Mutants of the core: small faults, one at a time, each of which has to make a test fail. Run by hand, in ten minutes:
 
-    OMP_NUM_THREADS=1 python tests/mutants.py                           # all; prints the survivors and the share that was killed
-    OMP_NUM_THREADS=1 python tests/mutants.py --every 4 --first 1       # of the numbered mutants 1, 5, 9, ...
-    OMP_NUM_THREADS=1 python tests/mutants.py --only 17 23 --again      # these, once more
+    OMP_NUM_THREADS=1 python tests/mutants.py                       # prints what survives and the share that was killed
+    OMP_NUM_THREADS=1 python tests/mutants.py --every 4 --first 1   # of the numbered mutants 1, 5, 9, ...
+    OMP_NUM_THREADS=1 python tests/mutants.py --only 17 23 --tests tests/test_core.py tests/test_parity.py
 
-The faults are those of mutmut: a number one larger, another text, True for False, None for a value or an argument, an argument
-left out, another operator (+ -, * /, < <=, == !=, and or, is, in), `not` left out, a condition turned round, one branch of two.
-Left alone are docstrings, annotations, imports, and what only words an error (`raise`, f-strings, the name given to `finite`).
-First all tests run on a module that notes which test runs which line. Then each mutant gets a process of its own, in which it
-takes the module's place, and the tests that run its line, short ones first, until one fails. What was found is kept in the
-folder `out/mutants`, where the next call goes on; delete it when the module has changed.
+The faults are those of mutmut: a number one larger, another text, True for False, None for a value or an argument, an
+argument left out, another operator (+ -, * /, ** *, < <=, == !=, and or, is, in), `not` left out, a condition turned
+round, one branch of two. Left alone are docstrings, annotations, imports, and what only words an error (`raise`,
+f-strings, the name given to `finite`). Each mutant takes the module's place in a process of its own, where the tests
+run until one fails. What survives today does the same as the module: `[+2:]` for `[-2:]` of four axes, None for False.
 """
 import argparse
 import ast
 import importlib.machinery
 import importlib.util
 import inspect
-import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE, OUT = ROOT / "rg_minimal" / "readout.py", ROOT / "out" / "mutants"
-TESTS = [f"tests/test_{name}.py" for name in (
-    "core", "readout", "parity", "formats", "guider", "denoisers", "callback", "threads", "interrupts")]
-ALONE = "test_a_killed_training"                # starts a process of its own, which knows no mutant
-SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.Div,
-         ast.Pow: ast.Mult, ast.USub: ast.UAdd, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
-         ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
+FILE = ROOT / "rg_minimal" / "readout.py"
+SWAPS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div,
+         ast.Mod: ast.Div, ast.Pow: ast.Mult, ast.USub: ast.UAdd, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
+         ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.And: ast.Or, ast.Or: ast.And, ast.Is: ast.IsNot,
+         ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
 
 
 def places(node, line=1, body=False):
-    """(line of its statement, whether in a function's body, parent, field, index or None, child) of all that may be changed."""
+    """(line of its statement, whether in a function's body, parent, field, index or None, child) of what may change."""
     for field, value in ast.iter_fields(node):
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             words = isinstance(child, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)) or (
@@ -54,7 +49,8 @@ def faults(node):
     none = ast.Constant(None)
     if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float, str)):
         value = node.value
-        yield ast.Constant(not value if isinstance(value, bool) else f"XX{value}XX" if isinstance(value, str) else value + 1)
+        yield ast.Constant(not value if isinstance(value, bool) else f"XX{value}XX" if isinstance(value, str) else value
+                           + 1)
     elif type(node) in SWAPS:
         yield SWAPS[type(node)]()
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.Invert)):
@@ -72,14 +68,14 @@ def faults(node):
     elif isinstance(node, ast.AugAssign):
         yield ast.Assign([node.target], node.value)
     elif isinstance(node, ast.Call):
-        count = 1 if ast.unparse(node.func) == "finite" else len(node.args)
-        for arguments, index in [(node.args, i) for i in range(count)] + [(node.keywords, i) for i in range(len(node.keywords))]:
-            positional, old = arguments is node.args, arguments[index]
-            several = len(node.args) + len(node.keywords) > 1
-            starred = isinstance(old, ast.Starred) or not positional and old.arg is None
-            for new in ([] if starred else [[none if positional else ast.keyword(old.arg, none)]]) + ([[]] if several else []):
-                changed = [*arguments[:index], *new, *arguments[index + 1:]]
-                yield ast.Call(node.func, *((changed, node.keywords) if positional else (node.args, changed)))
+        counted = node.args[:1] if ast.unparse(node.func) == "finite" else node.args
+        for old in [*counted, *node.keywords]:
+            starred = isinstance(old, ast.Starred) or isinstance(old, ast.keyword) and old.arg is None
+            empty = ast.keyword(old.arg, none) if isinstance(old, ast.keyword) else none
+            for new in [[empty]] * (not starred) + [[]] * (len(node.args + node.keywords) > 1):
+                parts = [[each for given in part for each in (new if given is old else [given])]
+                         for part in (node.args, node.keywords)]
+                yield ast.Call(node.func, *parts)
 
 
 def mutants():
@@ -94,69 +90,30 @@ def mutants():
         for fault in faults(node):
             before = ast.unparse(parent)
             put(ast.copy_location(fault, node if hasattr(node, "lineno") else parent))
-            after, same = ast.unparse(parent), len(os.path.commonprefix([before, ast.unparse(parent)]))
-            what = "  ->  ".join(text[max(0, same - 50):same + 50].replace("\n", " ") for text in (before, after))
-            if after != before:
-                yield line, body, what, compile(ast.fix_missing_locations(tree), str(FILE), "exec")
+            same = len(os.path.commonprefix([before, ast.unparse(parent)]))
+            what = [text[max(0, same - 50):same + 50].replace("\n", " ") for text in (before, ast.unparse(parent))]
+            if what[0] != what[1]:
+                yield line, body, "  ->  ".join(what), compile(ast.fix_missing_locations(tree), str(FILE), "exec")
             put(node)
 
 
-def noting():
-    """The module's code, with a note before each statement that it ran."""
-    tree = ast.parse(FILE.read_text())
-    for node in list(ast.walk(tree)):
-        for field in ("body", "orelse", "finalbody"):
-            if isinstance(body := getattr(node, field, None), list):
-                notes = [ast.parse(f"__import__('sys').lines_run.add({each.lineno})").body[0] for each in body]
-                setattr(node, field, [each for pair in zip(notes, body) for each in pair])
-    return compile(ast.fix_missing_locations(tree), str(FILE), "exec")
-
-
-class Tests:
-    """A plugin: runs `loop` in place of the tests, or notes what each test took, and which lines it ran."""
-
-    def __init__(self, loop=None, only=None):
-        self.loop, self.only, self.found = loop, only, {}
-
-    def pytest_collection_modifyitems(self, items):
-        chosen = {item.nodeid: item for item in items if ALONE not in item.nodeid}
-        items[:] = chosen.values() if self.only is None else [chosen[name] for name in self.only if name in chosen]
-
-    def pytest_runtestloop(self, session):
-        return self.loop and (self.loop({item.nodeid: item for item in session.items}) or True)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item):
-        sys.lines_run, start = set(), time.time()
-        result = yield
-        self.found[item.nodeid] = {"seconds": time.time() - start, "lines": sorted(sys.lines_run)}
-        return result
-
-
-def apart(work, limit=300.0) -> str:
-    """What `work()`, whether tests failed, says in a process of its own: 'killed', 'survived' or, beyond so many seconds, 'too long'."""
+def apart(fails) -> bool:
+    """Whether `fails()` in a process of its own, or takes more than two minutes."""
     child = os.fork()
     if not child:
         failed = True
         try:
+            signal.alarm(120)
             for stream in (1, 2):
-                os.dup2(os.open(OUT / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-            failed = work()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            failed = fails()
         finally:
             os._exit(int(failed))
-    end = time.time() + limit
-    while time.time() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return "killed" if status else "survived"
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "too long"
+    return os.waitpid(child, 0)[1] != 0
 
 
-def anew(code, plugin, files) -> bool:
-    """Whether tests fail once the module is imported as `code`."""
+def anew(code, files) -> bool:
+    """Whether tests fail once the module is imported as `code`: for what runs at import."""
     class Loader(importlib.machinery.SourceFileLoader):
         get_code = staticmethod(lambda name: code)
 
@@ -166,20 +123,22 @@ def anew(code, plugin, files) -> bool:
             if name == "rg_minimal.readout":
                 return importlib.util.spec_from_file_location(name, FILE, loader=Loader(name, str(FILE)))
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith((str(ROOT / "rg_minimal"), str(ROOT / "tests"))) and name != "__main__":
+        ours = str(getattr(module, "__file__", None)).startswith((f"{ROOT}/rg_minimal", f"{ROOT}/tests"))
+        if ours and name != "__main__":
             del sys.modules[name]
     sys.meta_path.insert(0, Finder)
-    sys.lines_run = set()
-    return pytest.main(["-x", "-q", "--tb=line", "-p", "no:cacheprovider", *files], plugins=[plugin]) not in (0, 5)
+    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files]) != 0
 
 
 def swapped(code, items) -> bool:
-    """Whether these tests fail once the module's functions have the bodies of `code`: much quicker, since all is imported."""
+    """Whether tests fail once the module's functions have the bodies in `code`: much quicker, since all is imported."""
     def inner(code):
-        return {code.co_qualname: code} | {name: each for part in code.co_consts if inspect.iscode(part) for name, each in inner(part).items()}
+        parts = [part for part in code.co_consts if inspect.iscode(part)]
+        return {code.co_qualname: code} | {name: each for part in parts for name, each in inner(part).items()}
     codes, module = inner(code), vars(sys.modules["rg_minimal.readout"])
-    for value in [each for owner in [module, *(vars(each) for each in module.values() if inspect.isclass(each))] for each in owner.values()]:
-        function = inspect.unwrap(getattr(value, "__func__", value)) if callable(value) or hasattr(value, "__func__") else None
+    owners = [module, *(vars(each) for each in module.values() if inspect.isclass(each))]
+    for value in [value for owner in owners for value in owner.values()]:
+        function = inspect.unwrap(getattr(value, "__func__", value))
         if inspect.isfunction(function) and function.__code__.co_filename == str(FILE):
             function.__code__ = codes[function.__code__.co_qualname]
     for item, after in zip(items, [*items[1:], None]):
@@ -189,55 +148,37 @@ def swapped(code, items) -> bool:
     return False
 
 
-def tests_of(line, found, budget) -> list[str]:
-    """The tests that run a line, all where none does (it runs at import), quick ones first, within so many seconds."""
-    chosen, total = [], 0.0
-    for name in sorted([name for name in found if line in found[name]["lines"]] or found, key=lambda name: found[name]["seconds"]):
-        total += found[name]["seconds"]
-        if total <= budget or len(chosen) < 3:
-            chosen.append(name)
-    rank = lambda name: (TESTS[0] not in name, sum(found[name]["seconds"] > limit for limit in (0.3, 1.2)), TESTS.index(name.split("::")[0]))
-    return sorted(chosen, key=rank)             # those of the core first; file by file, so that what a file's tests share is made once
+class Loop:
+    """A plugin that tries mutants in place of the tests that pytest found."""
+
+    def __init__(self, options):
+        self.options = options
+
+    def pytest_runtestloop(self, session):
+        options, made, original = self.options, list(mutants()), compile(FILE.read_text(), str(FILE), "exec")
+        if apart(lambda: swapped(original, session.items)) or apart(lambda: anew(original, options.tests)):
+            sys.exit("the tests fail without a mutant")
+        chosen, survivors = options.only or range(options.first, len(made), options.every), 0
+        for number in chosen:
+            line, body, what, code = made[number]
+            if not apart(lambda: swapped(code, session.items) if body else anew(code, options.tests)):
+                survivors += 1
+                print(f"{number:5d}  line {line} survives: {what}", flush=True)
+        share = 100 * (1 - survivors / len(chosen))
+        print(f"{len(made)} mutants; of {len(chosen)} tried, {share:.1f} % are killed, {survivors} survive")
+        return True
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="each so many-th mutant")
     parser.add_argument("--first", type=int, default=0, help="the number of the first")
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants")
-    parser.add_argument("--quick", action="store_true", help="only with the tests of test_core.py; survivors are not kept")
-    parser.add_argument("--again", action="store_true", help="also those that are known already")
-    parser.add_argument("--seconds", type=float, default=60, help="of tests for one mutant; a survivor costs that much")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of mutants")
+    parser.add_argument("--tests", nargs="+", default=["tests/test_core.py"], help="files of tests")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    OUT.mkdir(parents=True, exist_ok=True)
-    results, found = OUT / "results.json", {}
-    for file in TESTS:
-        notes = OUT / f"{Path(file).stem}.json"
-        if not notes.exists() or notes.stat().st_mtime < Path(file).stat().st_mtime:
-            plugin = Tests()
-            if apart(lambda: anew(noting(), plugin, [file]) or notes.write_text(json.dumps(plugin.found)) < 0, 1200) != "survived":
-                sys.exit(f"{file} fails without a mutant, see {OUT / 'log'}")
-        found |= json.loads(notes.read_text())
-    found = {name: each for name, each in found.items() if not options.quick or TESTS[0] in name}
-    made = list(mutants())
-    chosen = options.only if options.only is not None else range(options.first, len(made), options.every)
-    known = json.loads(results.read_text()) if results.exists() else {}
-
-    def loop(items):
-        for number in chosen:
-            line, body, what, code = made[number]
-            if options.again or str(number) not in known:
-                names = tests_of(line, found, options.seconds)
-                files = dict.fromkeys(name.split("::")[0] for name in names)
-                known[str(number)] = apart(lambda: swapped(code, [items[name] for name in names]) if body else anew(code, Tests(only=names), files))
-                results.write_text(json.dumps({key: each for key, each in known.items() if not options.quick or each == "killed"}))
-            if known[str(number)] != "killed":
-                print(f"{number:5d}  line {line}: {known[str(number)]}: {what}", flush=True)
-        killed = sum(known[str(number)] != "survived" for number in chosen)
-        print(f"{len(made)} mutants; of {len(chosen)} tried, {killed} killed: {100 * killed / max(1, len(chosen)):.1f} %", flush=True)
-    pytest.main(["-q", "-s", "-p", "no:cacheprovider", *(TESTS[:1] if options.quick else TESTS)], plugins=[Tests(loop)])
+    pytest.main(["-q", "-s", "-p", "no:cacheprovider", *options.tests], plugins=[Loop(options)])
 
 
 if __name__ == "__main__":
