@@ -61,6 +61,8 @@ READ = {"README.md": [
     "five objectives, one of each head, against one: process time of a picture | {combination#process_time_ratio:.2f} times |",
     "inversion and back, {inversion#pictures} rendered pictures, guidance scale 1, against the autoencoder's round trip | "
     "{inversion#0 iterations/psnr_db:.0f} dB (the worst {inversion#0 iterations/worst_db:.1f}); {inversion#1 iterations/psnr_db:.0f} dB with",
+    "{transformer#pictures} held-out poses, {transformer#steps} Euler steps: PCK@0.05, PCK@0.1 | **{transformer#guided/pck@0.05:.3f}**, unguided "
+    "{transformer#unguided/pck@0.05:.3f}; {transformer#guided/pck@0.1:.3f}, unguided {transformer#unguided/pck@0.1:.3f} |",
     *(f"(notebooks/{name}.ipynb) | … | {{times#notebooks/seconds/{name}}} s |"
       for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
 ], "data/examples/README.md": [
