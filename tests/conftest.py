@@ -10,7 +10,8 @@ matplotlib.use("Agg")                    # not by MPLBACKEND: kernels started by
 # What `make check` leaves out: notebooks, browsers, the virtual device, trainings, and whatever takes a file of tests minutes.
 SLOW = {"test_notebooks", "test_studio", "test_heads", "test_basemodel", "test_editing", "test_exercises", "test_larger", "test_sheets",
         "test_custom_property", "test_fingerprints", "test_transformer", "test_table", "test_callback", "test_denoisers", "test_threads",
-        "test_interrupts", "test_inputs", "test_readme"}
+        "test_interrupts", "test_inputs", "test_readme",
+        "test_random_state"}
 
 
 def pytest_configure(config):
