@@ -90,11 +90,11 @@ class GuidanceCallback(PipelineCallback):
             weakref.finalize(latents, call.laid.remove)         # a pipeline that was interrupted leaves nothing behind
             call.laid.lay()
 
-    def clear(self, keep: bool = False) -> None:
-        """Take this thread's hook away, if one lies; `keep` what is known of it."""
+    def clear(self) -> None:
+        """Take this thread's hook away, if one lies."""
         if self._calls.laid is not None:
             self._calls.laid.remove()
-        self._calls.laid = self._calls.laid if keep else None
+        self._calls.laid = None
 
 
 _RUNNING: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()      # scheduler -> {thread: "running" or "disturbed"}
@@ -147,7 +147,7 @@ class _Once:
     def __call__(self, network, args, kwargs=None):
         if threading.get_ident() != self.thread:
             return None                                         # somebody else's pass, maybe while torch still registers this hook
-        self.callback.clear(keep=True)
+        self.remove()
         held = self.latents()
         place = 0 if args else "sample" if "sample" in kwargs else "hidden_states"
         given = args[0] if args else kwargs[place]

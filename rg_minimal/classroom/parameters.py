@@ -44,23 +44,23 @@ def existing_folder(value) -> None:
 
 def model_folder(value) -> None:
     """The folder of a pipeline, as `load_pipeline` reads it."""
-    existing_folder(value)
-    if not Path(find_folder(value), "model_index.json").is_file():
-        raise ValueError("this folder is no pipeline, it lacks model_index.json; name one such as data/puppet-diffusion")
+    _folder_with(value, "model_index.json", "this folder is no pipeline, it lacks model_index.json; name one such as data/puppet-diffusion")
 
 
 def one_head(value) -> None:
     """The folder of a head, as `load_head` reads it."""
-    existing_folder(value)
-    if not Path(find_folder(value), "head.safetensors").is_file():
-        raise ValueError("this folder is no head, it lacks head.safetensors; name one such as data/heads/pose")
+    _folder_with(value, "head.safetensors", "this folder is no head, it lacks head.safetensors; name one such as data/heads/pose")
 
 
 def some_heads(value) -> None:
     """A folder that holds folders of heads."""
+    _folder_with(value, "*/head.safetensors", "this folder holds no folders of heads (each with head.safetensors); name one such as data/heads")
+
+
+def _folder_with(value, pattern: str, otherwise: str) -> None:
     existing_folder(value)
-    if not any(Path(find_folder(value)).glob("*/head.safetensors")):
-        raise ValueError("this folder holds no folders of heads (each with head.safetensors); name one such as data/heads")
+    if not any(path.is_file() for path in Path(find_folder(value)).glob(pattern)):
+        raise ValueError(otherwise)
 
 
 def existing_file(value) -> None:

@@ -377,7 +377,8 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
     """One of `WHAT` with its defaults, or with another count and number of steps."""
     head = lambda name: load_head(Path(heads) / name, pipe)
     few = {} if steps is None else {"steps": steps}
-    size = few | ({} if count is None else {"count": count})
+    many = {} if count is None else {"count": count}
+    size = few | many
     return {
         "base": lambda: measure_base(pipe, judge, sheet=sheet, **size),
         "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
@@ -389,7 +390,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
         "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few),
-        "tokens": lambda: measure_tokens(pipe, **({"count": count} if count else {}))}[what]()
+        "tokens": lambda: measure_tokens(pipe, **many)}[what]()
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count

@@ -20,6 +20,7 @@ from pydantic import InstanceOf
 from torch import Tensor
 
 from ..checks import Count, Declared, Index, Number, Positive, Random, Seed, SeedOrGenerator, declared, some_of
+
 SIZE = 128                     # height and width of every picture, in pixels
 HELD_OUT = 1_000_000_000       # seeds from here on are never used for training
 
