@@ -462,3 +462,85 @@ def test_unchanged_pictures():
     assert check(["a", "c"]).startswith("Right: ") and check({"c", "a"}).startswith("Right: ")
     assert "'b' does change" in check(["a", "b", "c"]) and "one more" in check(["a"]) and "one more" in check([])
     assert "not a name" in check("d") and "no list" in check(3)
+
+
+# ---------------------------------------------------------------------------------------------- all: what cannot be right
+
+def contexts():
+    """Name of a check -> (what it is given beside the answer, a right answer), small."""
+    x, e, n, a, b = *(noise_of(seed, 1, 4, 8, 8) for seed in range(3)), torch.tensor(0.4), torch.tensor(0.7)
+    unet, pose, hip, turn = tiny_pipe().unet, noise_of(0, 14, 2).abs() * 50, torch.tensor([70.0, 70]), torch.tensor([[0.94, 0.342], [-0.342, 0.94]])
+    leg = torch.tensor([[74.0, 90], [75.0, 101], [76.0, 112]])
+    guess, unit = (x - (1 - a).sqrt() * e) / a.sqrt(), lambda each: each / each.norm(dim=0)
+    maps, raw = [noise_of(seed, 1, 2, 4, 4) for seed in range(3)], torch.tensor([1.0, -1.0, 0.5])
+    found, strokes = torch.zeros(2, 1, 1, 128, 128, dtype=torch.bool)
+    found[..., 10, :30], strokes[..., 10, :50] = True, True
+    ramp = torch.cat((torch.zeros(80), torch.linspace(0, 0.8, 48)))[None, None, :, None].expand(1, 1, 128, 128)
+    sky, shapes, wish = torch.zeros(1, 1, 128, 128), [(8, 4, 4), (4, 8, 8)], type("Wish", (), {})
+    sky[:, :, :32] = 1
+    first, second = wish(), wish()
+    first.__dict__.update(head=1, weight=1.0, start=0.0, stop=0.4)
+    second.__dict__.update(head=2, weight=0.5, start=0.2, stop=0.8, pool=True)
+    looks, seen = {"skin": "tan", "hat": "none"}, [{"skin": "tan", "hat": "red"}] * 2
+    features = [noise_of(seed, 1, 8, 4, 4).abs() for seed in range(2)]
+    pooled = [exercises.pool_features(each) for each in features]
+    before = check_state({})["pose"]["joints"]
+    raised = [{5: [30, 40], 7: [26, 22]}.get(i, joint) for i, joint in enumerate(before)]
+    values = torch.arange(1, 9.0)
+    return {
+        "left_hand": ((pose,), pose[6]), "hands_up": ((), (150, 170)), "add_noise": ((x, e, a), a.sqrt() * x + (1 - a).sqrt() * e),
+        "ddim_step": ((x, e, a, b), b.sqrt() * guess + (1 - b).sqrt() * e), "prompt_guidance": ((x, n, 3.0), x + 3 * (n - x)),
+        "hook": (([x, e], 1, torch.nn.Identity()), e), "cosine_map": ((x[0], e[0], 1, 2), torch.einsum("c,chw->hw", unit(x[0])[:, 1, 2], unit(e[0]))),
+        "mixture": ((maps, raw), sum(w * each for w, each in zip(raw.softmax(0), maps))), "bottleneck_count": ((640, 384, 1280), 551_904),
+        "cell_of_joint": (((90.0, 30.0),), (7, 22)),
+        "visible_loss": ((), lambda r, j, v: ((r - heatmaps(j)).square() * (1 + 20 * heatmaps(j)))[v].mean()),
+        "learned_or_memorised": ((None, "pose", None, 0.97, 0.95), (0.97, 0.95)),
+        "normalised_move": ((), lambda g, s: -s * g / g.square().mean((1, 2, 3), keepdim=True).sqrt()),
+        "guided_steps": ((20, 0.2, 0.5), range(4, 10)),
+        "mirrored_pose": ((pose,), torch.stack((128 - pose[:, 0], pose[:, 1]), -1)[MIRROR]), "depth_ramp": ((), ramp),
+        "sketch_precision": ((found, strokes), 1.0), "share_of_matches": ((leg, leg + torch.tensor([[0.0, 1], [9, 9], [0, 30]]), torch.tensor(50.0)), 1 / 3),
+        "leg_drag": ((hip, leg[0], leg[2], turn), (leg, (leg - hip) @ turn.T + hip)),
+        "distance_of_looks": (features, 1 - torch.cosine_similarity(*pooled, dim=1).mean()), "agreement_of_looks": ((seen, looks), 0.5),
+        "fading_schedule": ((), lambda done: max(1 - 2 * done, 0)), "two_objectives": ((1, 2), [first, second]),
+        "horizon_samples": ((), horizon_samples),
+        "horizon_loss": ((), lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean()), "sky_mask": ((), sky),
+        "feature_memory": ((shapes, 4, 4), 384 * 16 / 1e6), "head_config": ((unet, 384, 1), HeadConfig.for_model(unet, width=384, out_channels=1)),
+        "door_costs": ((50, 25), (125, 100)), "share_of_largest": ((), lambda t, c: (lambda e: e[:c].sum() / e.sum())(t.square().mean(0).sort(descending=True).values)),
+        "repeatable_draws": ((), lambda seed, step: torch.Generator().manual_seed(seed * 1_000_003 + step)),
+        "running_average": ((), lambda average, weights, decay: decay * average + (1 - decay) * weights),
+        "pck_of_one": ((leg + torch.tensor([[0.0, 1], [9, 9], [0, 30]]), leg, 0.1), 1 / 3),
+        "standard_error": ((values,), values.std() / 8 ** 0.5), "raised_right_hand": ((before,), raised),
+        "unchanged_pictures": (({"a": "1", "b": "2"}, "1"), ["a"])}
+
+
+def stops(*given):
+    raise KeyError("a student's mistake")
+
+
+# Answers that no exercise asks for: what a slip of the keyboard leaves, what a cell returns that was not finished.
+WRONG = {"an empty text": "", "a text": "left", "true": True, "minus one": -1, "a large number": 1e9, "not a number": float("nan"), "infinity": float("inf"),
+         "an empty list": [], "an empty dict": {}, "a dict": {"a": 1}, "a set": {3.5}, "a list of None": [None, None], "a list of texts": ["x"] * 14,
+         "a ragged list": [[1, 2], [3]], "an object": object(), "a type": torch.Tensor, "no numbers": torch.zeros(0), "a scalar tensor": torch.tensor(-7.0),
+         "NaNs": torch.full((1, 1, 128, 128), float("nan")), "whole numbers": torch.arange(28).view(14, 2), "complex numbers": torch.zeros(1, 4, 8, 8) * 1j,
+         "truths": torch.zeros(1, 1, 128, 128, dtype=torch.bool), "a function that stops": stops, "a function of nothing": lambda: 1,
+         "a function that returns None": lambda *given: None, "a function that returns a text": lambda *given: "x",
+         "a function that returns NaN": lambda *given: torch.tensor(float("nan"), requires_grad=True)}
+
+
+def test_contexts_hold_every_check():
+    public = {name for name, check in vars(exercises).items() if getattr(check, "__module__", "") == exercises.__name__ and not name.startswith("_")}
+    assert set(contexts()) == public
+
+
+@pytest.mark.parametrize("name", contexts())
+def test_the_right_answer_passes_and_what_cannot_be_right_is_said(name, monkeypatch):
+    """No answer makes a check raise, and nothing but a right one is called right."""
+    monkeypatch.setattr(exercises, "score_head", lambda pipe, task, head, timesteps, samples: {100: samples})
+    given, right = contexts()[name]
+    check = getattr(exercises, name)
+    ask = (lambda answer: check(*answer, *given)) if name == "leg_drag" else (lambda answer: check(answer, *given))
+    assert ask(right).startswith("Right"), ask(right)
+    wrong = {what: (answer, answer) if name == "leg_drag" else answer for what, answer in WRONG.items()}
+    for what, answer in wrong.items():
+        said = ask(answer)
+        assert isinstance(said, str) and said.startswith("Not yet: ") and len(said) > 20, (what, said)

@@ -401,7 +401,12 @@ def mirrored_pose(answer, joints: Tensor, width: int = 128) -> str:
     if answer is None:
         return "Not done yet: set my_pose to a tensor (14, 2)."
     flipped = torch.stack((width - joints[:, 0], joints[:, 1]), -1)
-    return _compare(torch.as_tensor(answer) if isinstance(answer, list) else answer, flipped[MIRROR], {
+    if isinstance(answer, list):
+        try:
+            answer = torch.as_tensor(answer)
+        except (TypeError, ValueError, RuntimeError):
+            return "Not yet: my_pose is a list that is no 14 points [x, y]; a tensor (14, 2) is asked for."
+    return _compare(answer, flipped[MIRROR], {
         "the points are reflected, but the left wrist is still called left: in a mirror the puppet turns around, so exchange "
         "the rows of left and right joints too.": flipped,
         "left and right joints are exchanged, but no point has moved: x becomes 128 - x.": joints[MIRROR],
