@@ -44,7 +44,7 @@ export TOKENIZERS_PARALLELISM = false
 
 NOTEBOOKS = notebooks/*.ipynb $(wildcard notebooks/solutions/*.ipynb)
 
-.PHONY: start setup test device check lab notebooks clean help
+.PHONY: start setup test device check lab notebooks book container-check clean help
 .DEFAULT_GOAL := start
 
 start: setup  ## set up, run notebooks/00_start_here.ipynb and say where the result is (default)
@@ -99,9 +99,19 @@ notebooks: setup  ## set up, run all notebooks again in place and write them cle
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 	$(PY) -m pytest -q tests/test_house.py -k notebook
 
+# Nothing is run: the pages show the notebooks as they were executed and committed. ENV is where `setup` installs.
+book: setup  ## set up and make a site of the executed notebooks in out/book/html
+	@$(PY) -c 'import furo, myst_nb, sphinx' 2>/dev/null || $(PY) -m pip install --editable '.[book]'
+	$(PY) -m sphinx -b html -c book -d out/book/doctrees -W --keep-going -q . out/book/html
+	@echo "The site:  $(CURDIR)/out/book/html/index.html"
+
+# By hand, for it downloads PyTorch once more; `make container-check TORCH_FROM=https://...` takes it from elsewhere.
+container-check:  ## do what the Containerfile says in a fresh environment, and run the first notebook there
+	"$(PYTHON)" tests/container.py $(if $(TORCH_FROM),--torch-from "$(TORCH_FROM)")
+
 clean:  ## remove what runs left behind (not .venv, not training runs)
 	rm -rf out .pytest_cache build rg_minimal.egg-info
 	find rg_minimal notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile

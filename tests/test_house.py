@@ -99,8 +99,10 @@ def visible_text(path):
 # -------------------------------------------------------------------------------------------------------- dependencies
 
 # Installed for what they do, not for an import of ours: by a command of the Makefile, or as an extra of another package.
-COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval": "--nbval-lax ", "pytest-xdist": "-n $(JOBS)"}
+COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval": "--nbval-lax ", "pytest-xdist": "-n $(JOBS)",
+            "sphinx": "-m sphinx"}
 BROWSER = {Requirement(line).name for line in PROJECT["optional-dependencies"]["browser"]}      # may be missing
+BOOK = {Requirement(line).name for line in PROJECT["optional-dependencies"]["book"]}            # the same
 EXTRAS = {"accelerate": "diffusers", "ipywidgets": "tqdm"}
 
 
@@ -126,6 +128,8 @@ def test_every_dependency_is_used():
     unused -= {name for name, command in COMMANDS.items() if command in MAKEFILE}
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "browser").glob("*.py"))
     unused -= {name for name in BROWSER if re.search(rf'"{name}[".]', tests)}
+    settings = (ROOT / "book" / "conf.py").read_text(encoding="utf-8")
+    unused -= {name for name in BOOK if f'"{name.replace("-", "_")}"' in settings}
     for name, package in EXTRAS.items():
         wanted = [Requirement(line).name for line in importlib.metadata.requires(package)]
         unused -= {name} & {canonicalize_name(want) for want in wanted}
@@ -137,11 +141,11 @@ def test_every_dependency_is_named_once_with_bounds_that_hold_here():
     for requirement in REQUIREMENTS:
         operators = {bound.operator for bound in requirement.specifier}
         assert ">=" in operators, f"{requirement} has no lower bound"
-        assert "<" in operators or requirement.name == "packaging", f"{requirement} has no upper bound"
+        assert "<" in operators or requirement.name in ("packaging", "furo"), f"{requirement} has no upper bound"
         try:
             installed = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            assert requirement.name in BROWSER, f"{requirement.name} is not installed"
+            assert requirement.name in BROWSER | BOOK, f"{requirement.name} is not installed"
             continue
         assert requirement.specifier.contains(installed, prereleases=True), f"{requirement}, but {installed} is installed"
 
@@ -204,11 +208,11 @@ def readme_code():
 
 
 def test_readme_names_both_commands_and_only_targets_that_exist():
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
-    named = set(re.findall(r"\bmake ([a-z]+)", readme_code()))
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", MAKEFILE, re.M))
+    named = set(re.findall(r"\bmake ([a-z-]+)", readme_code()))
     assert named <= targets, f"README.md names make targets that do not exist: {sorted(named - targets)}"
     assert "test" in named and re.search(r"(^|`)make( start)?\s*(#.*)?($|`)", readme_code(), re.M)
-    documented = set(re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.M))
+    documented = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
     assert targets == documented, f"`make help` is silent on {sorted(targets - documented)}"
 
 

@@ -1,0 +1,118 @@
+"""What a running notebook needs: `python -m rg_minimal.classroom.memory 00_start_here 05_guided_sampling 07_drag`.
+
+Runs each notebook once, in a kernel of its own, and writes the largest memory that the kernel held at a time (its resident
+set, as the system counts it), that of a JupyterLab server with nothing open, and how many people fit into 16 GB by these to
+data/results/memory.json. On Linux.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from ..checks import FileName, declared, one_sentence
+from ..files import refuse_file, write_json
+from ..pipelines import find_folder
+from . import course
+
+GB, MB = 10**9, 10**6
+MACHINE, SYSTEM = 16 * GB, 1 * GB               # bytes of the machine, and what its system and the hub keep for themselves
+ASK = "print(open('/proc/self/status').read())"
+
+
+def held(status: str) -> tuple[float, float]:
+    """(the most, now): the resident memory in bytes in a text like /proc/self/status. ValueError where it says nothing."""
+    found = dict(re.findall(r"^(VmHWM|VmRSS):\s*(\d+) kB", status, re.M))
+    if len(found) < 2:
+        raise ValueError("this system does not say how much memory a process held: measure on Linux")
+    return 1024.0 * int(found["VmHWM"]), 1024.0 * int(found["VmRSS"])
+
+
+def notebook_memory(path: Path) -> dict[str, float]:
+    """Run a notebook: megabytes that its kernel held at most, and in the end, and the seconds it took."""
+    notebook, began = copy.deepcopy(course.read(path)), time.monotonic()
+    notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "in.ipynb", Path(folder) / "out.ipynb"
+        nbformat.write(notebook, source)
+        done = papermill.execute_notebook(str(source), str(out), kernel_name="python3", cwd=str(path.parent), progress_bar=False)
+    most, end = held("".join(output.text for output in done.cells[-1].outputs if output.output_type == "stream"))
+    return {"peak_mb": round(most / MB), "end_mb": round(end / MB), "seconds": round(time.monotonic() - began)}
+
+
+def server_memory(patience: float = 60) -> float:
+    """Megabytes that a JupyterLab server with nothing open held at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"JUPYTER_RUNTIME_DIR": folder, "JUPYTER_CONFIG_DIR": folder, "JUPYTER_DATA_DIR": folder}
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=",
+                   "--allow-root", f"--notebook-dir={folder}"]
+        server = subprocess.Popen(command, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + patience
+            while time.monotonic() < end:
+                time.sleep(0.5)
+                for said in Path(folder).glob("jpserver-*.json"):
+                    try:
+                        urllib.request.urlopen(json.loads(said.read_text())["url"] + "lab", timeout=10).read()
+                        return round(held(Path(f"/proc/{server.pid}/status").read_text())[0] / MB)
+                    except (OSError, ValueError):
+                        continue                # not yet listening
+        finally:
+            server.terminate()
+            server.wait()
+    raise ValueError(f"no JupyterLab answered within {patience:g} s")
+
+
+def people(peak_mb: float, server_mb: float) -> int:
+    """How many people fit into the machine, each with a server and one notebook at its peak."""
+    return int((MACHINE - SYSTEM) // ((peak_mb + server_mb) * MB))
+
+
+@declared
+def measure(names, out: FileName = "", report=None) -> dict:
+    """Measure some notebooks of the course by name; `report(name, figures)` is called after each, if given. Written to `out`."""
+    known = course.notebooks()
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise ValueError(f"{', '.join(map(str, wrong)) or 'nothing'} is no notebook of the course; choose from {', '.join(known)}")
+    found = {}
+    for name in names:
+        found[name] = notebook_memory(known[name])
+        if report:
+            report(name, found[name])
+    server = server_memory()
+    largest = max(each["peak_mb"] for each in found.values())
+    result = {"command": "python -m rg_minimal.classroom.memory " + " ".join(names), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+              "notebooks": found, "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
+              "people": {name: people(each["peak_mb"], server) for name, each in found.items()}, "people_at_the_largest": people(largest, server),
+              "gb_for_thirty": round((30 * (largest + server) * MB + SYSTEM) / GB, 1)}
+    if out:
+        write_json(out, result)
+    return result
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description="Measure the memory of running notebooks.")
+    parser.add_argument("notebooks", nargs="+", help="names, such as 05_guided_sampling")
+    parser.add_argument("-o", "--out", default=None, help="the file to write (data/results/memory.json)")
+    options = parser.parse_args(arguments)
+    with one_sentence(parser):
+        out = options.out or str(Path(find_folder("data/results")) / "memory.json")
+        refuse_file(Path(out).parent)
+        result = measure(options.notebooks, out, lambda name, figures: print(f"{name}: {figures}", flush=True))
+    print(f"server: {result['server_mb']} MB; people in {result['machine_gb']:g} GB: {result['people_at_the_largest']}\nwritten to {out}")
+
+
+if __name__ == "__main__":
+    main()

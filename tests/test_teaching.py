@@ -1,0 +1,203 @@
+"""What surrounds the course: the glossary, the teacher's page, the site, and starts without installation trouble."""
+import ast
+import json
+import re
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+
+import container
+from rg_minimal.classroom import course, memory
+from test_house import MAKEFILE, PROJECT, heading_anchors, is_dead, links
+
+ROOT = Path(__file__).resolve().parent.parent
+COURSE = course.notebooks()
+GLOSSARY, TEACHING, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("notebooks/GLOSSARY.md", "notebooks/TEACHING.md", "README.md"))
+each_notebook = pytest.mark.parametrize("name", COURSE)
+
+
+def prose_of(name):
+    """The words of a notebook, without code, formulas and addresses."""
+    text = "\n\n".join(cell.source for cell in course.read(COURSE[name]).cells if cell.cell_type == "markdown")
+    return re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|https?://\S+|\$\$.*?\$\$", "", text, flags=re.S)
+
+
+# ---- the glossary ------------------------------------------------------------------------------------------------------
+
+TERMS = [term.strip() for heading in re.findall(r"^### (.+)$", GLOSSARY, re.M) for term in heading.split(",")]
+NAMES = {"README", "CVPR", "MB"}            # with several capitals, but no terms
+# Bold, but no terms: emphasis, and what is explained where it stands and needed nowhere else.
+EMPHASIS = {"one layer alone", "each picture its own random timestep", "row", "column", "with respect to the latents", "go away", "appear", "added",
+            "its own mean", "once", "sun", "horizon", "brightness", "raw", "normalised", "adaptive", "by channel", "confidence", "float32",
+            "a head belongs to the model it was trained on"}
+
+
+@each_notebook
+def test_the_glossary_is_reached_from_every_notebook(name):
+    last = [cell.source for cell in course.read(COURSE[name]).cells if cell.cell_type == "markdown"][-1]
+    assert "(GLOSSARY.md)" in last
+
+
+@each_notebook
+def test_a_term_that_a_notebook_uses_is_explained(name):
+    """Abbreviations are words of two capitals or more; terms are bold words that begin in lower case and are no sentence."""
+    prose, words = prose_of(name), set(re.findall(r"[A-Za-z0-9]+", GLOSSARY))
+    short = set(re.findall(r"\b[A-Z][A-Za-z]*[A-Z][A-Za-z0-9]*\b", prose)) - words - NAMES
+    bold = {each for each in re.findall(r"\*\*([a-zA-Z@ ]+)\*\*", prose) if each[0].islower() or len(re.findall("[A-Z]", each)) > 1}
+    known = {term.lower() for term in TERMS} | EMPHASIS | {"pck@a", "latents"}
+    lost = {each for each in bold if each.lower() not in known}
+    assert not short | lost, f"explain in notebooks/GLOSSARY.md, or add to NAMES or EMPHASIS here: {sorted(short | lost)}"
+
+
+def test_what_the_glossary_explains_is_used_and_stands_in_order():
+    everything = "\n".join("\n".join(cell.source for cell in course.read(path).cells) for path in COURSE.values()).lower()
+    unused = [term for term in TERMS if not re.search(rf"\b{re.escape(term.lower())}", everything)]
+    assert not unused, f"no notebook has {unused}"
+    headings = re.findall(r"^### (.+)$", GLOSSARY, re.M)
+    assert headings == sorted(headings, key=str.lower) and len(set(map(str.lower, TERMS))) == len(TERMS)
+    assert len(heading_anchors(GLOSSARY)) == len(headings) + 1, "two headings have one anchor"
+
+
+def test_each_entry_leads_to_a_notebook_that_has_the_word():
+    for entry in re.split(r"^### ", GLOSSARY, flags=re.M)[1:]:
+        heading, text = entry.split("\n", 1)
+        named = re.findall(r"\]\(([\w.]+)\.ipynb\)", text)
+        assert named or "See " in text, f"{heading} names no notebook"
+        for name in named:
+            everything = "\n".join(cell.source for cell in course.read(COURSE[name]).cells).lower()
+            assert any(term.strip().lower().rstrip("s") in everything for term in heading.split(",")), f"{name} has no {heading}"
+
+
+# ---- the teacher's page ------------------------------------------------------------------------------------------------
+
+@each_notebook
+def test_the_teachers_page_has_every_notebook_and_every_exercise(name):
+    number = name.split("_")[0].lstrip("0") or "0"
+    part = re.search(rf"^### {number} · .*?(?=^##|\Z)", TEACHING, re.M | re.S)
+    assert part and "**Ask.**" in part[0] and "**What goes wrong.**" in part[0]
+    rows = re.findall(rf"^\| \[{number}\.(\d+)\]\({name}\.ipynb\) `(\w+)` \| (.+?) \| (.+) \|$", TEACHING, re.M)
+    wanted = course.exercises_of(course.read(COURSE[name]))
+    assert [(check, names) for _, check, names, _ in rows] == [(each.check, ", ".join(f"`{name}`" for name in each.names)) for each in wanted]
+
+
+def test_plans_end_when_the_lesson_does():
+    for whole in (45, 90):
+        plan = TEACHING.split(f"## Plan for {whole} minutes")[1].split("\n## ")[0]
+        spans = [(int(a), int(b)) for a, b in re.findall(r"^\| (\d+) to (\d+) \|", plan, re.M)]
+        assert spans[0][0] == 0 and spans[-1][1] == whole and all(a[1] == b[0] for a, b in zip(spans, spans[1:]))
+
+
+def test_no_blank_is_left_in_the_teachers_page():
+    assert not re.search(r"@\w+@", TEACHING)
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------------
+
+def test_the_memory_of_people_follows_from_what_was_measured():
+    found = json.loads((ROOT / "data" / "results" / "memory.json").read_text())
+    largest = max(each["peak_mb"] for each in found["notebooks"].values())
+    assert found["largest_peak_mb"] == largest and found["people_at_the_largest"] == memory.people(largest, found["server_mb"])
+    assert found["people_at_the_largest"] * (largest + found["server_mb"]) <= 15_000 < (found["people_at_the_largest"] + 1) * (largest + found["server_mb"])
+    assert found["command"] in (ROOT / "data" / "results" / "README.md").read_text()
+
+
+def test_what_a_process_held_is_read_and_a_system_that_does_not_say_is_named():
+    assert memory.held("VmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\n") == (2_048_000, 1_024_000)
+    with pytest.raises(ValueError, match="measure on Linux"):
+        memory.held("")
+    for names in (["99_none"], []):
+        with pytest.raises(ValueError, match="is no notebook of the course; choose from 00_start_here"):
+            memory.measure(names)
+
+
+# ---- a start without installation trouble ------------------------------------------------------------------------------
+
+CONTAINERFILE = (ROOT / "Containerfile").read_text(encoding="utf-8")
+
+
+def test_the_container_installs_what_the_makefile_installs_without_cuda():
+    torch, rest = container.pip_lines(CONTAINERFILE)
+    pinned = re.search(r"^TORCH\s*\?=\s*(\S+)$", MAKEFILE, re.M)[1]
+    assert pinned in torch and torch[torch.index("--index-url") + 1].endswith("/whl/cpu")
+    assert rest[-2:] == ["--editable", ".[test]"] and "test" in PROJECT["optional-dependencies"]
+    base = dict(container.instructions(CONTAINERFILE))["FROM"]
+    minor, least = (int(re.search(r"3\.(\d+)", text)[1]) for text in (base, PROJECT["requires-python"]))
+    assert minor >= least
+    assert container.settings(CONTAINERFILE)["HF_HUB_OFFLINE"] == "1"
+    command = json.loads(dict(container.instructions(CONTAINERFILE))["CMD"])
+    assert command[:3] == ["python", "-m", "jupyterlab"] and (ROOT / command[-1]).is_file()
+    users = [rest for word, rest in container.instructions(CONTAINERFILE) if word == "USER"]
+    assert users == ["student"], "nobody's notebook runs as root"
+
+
+def test_the_dev_container_builds_the_same():
+    settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    build = settings["build"]
+    assert (ROOT / ".devcontainer" / build["dockerfile"]).resolve() == ROOT / "Containerfile"
+    assert (ROOT / ".devcontainer" / build["context"]).resolve() == ROOT
+
+
+def test_what_is_left_out_of_the_container_is_left_out_of_git_too():
+    ignored = set((ROOT / ".dockerignore").read_text().split()) - {".git"}
+    git = (ROOT / ".gitignore").read_text()
+    assert all(name.removeprefix("**/") in git for name in ignored)
+
+
+def first_cell():
+    return re.search(r"```python\n(# a first cell.*?)```", README, re.S)[1]
+
+
+def test_the_cell_for_hosted_notebooks_is_one_that_runs():
+    """As IPython reads it; the folder that it makes is the one that it enters, and the address is the one of the other ways."""
+    from IPython.core.inputtransformer2 import TransformerManager
+    ast.parse(TransformerManager().transform_cell(first_cell()))
+    folder = re.search(r"git clone --depth 1 (\S+) (\w+)$", first_cell(), re.M)
+    assert first_cell().count(folder[2]) == 5 and "%cd " + folder[2] + "/notebooks" in first_cell()
+    binder = re.search(r"https://mybinder.org/\S+?(?=`)", README)[0]
+    owner = urlparse(folder[1]).path.removesuffix(".git")
+    assert urlparse(binder).path == f"/v2/gh{owner}/HEAD" and (ROOT / binder.split("lab/tree/")[1]).is_file()
+
+
+# ---- the site ----------------------------------------------------------------------------------------------------------
+
+INDEX, PAPER = ((ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in ("index", "paper"))
+
+
+def site():
+    values = {"__file__": str(ROOT / "book" / "conf.py")}
+    exec(compile((ROOT / "book" / "conf.py").read_text(encoding="utf-8"), "conf.py", "exec"), values)
+    return values
+
+
+def test_the_table_of_contents_holds_every_notebook_in_order():
+    listed = re.findall(r"^\.\./notebooks/(\w+)$", INDEX, re.M)
+    assert [name for name in listed if name in COURSE] == list(COURSE)
+    assert {"GLOSSARY", "TEACHING"} <= set(listed) and "../notebooks/solutions/*" in INDEX and "../README" in INDEX
+    assert site()["nb_execution_mode"] == "off"
+
+
+def test_every_figure_of_the_site_is_shown_by_some_cell():
+    values = site()
+    for name, (notebook, words) in values["FIGURES"].items():
+        assert values["first_picture"](notebook, words).startswith(b"\x89PNG"), name
+    shown = set(re.findall(r"/out/book/figures/(\w+)\.png", INDEX + PAPER))
+    assert shown == set(values["FIGURES"])
+    with pytest.raises(LookupError, match="change FIGURES in book/conf.py"):
+        values["first_picture"]("00_start_here", "no such words")
+
+
+def test_links_of_the_sites_own_pages_lead_somewhere():
+    for name, text in (("index", INDEX), ("paper", PAPER)):
+        bare = re.sub(r"^```\S*.*$", "", text, flags=re.M)
+        found = [link for link in links(bare) if not link.startswith("/out/book/figures/")]
+        assert found and not [link for link in found if is_dead(link, ROOT / "book" / f"{name}.md")]
+
+
+def test_links_to_folders_become_cards_or_words():
+    class App:
+        class env:
+            doc2path = staticmethod(lambda document: str(ROOT / f"{document}.md"))
+    source = ["a [card](data/results), [tests](tests/), [a page](README.md), [out](https://example.org/data)"]
+    site()["to_pages"](App, "README", source)
+    assert source == ["a [card](data/results/README.md), tests, [a page](README.md), [out](https://example.org/data)"]
