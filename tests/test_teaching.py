@@ -145,7 +145,7 @@ def test_what_is_left_out_of_the_container_is_left_out_of_git_too():
 
 
 def first_cell():
-    return re.search(r"```python\n(# a first cell.*?)```", README, re.S)[1]
+    return re.search(r"```ipython\n(# a first cell.*?)```", README, re.S)[1]
 
 
 def test_the_cell_for_hosted_notebooks_is_one_that_runs():

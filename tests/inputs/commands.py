@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 
 from inputs import Case
-from rg_minimal.classroom import sheets
+from rg_minimal.classroom import collect, memory, sheets, versions
 from rg_minimal.puppets import heads, judge, measure, transformer
 
-MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "sheets": sheets.main}
+MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "sheets": sheets.main,
+         "collect": collect.main, "versions": versions.main, "memory": memory.main}
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = []
 
@@ -52,7 +53,8 @@ def began(command, arguments, slow):
 
 
 SLOW = {"measure": [(measure, "finish")], "heads": [(heads, "make_head")], "judge": [(judge, "train_judge")],
-        "transformer": [(transformer, "train_autoencoder")], "sheets": [(sheets, "make_sheet")]}
+        "transformer": [(transformer, "train_autoencoder")], "sheets": [(sheets, "make_sheet")],
+        "collect": [(collect, "found_in")], "versions": [(versions, "replace_folder")], "memory": [(memory, "notebook_memory")]}
 MODEL, HEADS = str(REPOSITORY / "data/puppet-diffusion"), str(REPOSITORY / "data/heads")
 
 
@@ -146,3 +148,24 @@ refuse("transformer", f"--folder taken {START}", "taken", "folder")
 refuse("transformer", f"--run taken {START}", "taken", "choose another folder")
 refuse("transformer", f"--compile yes {START}", "unrecognized", "yes")
 take("transformer", f"--steps 1 --noise-mean -0.5 --compile {START}")
+
+NOTEBOOKS = str(REPOSITORY / "notebooks")
+for value, word in (("0", "greater than or equal to 1"), ("-3", "greater than or equal to 1"), ("2.5", "whole number"), ("soon", "whole number")):
+    refuse("collect", f". --limit={value}", "--limit", word)
+refuse("collect", "", "folder", "required")
+refuse("collect", "nothing", "nothing", "no folder")
+refuse("collect", "taken", "taken", "no folder")
+refuse("collect", ". -o .", "among the students' files", "choose another folder")
+refuse("collect", ". -o ..", "among the students' files", "choose another folder")
+refuse("collect", ". -o taken", "taken", "choose another folder")
+refuse("collect", ". -o taken/deeper", "taken", "choose another folder")
+take("collect", ". --limit 5 --again")
+refuse("versions", "", "folder", "required")
+refuse("versions", "taken", "taken", "choose another folder")
+refuse("versions", NOTEBOOKS, "where the course itself lies", "out/versions")
+refuse("versions", f"{NOTEBOOKS}/solutions", "where the course itself lies", "out/versions")
+take("versions", "new")
+refuse("memory", "", "notebooks", "required")
+refuse("memory", "13_none", "13_none", "choose from 00_start_here")
+refuse("memory", "00_start_here -o taken/m.json", "taken", "choose another folder")
+take("memory", "00_start_here 07_drag -o new/m.json")
