@@ -95,6 +95,13 @@ READ = {"README.md": [
     "edge F-score of {depth#pictures} guided and {edges#pictures} unguided pictures", "whole puppets of {drag#cases} drags",
     "PCK of {transformer#pictures} guided and {transformer#pictures} unguided pictures of a transformer of the kind of Stable Diffusion 3 "
     "({code#transformer:.1f} M parameters", "(on one thread, `OMP_NUM_THREADS=1`, it is {times#combination on one thread/process_time_ratio} times)",
+    "how many people fit into {memory#machine_gb:g} GB by these",
+], "notebooks/TEACHING.md": [
+    *(f"]({name}.ipynb) | … | … | {{times#notebooks/seconds/{name}}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
+    "A kernel that runs notebook 0 holds {memory#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "
+    "{memory#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {memory#notebooks/07_drag/peak_mb} MB; a JupyterLab server with nothing open "
+    "{memory#server_mb} MB",
+    "{memory#machine_gb:g} GB are enough for {memory#people_at_the_largest} people", "thirty need {memory#gb_for_thirty:.0f} GB",
 ], "rg_minimal/puppets/transformer.py": [
     "PCK@0.05 of {transformer#guided/pck@0.05:.2f} against {transformer#unguided/pck@0.05:.2f} unguided, {transformer#pictures} held-out poses, "
     "{transformer#steps} Euler steps",

@@ -66,7 +66,8 @@ def test_each_entry_leads_to_a_notebook_that_has_the_word():
         assert named or "See " in text, f"{heading} names no notebook"
         for name in named:
             everything = "\n".join(cell.source for cell in course.read(COURSE[name]).cells).lower()
-            assert any(term.strip().lower().rstrip("s") in everything for term in heading.split(",")), f"{name} has no {heading}"
+            terms = [term.strip().lower().rstrip("s").split() for term in heading.split(",")]
+            assert any(all(word in everything for word in term) for term in terms), f"{name} has no {heading}"
 
 
 # ---- the teacher's page ------------------------------------------------------------------------------------------------
@@ -149,9 +150,8 @@ def first_cell():
 
 
 def test_the_cell_for_hosted_notebooks_is_one_that_runs():
-    """As IPython reads it; the folder that it makes is the one that it enters, and the address is the one of the other ways."""
-    from IPython.core.inputtransformer2 import TransformerManager
-    ast.parse(TransformerManager().transform_cell(first_cell()))
+    """But for the lines of the shell and of IPython; the folder that it makes is the one that it enters, and the address is Binder's."""
+    ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", first_cell(), flags=re.M))
     folder = re.search(r"git clone --depth 1 (\S+) (\w+)$", first_cell(), re.M)
     assert first_cell().count(folder[2]) == 5 and "%cd " + folder[2] + "/notebooks" in first_cell()
     binder = re.search(r"https://mybinder.org/\S+?(?=`)", README)[0]

@@ -40,15 +40,15 @@ def held(status: str) -> tuple[float, float]:
 
 
 def notebook_memory(path: Path) -> dict[str, float]:
-    """Run a notebook: megabytes that its kernel held at most, and in the end, and the seconds it took."""
-    notebook, began = copy.deepcopy(course.read(path)), time.monotonic()
+    """Run a notebook: megabytes that its kernel held at most, and in the end."""
+    notebook = copy.deepcopy(course.read(path))
     notebook.cells.append(nbformat.v4.new_code_cell(ASK))
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "in.ipynb", Path(folder) / "out.ipynb"
         nbformat.write(notebook, source)
         done = papermill.execute_notebook(str(source), str(out), kernel_name="python3", cwd=str(path.parent), progress_bar=False)
     most, end = held("".join(output.text for output in done.cells[-1].outputs if output.output_type == "stream"))
-    return {"peak_mb": round(most / MB), "end_mb": round(end / MB), "seconds": round(time.monotonic() - began)}
+    return {"peak_mb": round(most / MB), "end_mb": round(end / MB)}
 
 
 def server_memory(patience: float = 60) -> float:
