@@ -15,10 +15,11 @@ import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Literal
+from typing import Annotated, Any
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from pydantic import BeforeValidator
 
 from . import world
 from .cases import KINDS
@@ -26,7 +27,7 @@ from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, drag_sources, facts, finish, judge_drag
-from ..checks import Count, FileName, Seed, checked, declared, one_sentence, option
+from ..checks import Count, FileName, Seed, declared, one_sentence, option
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import DRAFT, DRAG_FULL, FULL
@@ -88,6 +89,16 @@ POINTS: dict[str, list[Point]] = {
     "identity": [Point("draft", DRAFT), Point("full", FULL), *_points(50, 15)],
     "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15), *_points(25, 15, inner_steps=2),
              Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1})]}
+
+
+def _tasks(value) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not names or set(names) - set(POINTS):
+        raise ValueError(f"choose from {', '.join(POINTS)}")
+    return names
+
+
+Tasks = Annotated[tuple, BeforeValidator(_tasks)]
 
 
 class Passes:
@@ -164,13 +175,12 @@ def _agreement(attributes, said) -> list[float]:
 
 
 @declared
-def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Iterable[str] = tuple(POINTS), seeds: Count = 3, pictures: Count = 24,
+def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tuple(POINTS), seeds: Count = 3, pictures: Count = 24,
                   table: FileName = FRONT) -> Progress:
     """Measure what `table` lacks, a point and a seed at a time, and write it after each; ends with all rows.
 
     The seeds are those of held-out scenes that no other measurement has. A drag costs more, so there are a third as many.
     """
-    tasks = checked("tasks", tuple(tasks), tuple[Literal[tuple(POINTS)], ...])
     rows = read_front(table) if Path(table).exists() else []
     done = {(row["task"], row["point"], row["seed"]) for row in rows}
     todo = [(task, point, FRONT_SEED + 1000 * number) for number in range(seeds) for task in tasks for point in POINTS[task]
