@@ -205,9 +205,17 @@ class Denoiser:
     @property
     def default_guidance_scale(self) -> float:
         """What the model's folder recommends (see `load_pipeline`), else the default of the pipeline's own call."""
-        own = getattr(self.pipe, "default_guidance_scale", None)
+        return float(self._default("guidance_scale", 7.5))
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        """The same of the number of steps."""
+        return int(self._default("num_inference_steps", 50))
+
+    def _default(self, name: str, otherwise: float) -> float:
+        own = getattr(self.pipe, f"default_{name}", None)
         call = inspect.signature(type(self.pipe).__call__).parameters if callable(self.pipe) else {}
-        return own if own is not None else float(call["guidance_scale"].default) if "guidance_scale" in call else 7.5
+        return own if own is not None else call[name].default if name in call else otherwise
 
     def two_branches(self, guidance_scale: float) -> bool:
         """True where classifier-free guidance runs a negative branch beside the conditional one."""

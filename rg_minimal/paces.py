@@ -2,8 +2,10 @@
 
     pictures, latents = sample(pipe, prompt, objectives, **DRAFT)
 
-Both are settings of `guided_sample`. They were measured on the puppet model; on larger ones begin with `FULL`.
+Each is settings of `guided_sample`, measured on the puppet model (`python -m rg_minimal.puppets.front`). A drag runs as many
+steps as its source did: `DRAG_FULL` is for both.
 """
 
 DRAFT = {"num_inference_steps": 10, "inner_steps": 2}       # while something is being moved: many a second look
 FULL = {"num_inference_steps": 25}                          # what is kept
+DRAG_FULL = {"num_inference_steps": 20, "inner_steps": 2}   # a drag that is kept

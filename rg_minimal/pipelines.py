@@ -34,7 +34,7 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat1
 # ---- sampling, inversion, reading --------------------------------------------------------------------------------------
 
 @declared
-def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, num_inference_steps: Count = 50,
+def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, num_inference_steps: Count | None = None,
                   guidance_scale: Number | None = None, generator=None, latents: Tensor | None = None, eta: Fraction = 0.0,
                   height: Count | None = None, width: Count | None = None, variance_noise=None, keep: Source | None = None,
                   scheduler=None, **settings) -> Iterator[SampleState]:
@@ -44,8 +44,9 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
 
     Args:
         prompt: a string, a list of strings (B pictures), or a `Conditioning`.
-        guidance_scale: how strictly the prompt is followed; 1 is the plain model. By default what the model's folder
-            recommends (see `load_pipeline`), else the pipeline's own default.
+        num_inference_steps: by default what the model's folder recommends (see `load_pipeline`), else the pipeline's own
+            default. `paces.py` has names for what they cost.
+        guidance_scale: how strictly the prompt is followed; 1 is the plain model. The default is found in the same way.
         generator: a CPU generator, or a list of one for each picture; CPU noise is the same for every device.
         latents: initial noise (B or 1, C, h, w), instead of drawing it.
         eta: 0 is deterministic, 1 adds DDPM's noise, which is `variance_noise` (steps, B or 1, C, h, w) if given.
@@ -63,6 +64,7 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     if keep is not None and guide.mask is None:
         raise ValueError("keep needs a mask (B, 1, h, w): 1 where the picture may change, 0 where it is kept")
     scale = model.default_guidance_scale if guidance_scale is None else guidance_scale
+    num_inference_steps = num_inference_steps or model.default_num_inference_steps
     conditioning = model.encode_prompt(prompt, image_size=model.image_size(latents, height, width), **told)
     latents = model.initial_latents(conditioning, latents, generator, height, width)
     conditioning.check(model, latents, model.two_branches(scale) or guide.gradient_branch == "both")
@@ -84,7 +86,7 @@ def sample(pipe, prompt=None, objectives=(), **settings) -> tuple[Tensor, Tensor
 
 
 @declared
-def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num_inference_steps: Count = 50,
+def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num_inference_steps: Count | None = None,
            guidance_scale: Number = 1.0, negative_prompt=None, fixed_point_iterations: Index = 0) -> Iterator[SampleState]:
     """From pictures back to noise; a generator of states at rising timesteps, the last holds the noise (`readout.inversion`).
 
@@ -94,11 +96,12 @@ def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num
     Args:
         pictures: (B, 3, H, W) in [0, 1], or whatever else `pictures.as_pictures` takes.
         latents: clean latents (B, C, h, w) instead of pictures, as `encode` makes them.
+        num_inference_steps: those that the picture will be sampled with; by default as in `guided_sample`.
         fixed_point_iterations: predictions more a step, each of which brings it nearer to the inverse.
     Raises ValueError at the call.
     """
     model = denoiser(pipe)
-    scheduler = model.scheduler(num_inference_steps)
+    scheduler = model.scheduler(num_inference_steps or model.default_num_inference_steps)
     latents = model.clean(pictures, latents)
     conditioning = model.encode_prompt(prompt, negative_prompt, model.image_size(latents))
     conditioning.check(model, latents, model.two_branches(guidance_scale))
@@ -203,7 +206,8 @@ def load_pipeline(path: FileName = DEFAULT, device=None, dtype=None, local_files
         device: by default a GPU if there is one.
         dtype: float32 by default, whatever the files hold. On a GPU float16 halves the memory of large models.
         local_files_only: False allows a download from the hub.
-    A `guidance_scale` in the folder's recipe.json becomes `pipe.default_guidance_scale`, which sampling then starts from.
+    A `guidance_scale` and `sampling_steps` in the folder's recipe.json become `pipe.default_guidance_scale` and
+    `pipe.default_num_inference_steps`, which sampling then starts from.
     Raises ValueError where nothing is found, a file is damaged, or the pipeline is of another kind.
     """
     dtype, device = _dtype(dtype), _device(device)
@@ -217,8 +221,9 @@ def load_pipeline(path: FileName = DEFAULT, device=None, dtype=None, local_files
                          "model_index.json, or a hub id with local_files_only=False to download it.") from error
     recipe = Path(folder) / "recipe.json"
     if recipe.is_file():
-        told = read_json(recipe).get("guidance_scale", 7.5)
-        pipe.default_guidance_scale = checked(f"guidance_scale in {recipe}", told, NonNegative)
+        told = read_json(recipe)
+        pipe.default_guidance_scale = checked(f"guidance_scale in {recipe}", told.get("guidance_scale", 7.5), NonNegative)
+        pipe.default_num_inference_steps = checked(f"sampling_steps in {recipe}", told.get("sampling_steps", 50), Count)
     return prepare_pipeline(pipe).to(device)
 
 

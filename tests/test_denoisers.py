@@ -85,6 +85,11 @@ def test_the_default_guidance_scale_is_the_pipelines_own(pipes, kind, scale):
     assert denoiser(pipes[kind]).default_guidance_scale == scale
 
 
+@pytest.mark.parametrize("kind, steps", [("SD 1.5", 50), ("SDXL", 50), ("SD3", 28), ("FLUX", 28), ("PixArt", 20)])
+def test_the_default_number_of_steps_is_the_pipelines_own(pipes, kind, steps):
+    assert denoiser(pipes[kind]).default_num_inference_steps == steps == len(ours(pipes[kind], num_inference_steps=None))
+
+
 @pytest.mark.parametrize("kind", ["SD 1.5", "SDXL", "SD3", "FLUX"])
 def test_sizes_and_several_pictures_as_in_diffusers(pipes, kind):
     settings = dict(height=24, width=32, num_images_per_prompt=2)

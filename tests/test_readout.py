@@ -574,6 +574,13 @@ def test_load_pipeline_says_what_is_wrong(pipe, tmp_path):
         pipelines.load_pipeline(tmp_path)
 
 
+def test_a_folder_may_recommend_a_number_of_steps():
+    pipe = pipelines.load_pipeline()
+    assert len(list(pipelines.guided_sample(pipe, PROMPT, generator=seed()))) == pipe.default_num_inference_steps == 25
+    noise = torch.randn(1, 4, 32, 32, generator=seed())
+    assert len(list(pipelines.invert(pipe, latents=noise, prompt=PROMPT))) == 25
+
+
 def test_a_folder_may_recommend_a_guidance_scale():
     pipe = pipelines.load_pipeline()
     assert pipe.default_guidance_scale == 3.0

@@ -438,3 +438,47 @@ def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: P
             axes.plot(u, v, "o", color=colour, markersize=3)
         axes.set_axis_off()
     return figure
+
+
+@declared
+def front(rows: Sequence[dict], control: Text, more_is_better: Truth = True, whole: Sequence[dict] = (), named: Texts = (),
+          base: Positive = 100.0, inches: Inches = (9.6, 3.4)) -> Figure:
+    """Control against cost, and beside it what becomes of the picture.
+
+    Args:
+        rows: summaries of points (`puppets.front.summarize`) of one task; bars are their 95 % intervals.
+        control: the name of what they hold as "control".
+        whole: summaries of unguided pictures, for the second panel.
+        named: points that are drawn full and by name; the rest are small and pale, with their names too.
+        base: the passes of an unguided picture, which cost is given in.
+    """
+    if not rows:
+        raise ValueError("there are no points to show: pass at least one summary")
+    figure = Figure(figsize=inches, layout="constrained")
+    near, quality = figure.subplots(1, 2, width_ratios=(3, 2))
+    for row in sorted(rows, key=lambda row: row["passes"]):
+        strong, cost = row["point"] in named, row["passes"] / base
+        colour = RIGHT if row["point"] == "reference" else LEFT if strong else "#9a9a9a"
+        error = [[max(row["control"] - row["control_low"], 0)], [max(row["control_high"] - row["control"], 0)]]
+        near.errorbar(cost, row["control"], error, marker="o" if strong else ".", color=colour, capsize=2, linewidth=1, zorder=2 + strong)
+        near.annotate(row["point"], (cost, row["control"]), (5, -3), textcoords="offset points", color=colour,
+                      fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal")
+    near.set(xscale="log", xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", ylabel=control)
+    near.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
+    near.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    near.set_xticks([0.1, 0.2, 0.5, 1, 2])
+    if not more_is_better:
+        near.invert_yaxis()
+    for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
+                                                                              "guided", "o", LEFT)):
+        series = sorted(series, key=lambda row: row["passes"])
+        for i, row in enumerate(series):
+            error = [[max(row["whole"] - row["whole_low"], 0)], [max(row["whole_high"] - row["whole"], 0)]]
+            quality.errorbar(row["passes"] / base, row["whole"], error, marker=marker, color=colour, capsize=2, linewidth=1,
+                             linestyle="none", label=None if i else label)
+    quality.set(xscale="log", ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
+    quality.xaxis.set_major_formatter(near.xaxis.get_major_formatter())
+    quality.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    quality.set_xticks([0.1, 0.2, 0.5, 1, 2])
+    quality.legend(frameon=False, loc="lower right")
+    return figure

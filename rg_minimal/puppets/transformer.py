@@ -75,6 +75,7 @@ class TransformerRecipe(Declared):
     noise_std: NonNegative = 1.0           # means more noise, where the layout is decided
     caption_dropout: Fraction = 0.1        # for classifier-free guidance
     guidance_scale: NonNegative = 3.0      # what samples look best with; `load_pipeline` makes it the pipeline's default
+    sampling_steps: Count = 25             # the same of the number of steps
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,0 +1,254 @@
+"""The front of control against cost: how near guidance comes, and what becomes of the picture, for what it costs.
+
+    python -m rg_minimal.puppets.front --seeds 3 --pictures 24        # writes data/results/front.csv, and goes on where it stopped
+
+A *point* is a setting of `guided_sample`: a number of steps, moves a step, a sampler ... Each is measured on the same held-out
+captions, poses, maps and noise as all others, so they compare in pairs. One row is one picture; `summarize` makes means and
+95 % intervals of them, and `classroom.plots.plot_front` the figure.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from pydantic import BeforeValidator
+
+from . import world
+from .cases import KINDS
+from .editing import drag, identity
+from .heads import depth_objective, edge_objective, pose_objective
+from .judge import depth_rmse, edge_f_score, load_judge, pck
+from .measure import SCALE, Progress, drag_sources, facts, finish, judge_drag
+from ..checks import Count, FileName, Seed, declared, one_sentence, option
+from ..denoisers import denoiser
+from ..files import write_file
+from ..paces import DRAFT, DRAG_FULL, FULL
+from ..pipelines import decode, guided_sample, load_head, load_pipeline
+from ..reference import SETTINGS as REFERENCE
+from ..sources import Source
+
+FRONT = "data/results/front.csv"
+FRONT_SEED = world.HELD_OUT + 80_000
+COLUMNS = ("task", "point", "seed", "picture", "control", "whole", "attributes", "passes")
+
+# What `control` holds for each task, and whether more of it is better.
+CONTROL = {"none": ("", True), "pose": ("PCK@0.05", True), "depth": ("depth RMSE", False), "edges": ("edge F-score", True),
+           "identity": ("looks that agree", True), "drag": ("pixels from the target", False)}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A name for the figure, settings of `guided_sample` and of the objective, and a sampler (None is DDIM)."""
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    sampler: Any = None
+
+    def scheduler(self, pipe) -> dict:
+        if self.sampler is None:
+            return {}
+        return {"scheduler": self.sampler.from_config(pipe.scheduler.config, timestep_spacing="trailing")}
+
+
+def every_second(done: float) -> float:
+    """A schedule: of 25 steps every second one is guided."""
+    return float(round(done * 25) % 2 == 0)
+
+
+def _points(*counts, **settings) -> list[Point]:
+    return [Point(", ".join([f"{steps} steps", *(f"{key}={value}" for key, value in settings.items())]),
+                  {"num_inference_steps": steps, **settings}) for steps in counts]
+
+
+POINTS: dict[str, list[Point]] = {
+    "none": [*_points(50, 25, 15, 10, 8, 6),
+             Point("10 steps, trailing DDIM", {"num_inference_steps": 10}, sampler=DDIMScheduler),
+             Point("10 steps, DPM-Solver++", {"num_inference_steps": 10}, sampler=DPMSolverMultistepScheduler)],
+    "pose": [
+        Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
+        *_points(50, 15, 10, 8, 6), *_points(25, 8, 6, inner_steps=2),
+        Point("10 steps, step_size=0.1", {"num_inference_steps": 10, "step_size": 0.1}),
+        Point("12 steps, on the prediction", {"num_inference_steps": 12, "moves": "prediction", "step_size": 0.4}),
+        Point("8 steps, trailing DDIM", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07}, sampler=DDIMScheduler),
+        Point("8 steps, DPM-Solver++", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07},
+              sampler=DPMSolverMultistepScheduler),
+        Point("8 steps, UniPC", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07}, sampler=UniPCMultistepScheduler),
+        Point("25 steps, every second one", {"num_inference_steps": 25}, {"schedule": every_second}),
+        Point("25 steps, until 0.3", {"num_inference_steps": 25}, {"stop": 0.3}),
+        Point("25 steps, until 0.8", {"num_inference_steps": 25}, {"stop": 0.8})],
+    **{task: [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
+              *_points(50, 15)] for task in ("depth", "edges")},
+    "identity": [Point("draft", DRAFT), Point("full", FULL), *_points(50, 15)],
+    "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15), *_points(25, 15, inner_steps=2),
+             Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1})]}
+
+
+def _tasks(value) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not names or set(names) - set(POINTS):
+        raise ValueError(f"choose from {', '.join(POINTS)}")
+    return names
+
+
+Tasks = Annotated[tuple, BeforeValidator(_tasks)]
+
+
+class Passes:
+    """Counts what goes through the denoiser, in pictures: forward, and once more where gradients are kept."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, module, args):
+        self.count += len(args[0]) * (2 if torch.is_grad_enabled() else 1)
+
+
+@contextmanager
+def counted(pipe):
+    """`with counted(pipe) as passes:` pictures are made; `passes.count` pictures went through the denoiser meanwhile."""
+    passes = Passes()
+    hook = denoiser(pipe).network.register_forward_pre_hook(passes)
+    try:
+        yield passes
+    finally:
+        hook.remove()
+
+
+def _made(pipe, prompts, objectives=(), **settings):
+    """Pictures and the denoiser's passes a picture."""
+    with counted(pipe) as passes:
+        for state in guided_sample(pipe, prompts, objectives, **settings):
+            pass
+    return decode(pipe, state.latents), passes.count / len(state.latents)
+
+
+def _together(pipe, judge, head, task, point, seed, count):
+    """Rows of one point and seed, made in one batch: (control, whole, attributes, passes) for each picture."""
+    scenes, noise = world.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
+    frames, prompts, settings, words = world.render(scenes), [scene.caption for scene in scenes], point.settings, facts(scenes)
+    if task == "identity":
+        wanted = world.sample_scenes(count, seed + count)
+        prompts = [world.caption(scene, ("action", "background", "prop")) for scene in wanted]
+        words = [{name: scene.attributes[name] for name in ("action", "background", "prop")} for scene in wanted]
+        source = Source.from_picture(pipe, frames.image, prompts, torch.Generator().manual_seed(seed))
+        looks = identity(head, source, **point.objective)
+        objectives, settings = looks.pop("objectives"), looks | settings
+    else:
+        make = {"pose": lambda: pose_objective(head, frames.joints, **point.objective),
+                "depth": lambda: depth_objective(head, frames.depth, **point.objective),
+                "edges": lambda: edge_objective(head, frames.edges, **point.objective)}
+        objectives = [make[task]()] if task in make else []
+    pictures, passes = _made(pipe, prompts, objectives, generator=noise, guidance_scale=SCALE,
+                                       **point.scheduler(pipe), **settings)
+    reading = judge(pictures)
+    control = {"none": lambda: torch.zeros(count), "pose": lambda: pck(reading.joints, frames.joints, 0.05, frames.visible),
+               "depth": lambda: depth_rmse(reading.depth, frames.depth), "edges": lambda: edge_f_score(reading.edges, frames.edges),
+               "identity": lambda: torch.tensor(_agreement(reading.attributes, [
+                   {name: scene.attributes[name] for name in world.LOOKS} for scene in scenes]))}[task]()
+    return [(*values, passes) for values in
+            zip(control.tolist(), judge.found(reading).float().tolist(), _agreement(reading.attributes, words))]
+
+
+def _drags(pipe, judge, heads, point, seed, count):
+    """Rows of one point and seed of drags, as many of each kind of `cases.KINDS`, one after the other."""
+    steps = point.settings["num_inference_steps"]
+    for kind in KINDS:
+        for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE), max(count // len(KINDS), 1)):
+            settings = drag(heads["correspondence"], case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
+                            anatomy=heads["pose"], **point.objective) | point.settings
+            picture, passes = _made(pipe, case.scene.caption, guidance_scale=SCALE, **settings)
+            row = judge_drag(judge, case, picture)
+            yield row["distance"], row["whole"], row["attribute_accuracy"], passes
+
+
+def _agreement(attributes, said) -> list[float]:
+    """For each picture the share of the attributes `said` that the judge reads."""
+    return [sum(read[name] == value for name, value in each.items()) / len(each) for read, each in zip(attributes, said)]
+
+
+@declared
+def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tuple(POINTS), seeds: Count = 3, pictures: Count = 24,
+                  table: FileName = FRONT) -> Progress:
+    """Measure what `table` lacks, a point and a seed at a time, and write it after each; ends with all rows.
+
+    The seeds are those of held-out scenes that no other measurement has. A drag costs more, so there are a third as many.
+    """
+    rows = read_front(table) if Path(table).exists() else []
+    done = {(row["task"], row["point"], row["seed"]) for row in rows}
+    todo = [(task, point, FRONT_SEED + 1000 * number) for number in range(seeds) for task in tasks for point in POINTS[task]
+            if (task, point.name, FRONT_SEED + 1000 * number) not in done]
+    loaded = {name: load_head(Path(heads) / name, pipe) for name in ("pose", "depth", "edges", "correspondence", "appearance")}
+    for number, (task, point, seed) in enumerate(todo, 1):
+        if task == "drag":
+            made = list(_drags(pipe, judge, loaded, point, seed, pictures // 3))
+        else:
+            made = _together(pipe, judge, loaded.get({"identity": "appearance"}.get(task, task)), task, point, seed, pictures)
+        rows += [dict(zip(COLUMNS, (task, point.name, seed, i, *row))) for i, row in enumerate(made)]
+        write_front(table, rows)
+        yield number, len(todo)
+    return {"rows": rows}
+
+
+def write_front(table, rows) -> Path:
+    """The rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    out.writeheader()
+    out.writerows({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    return write_file(table, text.getvalue())
+
+
+def read_front(table=FRONT) -> list[dict]:
+    """The rows of a table, numbers as numbers. Raises ValueError where it is damaged."""
+    with open(table, newline="") as file:
+        found = csv.DictReader(file)
+        try:
+            return [{name: row[name] if name in ("task", "point") else (int if name in ("seed", "picture") else float)(row[name])
+                     for name in COLUMNS} for row in found]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{table} is no table of the front ({error}); delete it and measure again") from error
+
+
+@declared
+def summarize(rows: list, resamples: Count = 1000, seed: Seed = 0) -> list[dict]:
+    """A dict for each task and point: `pictures`, `seeds`, and of each number its mean and `NAME_low`, `NAME_high`, the 95 %
+    interval of the bootstrap over pictures."""
+    result = []
+    for task, point in dict.fromkeys((row["task"], row["point"]) for row in rows):
+        part = [row for row in rows if (row["task"], row["point"]) == (task, point)]
+        summary = {"task": task, "point": point, "pictures": len(part), "seeds": len({row["seed"] for row in part})}
+        values = torch.tensor([[row[name] for name in COLUMNS[4:]] for row in part])                      # (n, 4)
+        drawn = torch.randint(len(part), (resamples, len(part)), generator=torch.Generator().manual_seed(seed))
+        low, high = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975]), dim=0)
+        for i, name in enumerate(COLUMNS[4:]):
+            summary |= {name: float(values[:, i].mean()), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
+        result.append(summary)
+    return result
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description="Measure control against cost; goes on where it stopped.")
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(POINTS)}; all by default")
+    parser.add_argument("--seeds", type=option(Count), default=3)
+    parser.add_argument("--pictures", type=option(Count), default=24, help="of each point and seed; a third of it in drags")
+    parser.add_argument("--table", default=FRONT)
+    options = parser.parse_args(arguments)
+    with one_sentence(parser):
+        tasks = tuple(options.tasks) or tuple(POINTS)
+        run = measure_front(load_pipeline(), load_judge(), tasks=tasks, seeds=options.seeds, pictures=options.pictures, table=options.table)
+        finish(run, lambda done, of: print(f"{done} of {of}", flush=True))
+    for row in summarize(read_front(options.table)):
+        print(f"{row['task']:9} {row['point']:32} control {row['control']:.3f}  whole {row['whole']:.3f}  attributes "
+              f"{row['attributes']:.3f}  passes {row['passes']:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The front of control against cost: what is counted, what is paired, and that a stopped measurement goes on."""
+import pytest
+import torch
+
+from rg_minimal import paces
+from rg_minimal.classroom import plots
+from rg_minimal.pipelines import load_head, load_pipeline, sample
+from rg_minimal.puppets import front as F, world
+from rg_minimal.puppets.heads import pose_objective
+from rg_minimal.puppets.judge import load_judge
+from rg_minimal.puppets.measure import finish
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load_pipeline()
+
+
+def made(pipe, **settings):
+    goal = [pose_objective(load_head("data/heads/pose", pipe), world.render(world.sample_scene(3)).joints)]
+    with F.counted(pipe) as passes:
+        sample(pipe, "a puppet", goal, generator=torch.Generator().manual_seed(0), num_inference_steps=4, **settings)
+    return passes.count
+
+
+def test_passes_are_counted_by_hand(pipe):
+    plain, guided = 4 * 2, 2                                # both branches at four steps; two of them are guided
+    assert made(pipe, step_size=0.0) == plain + guided * 2                  # and a pass with gradient counts twice
+    assert made(pipe, inner_steps=3) == plain + guided * 3 * 2
+    assert made(pipe, moves="prediction") == plain - guided + guided * 2
+    assert made(pipe, gradient_branch="both") == plain + guided * 2 * 2
+    hooks = len(pipe.unet._forward_pre_hooks)
+    made(pipe)
+    assert len(pipe.unet._forward_pre_hooks) == hooks
+
+
+def row(task, point, seed, picture, control, whole=1.0):
+    return dict(zip(F.COLUMNS, (task, point, seed, picture, control, whole, 1.0, 40.0)))
+
+
+def test_means_and_intervals():
+    rows = [row("pose", "draft", seed, i, float(i % 2)) for seed in (1, 2) for i in range(50)] + [row("pose", "full", 1, 0, 0.5)]
+    draft, full = F.summarize(rows)
+    assert (draft["pictures"], draft["seeds"], draft["control"]) == (100, 2, 0.5)
+    assert draft["control_low"] == pytest.approx(0.5 - 1.96 * 0.05, abs=0.015) and draft["control_high"] == pytest.approx(0.598, abs=0.015)
+    assert draft["whole_low"] == draft["whole_high"] == 1.0
+    assert full["control"] == full["control_low"] == full["control_high"] == 0.5
+
+
+def test_a_table_comes_back_and_a_damaged_one_is_refused(tmp_path):
+    rows = [row("drag", "full", 7, 0, 1.25), row("none", "10 steps, trailing DDIM", 7, 1, 0.0)]
+    assert F.read_front(F.write_front(tmp_path / "front.csv", rows)) == rows
+    (tmp_path / "front.csv").write_text("task,point\npose,draft\n")
+    with pytest.raises(ValueError, match="no table of the front"):
+        F.read_front(tmp_path / "front.csv")
+
+
+def test_a_stopped_measurement_goes_on(pipe, tmp_path, monkeypatch):
+    points = [F.Point("one", {"num_inference_steps": 2}), F.Point("two", {"num_inference_steps": 3})]
+    monkeypatch.setattr(F, "POINTS", {"pose": points, "identity": points[:1]})
+    judge, table = load_judge(), tmp_path / "front.csv"
+    run = lambda: F.measure_front(pipe, judge, tasks=("pose", "identity"), seeds=2, pictures=2, table=table)
+    whole = finish(run())["rows"]
+    assert [(row["task"], row["point"], row["seed"] - F.FRONT_SEED) for row in whole[::2]] == [
+        (task, point, seed) for seed in (0, 1000) for task, point in (("pose", "one"), ("pose", "two"), ("identity", "one"))]
+    complete = table.read_bytes()
+    table.unlink()
+    stopped = run()
+    next(stopped), next(stopped)
+    stopped.close()
+    assert 0 < len(F.read_front(table)) < len(whole)
+    finish(run())
+    assert table.read_bytes() == complete
+    assert list(run()) == []                                # nothing is left to do
+
+
+def test_points_have_names_of_their_own_and_the_paces_are_among_them():
+    for task, points in F.POINTS.items():
+        assert len({point.name for point in points}) == len(points)
+    pose = {point.name: point.settings for point in F.POINTS["pose"]}
+    assert pose["draft"] == paces.DRAFT and pose["full"] == paces.FULL
+    assert {point.name: point.settings for point in F.POINTS["drag"]}["full"] == paces.DRAG_FULL
+
+
+def test_wrong_tasks_are_refused(pipe):
+    with pytest.raises(ValueError, match="tasks"):
+        F.measure_front(pipe, load_judge(), tasks=("poses",))
+    with pytest.raises(SystemExit):
+        F.main(["poses"])
+
+
+def test_the_figure_has_every_point():
+    rows = F.summarize([row("pose", point, 1, i, 0.5 + i / 4) for point in ("draft", "full", "8 steps") for i in range(2)])
+    figure = plots.front(rows, "PCK@0.05", whole=rows, named=("draft", "full"))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"draft", "full", "8 steps"}
+    with pytest.raises(ValueError, match="no points"):
+        plots.front([], "PCK@0.05")
