@@ -39,7 +39,7 @@ FIGURES = {
     "spatial": ("06_sketches", "by_depth = draw("),
     "sketch": ("06_sketches", "edge_canvas.map()"),
     "correspondence": ("07_drag", "match_row(first.image[0]"),
-    "drag": ("07_drag", "careful = redraw("),
+    "drag": ("07_drag", "careful[0]"),
     "inverted": ("07_drag", "the renderer's answer"),
     "identity": ("08_appearance", "looks that agree with the reference"),
     "combined": ("09_combining", 'rows = {"no wish"'),
