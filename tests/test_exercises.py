@@ -1,4 +1,5 @@
 """The self-checks of the exercises: each knows the right answer, None, and the mistakes that are likely."""
+import numpy
 import pytest
 import torch
 
@@ -22,6 +23,73 @@ def test_every_check_answers_none_with_not_done_yet():
         assert isinstance(answer, str) and answer.startswith("Not done yet: "), (check.__name__, answer)
 
 
+def noise_of(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def forms(value):
+    """name -> a right answer in this form, for each form in which numbers come."""
+    tensor = torch.as_tensor(value)
+    made = {"Python's": tensor.tolist(), "tensor": tensor, "double": tensor.double(), "array": tensor.numpy(),
+            "array of doubles": tensor.double().numpy()}
+    if tensor.dim():
+        return made | {"tuple": tuple(tensor.tolist()), "list of tensors": list(tensor), "list of arrays": list(tensor.numpy())}
+    return made | {"one element": tensor[None], "numpy's number": tensor.numpy()[()], "array of one": tensor[None].numpy()}
+
+
+def numbers_asked_for():
+    """name -> (check, right answer): every exercise whose answer is a number, some numbers or a tensor
+    (but 2.1: a list there is what the hook filled, and the tensor is to be taken out of it)."""
+    x, e, a, b, maps = noise_of(0, 1, 4, 8, 8), noise_of(1, 1, 4, 8, 8), torch.tensor(0.4), torch.tensor(0.7), noise_of(2, 3, 1, 2, 4, 4)
+    guess, raw = (x - (1 - a).sqrt() * e) / a.sqrt(), torch.tensor([1.0, -1.0, 0.5])
+    joints, at = render(sample_scene(3)).joints[0], noise_of(3, 3, 2)
+    ramp = torch.cat((torch.zeros(80), torch.linspace(0, 0.8, 48)))[None, None, :, None].repeat(1, 1, 1, 128)
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[:, :, :32] = 1
+    found, strokes = torch.ones(2, 1, 1, 8, 8, dtype=torch.bool)
+    turn, before = torch.eye(2), check_state({})["pose"]["joints"]
+    raised = [{5: [30, 40], 7: [26, 22]}.get(i, place) for i, place in enumerate(before)]
+    mirrored = torch.stack((128 - joints[:, 0], joints[:, 1]), -1)[MIRROR]
+    leg = torch.stack((at[1], (at[1] + at[2]) / 2, at[2]))
+    truth, features, looks = 20 * noise_of(4, 4, 2), noise_of(5, 2, 1, 8, 4, 4).abs(), [{"shirt": "red"}, {"shirt": "blue"}]
+    same = 1 - torch.cosine_similarity(*(each.pow(6).mean((2, 3)).pow(1 / 6).sub(each.pow(6).mean((2, 3)).pow(1 / 6).mean()) for each in features), dim=1)
+    rows = torch.tensor([scene.horizon for scene in sample_scenes(3, 5)])
+    return {
+        "0.1": (lambda answer: exercises.left_hand(answer, joints), joints[6]), "0.2": (exercises.hands_up, [150, 170]),
+        "1.1": (lambda answer: exercises.add_noise(answer, x, e, a), a.sqrt() * x + (1 - a).sqrt() * e),
+        "1.2": (lambda answer: exercises.ddim_step(answer, x, e, a, b), b.sqrt() * guess + (1 - b).sqrt() * e),
+        "1.3": (lambda answer: exercises.prompt_guidance(answer, x, e, 3.0), x + 3 * (e - x)),
+        "2.2": (lambda answer: exercises.cosine_map(answer, maps[0, 0], maps[1, 0], 1, 2),
+                torch.cosine_similarity(maps[0, 0, :, 1, 2][:, None, None], maps[1, 0], dim=0)),
+        "3.1": (lambda answer: exercises.mixture(answer, list(maps), raw), sum(w * each for w, each in zip(raw.softmax(0), maps))),
+        "3.2": (lambda answer: exercises.bottleneck_count(answer, 4, 8, 3), 4 * 2 + 9 * 4 + 2 * 8 + 4 * 8 + 4 * 2 + 4 * 8 + 3 * 2 + 2),
+        "4.1": (lambda answer: exercises.cell_of_joint(answer, (90.0, 30.0)), [7, 22]),
+        "5.2": (lambda answer: exercises.guided_steps(answer, 20, 0.2, 0.5), list(range(4, 10))),
+        "5.3": (lambda answer: exercises.mirrored_pose(answer, joints), mirrored),
+        "6.1": (exercises.depth_ramp, ramp), "6.2": (lambda answer: exercises.sketch_precision(answer, found, strokes), 1.0),
+        "7.1": (lambda answer: exercises.share_of_matches(answer, truth, truth, torch.tensor(80.0)), 1),
+        "7.2": (lambda answer: exercises.leg_drag(leg, answer, *at, turn), leg), "7.2, handles": (
+            lambda answer: exercises.leg_drag(answer, leg, *at, turn), leg),
+        "8.1": (lambda answer: exercises.distance_of_looks(answer, *features), same.squeeze()),
+        "8.2": (lambda answer: exercises.agreement_of_looks(answer, looks, {"shirt": "red"}), 0.5),
+        "9.1": (lambda answer: exercises.fading_schedule(lambda done: max(1 - 2 * done, 0) + 0 * answer), 0),
+        "10.1": (lambda answer: exercises.horizon_samples(lambda count, seed: ((render(sample_scenes(count, seed)).image,), (answer,))), rows),
+        "10.3": (exercises.sky_mask, mask), "11.1": (lambda answer: exercises.feature_memory(answer, [(10, 100, 100)], 5, 4), 2),
+        "11.3": (lambda answer: exercises.door_costs(answer, 50, 25), [125, 100]),
+        "A1.2": (lambda answer: exercises.running_average(lambda average, weights, decay: answer), [1.2, 1.6]),
+        "A2.1": (lambda answer: exercises.pck_of_one(answer, truth, truth, 0.1), 1),
+        "A2.2": (lambda answer: exercises.standard_error(answer, torch.tensor([0.0, 2.0])), 1.0),
+        "12.1": (lambda answer: exercises.raised_right_hand(answer, before), raised)}
+
+
+@pytest.mark.parametrize("name", numbers_asked_for())
+def test_a_right_answer_is_right_in_whatever_form_numbers_come(name):
+    """One exercise accepts no tensor that its neighbour accepts, and no list or array either."""
+    check, right = numbers_asked_for()[name]
+    said = {form: check(value) for form, value in forms(right).items()}
+    assert all(text.startswith("Right") for text in said.values()), said
+
+
 # ---------------------------------------------------------------------------------------------- 0  start here
 
 def test_left_hand():
@@ -39,10 +107,6 @@ def test_hands_up(answer, said):
 
 
 # ---------------------------------------------------------------------------------------------- 1  diffusion
-
-def noise_of(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 def test_add_noise():
     x, e, a = noise_of(0, 1, 4, 8, 8), noise_of(1, 1, 4, 8, 8), torch.tensor(0.4)
@@ -106,7 +170,7 @@ def test_mixture():
     assert check(add(raw.softmax(0))).startswith("Right: ")
     assert "softmax first" in check(add(raw)) and "the mean" in check(add(torch.ones(3) / 3))
     assert "divides by their sum" in check(add(raw.exp())) and "without any weights" in check(sum(maps))
-    assert "differ" in check(maps[0]) and "list" in check(maps)
+    assert "differ" in check(maps[0]) and "(3, 1, 2, 4, 4)" in check(maps)
 
 
 def test_bottleneck_count_is_that_of_the_class():
@@ -175,7 +239,7 @@ def test_a_normalised_move():
 @pytest.mark.parametrize("answer, said", [
     ([4, 5, 6, 7, 8, 9], "Right: 6 of 20"), (range(4, 10), "Right"), (torch.arange(4, 10), "Right"), (range(4, 11), "one too many"),
     (range(5, 11), "one too late"), ([800, 750, 700], "are these timesteps"), (range(10, 16), "wrong end"),
-    ([1], "6 are in it"), ([], "6 are in it"), (5, "a list"), ("abc", "a list")])
+    ([4.5, 5], "a list"), ([1], "6 are in it"), ([], "6 are in it"), (5, "a list"), ("abc", "a list")])
 def test_the_steps_of_an_interval(answer, said):
     assert said in exercises.guided_steps(answer, 20, 0.2, 0.5)
     if said.startswith("Right"):
@@ -208,7 +272,7 @@ def test_depth_ramp():
     assert "nearest at the horizon" in exercises.depth_ramp(upside_down)
     assert "In the sky" not in exercises.depth_ramp(ramp + 0.3) and "in the sky" in exercises.depth_ramp(ramp + 0.3)
     assert "row 127 1.00" in exercises.depth_ramp(steep)
-    assert "a list" in exercises.depth_ramp([0.0])
+    assert "shape (1,)" in exercises.depth_ramp([0.0]) and "a dict" in exercises.depth_ramp({})
 
 
 def test_sketch_precision():
@@ -253,7 +317,7 @@ def test_leg_drag():
     assert "corner of the picture" in check(handles @ turn.T)
     assert "move alike" in check(handles + targets[2] - handles[2])
     assert "in this order" in check(targets.flip(0), handles.flip(0))
-    assert "shape (2, 2)" in check(targets[:2]) and "a list" in check(targets.tolist())
+    assert "shape (2, 2)" in check(targets[:2]) and "a str" in check("up")
     assert "times as far" in check((handles - hip) * 1.5 + hip)
 
 
@@ -328,7 +392,7 @@ def test_samples_of_a_property_of_ones_own():
                          "columns of the sun": lambda c, s: (horizon_samples(c, s)[0], (torch.tensor(
                              [scene.sun_x for scene in sample_scenes(c, s)]),)),
                          "the tensor of rows has shape": lambda c, s: (horizon_samples(c, s)[0], (horizon_samples(c, s)[1][0][:, None],)),
-                         "the tensor of rows is a list": lambda c, s: (horizon_samples(c, s)[0], ([1.0] * c,)),
+                         "the tensor of rows is a str": lambda c, s: (horizon_samples(c, s)[0], ("high",)),
                          "stopped with": lambda: 1}.items():
         assert said in check(answer), said
     assert "a function" in check((1, 2))

@@ -730,6 +730,12 @@ def test_a_curve_and_its_running_mean():
     assert len(plots.curve([1.0], "loss", smooth=5).axes[0].lines) == 1
 
 
+def test_a_switch_is_drawn_upright():
+    switched, sloping = (plots.lines({"a": [1.0, 1.0, 0.0]}, range(3), "step", "strength", switches=each).axes[0].lines[0]
+                         for each in (True, False))
+    assert switched.get_drawstyle() == "steps-mid" and sloping.get_drawstyle() == "default"
+
+
 @pytest.mark.parametrize("draw", [
     lambda label: plots.curve([1.0, 2.0], label), lambda label: plots.lines({"a": [1.0, 2.0]}, [1, 2], "step", label),
     lambda label: plots.bars({"a": 1.0}, label), lambda label: plots.marked_bars({"a": 1.0}, label, 0.5, "threshold"),

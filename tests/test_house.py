@@ -417,6 +417,14 @@ def test_notebook_has_parameters_and_a_picture(path):
 
 
 @every_notebook
+def test_code_of_a_notebook_fits_into_jupyterlab(path):
+    """88 columns: on a screen of 1280 pixels JupyterLab cuts longer lines off."""
+    long = [f"{len(line)} columns: {line}" for cell in code_cells(read_notebook(path)) for line in joined(cell["source"]).splitlines()
+            if len(line) > 88]
+    assert not long, "\n".join(long)
+
+
+@every_notebook
 def test_notebook_keeps_no_half_of_a_widget(path):
     """Widget views need their models in the metadata, and widget metadata without `state` is an invalid notebook."""
     notebook = read_notebook(path)

@@ -36,7 +36,7 @@ OTHER = {
                     timestep=300, pair_seed=1_000_000_009, real_scale=1),
     "08_appearance": dict(reference_seed=1_000_000_031, prompts=["a puppet at night"], seed=2, steps=4, held_out=4, timestep=300,
                           factors=[0.5]),
-    "09_combining": dict(prompt="a puppet is waving in the snow", seed=2, count=1, steps=4, drag_steps=4, pose_weight=0.5,
+    "09_combining": dict(prompt="a puppet is waving in the snow", seed=2, count=1, steps=4, pose_weight=0.5,
                          looks_interval=[0.0, 0.5], turns={"left": 40}),
     "10_your_own_head": dict(prompt=f"{PUPPET} in a desert", sun=30, pictures=8, train_steps=4, batch=4, steps=5, seed=2),
     "11_larger_models": dict(model="data/puppet-diffusion", prompt=PUPPET, seed=2, steps=4, pictures=4, training_steps=2),
@@ -154,6 +154,18 @@ def test_a_notebook_has_exercises_that_check_themselves_and_solutions_that_are_r
         assert "Right" in said and "Not " not in said, f"{cell.source}: {said}"
     fresh = [output.get("text", "") for cell in cells_of(COURSE[name]) if "print(exercises." in cell.source for output in cell.outputs]
     assert all(text.startswith("Not done yet: ") for text in fresh), "an exercise is committed solved"
+
+
+@each_notebook
+def test_exercises_are_headed_in_one_way(name):
+    """`### 5.1 · The normalised move`, numbered as they come; `## 5.1 · ...`, with the same words, in the solutions."""
+    number = re.match(r"[A-Z]?\d+", name)[0].removeprefix("0") or "0"
+    heads = [(cell.cell_type, re.findall(rf"^### {number}\.(\d+) · (.+)$", cell.source, re.M), "exercise" in cell.metadata.get("tags", []))
+             for cell in nbformat.read(COURSE[name], as_version=4).cells]
+    asked = [title for kind, titles, _ in heads if kind == "markdown" for title in titles]
+    assert [int(i) for i, _ in asked] == list(range(1, 1 + sum(is_exercise for *_, is_exercise in heads))), asked
+    solved = re.findall(rf"^## {number}\.(\d+) · (.+)$", prose_of(SOLUTIONS[name]), re.M)
+    assert solved == asked
 
 
 def test_each_notebook_leads_to_the_next():

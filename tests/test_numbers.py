@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from rg_minimal.paces import DRAFT, FULL
 from rg_minimal.puppets import heads, judge, transformer, vocabulary, world
 from rg_minimal.saving import ReadoutHead
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *(ROOT / "data").rglob("README.md")))
+COUNT = "zero one two three four five six seven eight nine ten".split()
 NUMBER = r"\d+(?:[.,]\d+)*(?:e-?\d+)?"
 
 # ---- what was measured -----------------------------------------------------------------------------------------------
@@ -106,7 +108,13 @@ READ = {"README.md": [
     "PCK@0.05 of {transformer#guided/pck@0.05:.2f} against {transformer#unguided/pck@0.05:.2f} unguided, {transformer#pictures} held-out poses, "
     "{transformer#steps} Euler steps",
 ], "notebooks/A2_how_the_numbers_are_measured.ipynb": [
-    "with {pose#pictures} it is {pose#unguided/pck@0.1:.2f}.",
+    "with {pose#pictures} it is {pose#unguided/pck@0.1:.2f}.", "a network of {code#judge:.1f} million weights",
+], "notebooks/01_diffusion.ipynb": [
+    "This course takes {code#full};",
+], "notebooks/04_train_a_head.ipynb": [
+    "which saw some {code#shipped:_} pictures in a longer training",
+], "notebooks/05_guided_sampling.ipynb": [
+    "- `FULL`, {code#full} steps: what is kept.", "- `DRAFT`, {code#draft} steps, with {code#draft moves} moves at each guided one",
 ], "notebooks/11_larger_models.ipynb": [
     "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
     "if all were alike, it would be {code#four channels, alike:.0%} %.",
@@ -195,8 +203,11 @@ def from_code():
     with torch.device("meta"):
         large = transformer.build_transformer(transformer.TransformerRecipe())
     return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + recipe["steps"] * recipe["batch"],
-            "odd ones": "zero one two three four five six seven eight nine ten".split()[round(1 / (1 - found))],
+            "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
+            "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]],
+            "shipped": round(stored("heads/pose")["extra"]["training"]["pictures"], -2),
+            "judge": sum(map(weights_in, (ROOT / "data" / "judge").glob("*.safetensors"))) / 1e6,
             "transformer": sum(value.numel() for value in large.parameters()) / 1e6}
 
 
@@ -204,10 +215,15 @@ def sizes():
     """Millions of weights of each part of the shipped model, and its megabytes."""
     found, files = {}, list((ROOT / "data" / "puppet-diffusion").rglob("*.safetensors"))
     for path in files:
-        data = path.read_bytes()
-        header = json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])
-        found[path.parent.name] = sum(weights(entry["shape"]) for name, entry in header.items() if name != "__metadata__") / 1e6
+        found[path.parent.name] = weights_in(path) / 1e6
     return found | {"all": sum(path.stat().st_size for path in files) / 1e6}
+
+
+def weights_in(path):
+    """How many numbers a safetensors file holds."""
+    data = path.read_bytes()
+    header = json.loads(data[8:8 + struct.unpack("<Q", data[:8])[0]])
+    return sum(weights(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def weights(shape):

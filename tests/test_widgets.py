@@ -8,6 +8,8 @@ import weakref
 from pathlib import Path
 
 import ipywidgets
+import nbformat
+import papermill
 import pytest
 import torch
 from PIL import Image
@@ -183,6 +185,35 @@ def test_skeleton_knows_joints_and_sides():
 def test_arrows_give_handles_and_targets():
     widget = PictureArrows(PICTURE, [[[1, 2], [3, 4]], [[5, 6], [7, 8]]])
     assert widget.handles == [[1, 2], [5, 6]] and widget.targets == [[3, 4], [7, 8]]
+
+
+@every_widget
+def test_what_was_drawn_lives_on_when_the_cell_is_run_again(kind):
+    make = lambda value=None, picture=PICTURE: kind(picture, value, label="drawn on twice", keep=True)
+    first = make()
+    assert first.value == make().value == kind(PICTURE).value, "nothing was drawn yet"
+    widget = make()
+    widget.value = VALUES[kind]
+    assert make().value == widget.value, "drawn, and run again"
+    assert make().value == widget.value, "and again"
+    assert kind(PICTURE, label="drawn on twice").value == kind(PICTURE).value, "only where asked for"
+    assert make(picture=torch.rand(3, 8, 8)).value == kind(torch.rand(3, 8, 8)).value, "what lies outside of the picture is left out"
+    widget = make(VALUES[kind])
+    widget.value = kind(PICTURE).value
+    assert make(VALUES[kind]).value == kind(PICTURE).value and make().value == kind(PICTURE).value, "another value begins anew"
+
+
+def test_where_nothing_is_drawn_a_cell_stops_with_one_sentence(tmp_path):
+    cell = nbformat.v4.new_code_cell("from rg_minimal.classroom.widgets import PictureArrows\n"
+                                     "PictureArrows(None, [], 'pull here').drawn().handles")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "in.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError):
+        papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", kernel_name="python3", progress_bar=False)
+    said = [output for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for output in cell.get("outputs", [])
+            if output.output_type == "error"]
+    assert said[0].traceback == ["Nothing is drawn on “pull here”: draw on it, and run this cell again."]
+    full = PictureArrows(PICTURE, VALUES[PictureArrows])
+    assert full.drawn() is full
 
 
 def test_box_as_a_mask():

@@ -2,7 +2,8 @@
 
 A notebook prints what a check returns: "Not done yet: ..." while the answer is None, "Right: ..." where it is right, and
 otherwise what is wrong, with the numbers and the likely mistake. A check never raises because of an answer, so that
-"Run all" gets through a notebook whose exercises are not solved. Nothing else in the package imports this module.
+"Run all" gets through a notebook whose exercises are not solved. Numbers are taken as they come: Python's own, a tensor,
+a numpy array or lists of any of these (`_number`, `_numbers`, `_tensor`). Nothing else in the package imports this module.
 The sections follow the notebooks; worked solutions are in notebooks/solutions.
 """
 from __future__ import annotations
@@ -22,15 +23,26 @@ from ..readout import HeadConfig
 # ---------------------------------------------------------------------------------------------- for all checks
 
 
-def _tensor_problem(answer, like: Tensor, name: str = "your tensor") -> str:
-    """What keeps an answer from being compared with the tensor `like`, or "" where nothing does."""
-    if not torch.is_tensor(answer):
+def _as_tensor(answer) -> Tensor | None:
+    """Numbers however they come, as a tensor: a number, a tensor, an array, lists of any of these; None for anything else."""
+    try:
+        if isinstance(answer, (list, tuple)) and not all(isinstance(each, (int, float)) for each in answer):
+            return torch.stack([_as_tensor(each).detach().double().cpu() for each in answer])
+        return torch.as_tensor(answer)
+    except (TypeError, ValueError, RuntimeError, OverflowError, AttributeError):
+        return None
+
+
+def _tensor(answer, like: Tensor, name: str = "your tensor") -> Tensor | str:
+    """The answer as a tensor of the shape, the device and the kind of numbers of `like`; or the sentence that says why not."""
+    made = _as_tensor(answer)
+    if made is None or made.dim() == 0 < like.dim() and not torch.is_tensor(answer):
         return f"Not yet: {name} is a {type(answer).__name__}, and a tensor is asked for."
-    if answer.shape != like.shape:
-        return f"Not yet: {name} has shape {tuple(answer.shape)}, and {tuple(like.shape)} is asked for."
-    if not answer.isfinite().all():
+    if made.shape != like.shape:
+        return f"Not yet: {name} has shape {tuple(made.shape)}, and {tuple(like.shape)} is asked for."
+    if not made.isfinite().all():
         return f"Not yet: {name} holds NaN or infinity."
-    return ""
+    return made.detach().to(like)
 
 
 def _near(answer: Tensor, expected: Tensor, tolerance: float = 1e-3) -> bool:
@@ -45,19 +57,29 @@ def _close(answer: Tensor, expected: Tensor, by: float) -> bool:
 
 
 def _number(answer) -> float | None:
-    """A finite number, also from a tensor with one element, as a float; None for anything else."""
+    """A finite number as a float, be it Python's, numpy's or a tensor with one element; None for anything else."""
     try:
-        value = float(answer.item() if torch.is_tensor(answer) else answer)
+        plain = answer.item() if hasattr(answer, "item") else answer
+        value = None if isinstance(plain, (bool, str)) else float(plain)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
-    return None if isinstance(answer, (bool, str)) or value != value or abs(value) == float("inf") else value
+    return None if value is None or value != value or abs(value) == float("inf") else value
+
+
+def _numbers(answer, count: int | None = None) -> list[float] | None:
+    """Numbers (`count` of them, if given) out of a list, a tuple, a tensor or an array; None for anything else."""
+    try:
+        values = [_number(each) for each in answer]
+    except TypeError:
+        return None
+    return None if None in values or count not in (None, len(values)) else values
 
 
 def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, tolerance: float = 1e-3) -> str:
     """The sentence for a tensor that is either `expected`, one of the named mistakes, or something else."""
-    problem = _tensor_problem(answer, expected)
-    if problem:
-        return problem
+    answer = _tensor(answer, expected)
+    if isinstance(answer, str):
+        return answer
     if _near(answer, expected, tolerance):
         return f"Right: {right}"
     for mistake, value in mistakes.items():
@@ -75,9 +97,9 @@ def left_hand(answer, target: Tensor) -> str:
     """0.1: the point (x, y) of the puppet's own left hand, from a pose (14, 2)."""
     if answer is None:
         return "Not done yet: set my_hand to the point of the puppet's left hand, a row of target."
-    problem = _tensor_problem(answer, target[0], "my_hand")
-    if problem:
-        return problem
+    answer = _tensor(answer, target[0], "my_hand")
+    if isinstance(answer, str):
+        return answer
     if _near(answer, target[JOINTS.index("left_wrist")]):
         return f"Right: ({float(answer[0]):.0f}, {float(answer[1]):.0f}), on the right of the picture, for the puppet looks at us."
     for index, name in enumerate(JOINTS):
@@ -92,7 +114,8 @@ def hands_up(answer) -> str:
     """0.2: two angles, left and right, as the notebook's parameters have them, that bring both hands above the head."""
     if answer is None:
         return "Not done yet: set my_arms to two angles, (left, right), in degrees."
-    if not isinstance(answer, (list, tuple)) or len(answer) != 2 or None in (angles := [_number(each) for each in answer]):
+    angles = _numbers(answer, 2)
+    if angles is None:
         return "Not yet: my_arms is to be two numbers, (left, right)."
     for name, value in zip(("left", "right"), angles):
         if not -30 <= value <= 180:
@@ -171,13 +194,13 @@ def hook(answer, features: list[Tensor], layer: int, unet) -> str:
         return "Not done yet: set my_feature to the tensor that your hook caught."
     if isinstance(answer, (list, tuple)):
         return f"Not yet: my_feature is a list of {len(answer)}; take the tensor out of it."
-    if torch.is_tensor(answer):
-        for other, feature in enumerate(features):
-            if other != layer and answer.shape == feature.shape and _near(answer, feature):
-                return f"Not yet: this is layer {other}, counted from 0; layer {layer} is asked for."
-    problem = _tensor_problem(answer, features[layer], "my_feature")
-    if problem:
-        return problem
+    for other, feature in enumerate(features):
+        found = _tensor(answer, feature)
+        if other != layer and not isinstance(found, str) and _near(found, feature):
+            return f"Not yet: this is layer {other}, counted from 0; layer {layer} is asked for."
+    answer = _tensor(answer, features[layer], "my_feature")
+    if isinstance(answer, str):
+        return answer
     if not _near(answer, features[layer]):
         return ("Not yet: the shape is right, the numbers are not. Is the hook on the block's conv2 (the block itself adds the "
                 "skip connection to it), and is the input the same: noisy, timestep, empty?")
@@ -193,8 +216,9 @@ def cosine_map(answer, a: Tensor, b: Tensor, row: int, column: int) -> str:
         return "Not done yet: set my_similarity to a map of cosine similarities."
     unit = lambda x: x / x.norm(dim=0).clamp_min(1e-12)
     compare = lambda x, y, at: torch.einsum("c,chw->hw", x[:, at[0], at[1]], y)
-    if torch.is_tensor(answer) and answer.numel() == b[0].numel():
-        answer = answer.reshape(b.shape[1:])                            # (1, h, w) or (h * w,) is as good
+    made = _as_tensor(answer)
+    if made is not None and made.numel() == b[0].numel():
+        answer = made.reshape(b.shape[1:])                              # (1, h, w) or (h * w,) is as good
     mistakes = {
         "these are dot products; divide by the lengths of both features.": compare(a, b, (row, column)),
         "row and column are exchanged: a feature map is indexed [:, row, column].":
@@ -266,11 +290,10 @@ def cell_of_joint(answer, joint) -> str:
     """Notebook 4: the (row, column) of the cell of a 32 x 32 map that holds a joint (x, y) of a 128 x 128 picture."""
     if answer is None:
         return "Not done yet: set my_cell to (row, column), two whole numbers."
-    try:
-        row, column = (float(value) for value in answer)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    found = _numbers(answer, 2)
+    if found is None:
         return f"Not yet: my_cell is {answer!r}, and a pair (row, column) is asked for."
-    (x, y), cell = joint, 128 // 32
+    (row, column), (x, y), cell = found, joint, 128 // 32
     expected, said = (y // cell, x // cell), f"Not yet: ({row:g}, {column:g})"
     if (row, column) == expected:
         return f"Right: a cell is {cell} pixels wide, and rows go with y, columns with x."
@@ -325,11 +348,8 @@ def learned_or_memorised(answer, pipe, task, head, trained, unseen, timestep: in
     """Notebook 4: (score on samples that the head was trained on, score on held-out ones), both at one timestep."""
     if answer is None:
         return "Not done yet: set my_scores to the pair (score on training pictures, score on held-out pictures)."
-    try:
-        mine = [_number(value) for value in answer]
-    except TypeError:
-        mine = []
-    if len(mine) != 2 or None in mine:
+    mine = _numbers(answer, 2)
+    if mine is None:
         return f"Not yet: my_scores is {answer!r}, and two numbers are asked for; score_head returns a dict, take [{timestep}] of it."
     right = [score_head(pipe, task, head, (timestep,), samples)[timestep] for samples in (trained, unseen)]
     close = lambda pair: all(abs(a - b) < 2e-3 for a, b in zip(mine, pair))
@@ -377,10 +397,10 @@ def guided_steps(answer, steps: int, start: float, stop: float) -> str:
     """Notebook 5: which steps (numbered from 0) an objective guides."""
     if answer is None:
         return "Not done yet: set my_steps to a list of step numbers, counted from 0."
-    try:
-        mine = sorted({int(step) for step in answer})
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    found = _numbers(answer)
+    if found is None or any(step % 1 for step in found):
         return f"Not yet: my_steps is {answer!r}, and a list of step numbers is asked for, such as [0, 1, 2]."
+    mine = sorted({int(step) for step in found})
     first, after = int(start * steps + 1e-9), int(stop * steps + 1e-9)
     expected = list(range(first, after))
     if mine == expected:
@@ -401,11 +421,6 @@ def mirrored_pose(answer, joints: Tensor, width: int = 128) -> str:
     if answer is None:
         return "Not done yet: set my_pose to a tensor (14, 2)."
     flipped = torch.stack((width - joints[:, 0], joints[:, 1]), -1)
-    if isinstance(answer, list):
-        try:
-            answer = torch.as_tensor(answer)
-        except (TypeError, ValueError, RuntimeError):
-            return "Not yet: my_pose is a list that is no 14 points [x, y]; a tensor (14, 2) is asked for."
     return _compare(answer, flipped[MIRROR], {
         "the points are reflected, but the left wrist is still called left: in a mirror the puppet turns around, so exchange "
         "the rows of left and right joints too.": flipped,
@@ -425,10 +440,9 @@ def depth_ramp(answer) -> str:
     if answer is None:
         return "Not done yet: put a depth map (1, 1, 128, 128) into my_ground."
     wanted = torch.cat((torch.zeros(80), torch.linspace(0, 0.8, 48)))[None, None, :, None].expand(1, 1, 128, 128)
-    problem = _tensor_problem(answer, wanted, "my_ground")
-    if problem:
-        return problem
-    answer = answer.detach().float().cpu()
+    answer = _tensor(answer, wanted, "my_ground")
+    if isinstance(answer, str):
+        return answer
     if _close(answer, wanted, 0.02):
         return "Right: the sky is farthest, and the ground comes nearer with every row."
     if _close(answer, wanted.mT, 0.02):
@@ -495,9 +509,10 @@ def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
         return "Not done yet: put three points (3, 2) into my_handles, and where they are to be into my_targets."
     wanted = torch.stack((knee, (knee + ankle) / 2, ankle))
     there = (wanted - hip) @ turn.T + hip
-    problem = _tensor_problem(handles, wanted, "my_handles") or _tensor_problem(targets, wanted, "my_targets")
-    if problem:
-        return problem
+    handles, targets = _tensor(handles, wanted, "my_handles"), _tensor(targets, wanted, "my_targets")
+    for problem in (handles, targets):
+        if isinstance(problem, str):
+            return problem
     if not _close(handles, wanted, 0.5):
         return ("Not yet: my_handles are not the knee, the middle between knee and ankle, and the ankle, in this order; "
                 f"the largest difference is {(handles - wanted).abs().max():.1f} pixels.")
@@ -634,10 +649,11 @@ def horizon_samples(answer) -> str:
         return ("Not yet: return two tuples, ((pictures,), (horizon,)). The commas matter: (pictures,) is a tuple of one tensor, "
                 "(pictures) is not.")
     (pictures,), (rows,) = made
-    problem = _tensor_problem(pictures, frames.image, "the tensor of pictures") or _tensor_problem(rows, expected, "the tensor of rows")
-    if problem:
-        return problem
-    if not torch.equal(pictures, again[0][0]) or not torch.equal(rows, again[1][0]):
+    pictures, rows = _tensor(pictures, frames.image, "the tensor of pictures"), _tensor(rows, expected, "the tensor of rows")
+    for problem in (pictures, rows):
+        if isinstance(problem, str):
+            return problem
+    if not all(torch.equal(part, _as_tensor(other[0]).to(part)) for part, other in zip((pictures, rows), again)):
         return "Not yet: two calls with the same count and seed give different samples; pass the seed to sample_scenes."
     if not torch.equal(pictures, frames.image):
         return "Not yet: these are not the pictures of sample_scenes(count, seed): is the seed passed on?"
@@ -679,7 +695,7 @@ def sky_mask(answer, rows: int = 32) -> str:
         return "Not done yet: set my_mask to a tensor (1, 1, 128, 128) of zeros and ones."
     expected = torch.zeros(1, 1, 128, 128)
     expected[:, :, :rows] = 1
-    return _compare(answer.float() if torch.is_tensor(answer) else answer, expected, {
+    return _compare(answer, expected, {
         "upside down: 1 is where the picture *may* change.": 1 - expected,
         f"these are the left {rows} columns: the axes are (B, C, rows, columns).": expected.mT},
         f"only the upper {rows} rows may change.")
@@ -737,8 +753,8 @@ def door_costs(answer, steps: int, guided: int) -> str:
     """Pictures that go through the denoiser for one picture under classifier-free guidance: (callback, guider)."""
     if answer is None:
         return "Not done yet: set my_costs to two numbers: through the callback, through the guider."
-    values = [_number(each) for each in answer] if isinstance(answer, (tuple, list)) else []
-    if len(values) != 2 or None in values:
+    values = _numbers(answer, 2)
+    if values is None:
         return f"Not yet: my_costs is {answer!r}, and two numbers are asked for, (callback, guider)."
     right = (2 * steps + guided, 2 * steps)
     if tuple(values) == right:
@@ -901,13 +917,11 @@ def raised_right_hand(answer, before) -> str:
     if answer is None:
         return "Not done yet: set my_joints to 14 points, with the right wrist above the head."
     before = torch.as_tensor(before, dtype=torch.float32)                                               # (14, 2)
-    try:
-        joints = torch.as_tensor(answer, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    if _as_tensor(answer) is None:
         return "Not yet: my_joints is no list of 14 points [x, y]."
-    problem = _tensor_problem(joints, before, "my_joints")
-    if problem:
-        return problem
+    joints = _tensor(answer, before, "my_joints")
+    if isinstance(joints, str):
+        return joints
     if joints.min() < 0 or joints.max() >= 128:
         return "Not yet: a joint lies outside the picture of 128 x 128 pixels."
     head, shoulder, elbow, wrist, left_wrist = (JOINTS.index(name) for name in (

@@ -316,11 +316,17 @@ STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."),
 
 @declared
 def lines(series: dict[str, Sequence[float]], x_values: Sequence[float], x: Text, y: Text, inches: Inches = (4.6, 2.4),
-          log: Truth = False) -> Figure:
-    """Several named lines over the same `x_values`, told apart by colour, mark and dash; up to 12 values get marks."""
+          log: Truth = False, switches: Truth = False) -> Figure:
+    """Several named lines over the same `x_values`, told apart by colour, mark and dash; up to 12 values get marks.
+
+    `switches` draws values that hold from one place to the next, so that a switch is upright and not a ramp.
+    """
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
     _draw_lines(axes, series, x_values, x, y, log)
+    if switches:
+        for line in axes.lines:
+            line.set_drawstyle("steps-mid")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

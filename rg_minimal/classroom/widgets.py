@@ -11,6 +11,9 @@ Without a browser `value` is what was passed, and nothing waits for a click. A s
 with what lies on it; one that papermill or nbconvert ran holds nothing else (see `has_browser`). A new picture takes away
 what was drawn on the old one (see `show`).
 
+A notebook asks for `keep=True`: then what was drawn lives on when the cell that makes the widget is run again. The cell that
+uses it asks for `widget.drawn()`, which stops with one sentence where everything was taken away.
+
 Set `value` as a whole: Python does not notice `widget.value.append(...)`. The browser's side is widgets.js.
 """
 from __future__ import annotations
@@ -31,9 +34,10 @@ from torch import Tensor
 from . import plots
 from .plots import Figure
 from ..pictures import as_pictures
-from ..checks import Count, Fraction, Number, Positive, Text, as_number, declared
+from ..checks import Count, Fraction, Number, Positive, Text, Truth, as_number, declared
 from ..puppets.world import JOINTS, LIMBS, SIZE
 
+_last_drawn: dict[tuple[str, str], dict[str, list]] = {}         # (kind, label) -> what the last widget began with, and holds
 COLOURS = {"left": plots.LEFT, "right": plots.RIGHT, "middle": plots.MIDDLE}
 
 # The 14 joints of a puppet that stands with its arms a little out, as fractions of the picture's width and height.
@@ -60,6 +64,13 @@ def close_all(widget: ipywidgets.Widget) -> None:
                 close_all(each)
 
 
+class NothingDrawn(ValueError):
+    """Stops a cell; a notebook shows its one sentence, and no traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
 class Checked(traitlets.TraitType):
     """A trait that the widget's own `check` makes plain, or refuses with a ValueError, before anybody sees it."""
 
@@ -76,6 +87,8 @@ class OnPicture(anywidget.AnyWidget):
         value: see the subclass; None for its `start`.
         label: the widget's name for screen readers, and the title of its static form.
         size: side of the empty ground, in pixels.
+        keep: go on with what was drawn on the last widget of this kind and label, if it began with the same value: then
+            a cell may be run again without losing a drawing. Another `value` begins anew.
     """
     _esm = Path(__file__).with_name("widgets.js").read_text(encoding="utf-8")       # of a path anywidget keeps every widget
     _kind = traitlets.Unicode().tag(sync=True)
@@ -88,11 +101,24 @@ class OnPicture(anywidget.AnyWidget):
     value = Checked().tag(sync=True)
 
     @declared
-    def __init__(self, picture: Tensor | Image.Image | None = None, value=None, label: Text = "", size: Count = SIZE):
+    def __init__(self, picture: Tensor | Image.Image | None = None, value=None, label: Text = "", size: Count = SIZE,
+                 keep: Truth = False):
         super().__init__(_look={"colours": COLOURS, **self.look()}, label=label or f"{self._kind} on the picture")
         if picture is None:
             picture = torch.full((3, size, size), 0.957)
         self.show(picture, value)
+        if keep:
+            self._live_on()
+
+    def _live_on(self):
+        begun, last = self.value, _last_drawn.get((self._kind, self.label), {})
+        if last.get("begun") == begun:
+            try:
+                self.value = last["value"]
+            except ValueError:                              # it does not lie on this picture
+                pass
+        record = _last_drawn[self._kind, self.label] = {"begun": begun, "value": self.value}
+        self.observe(lambda change: record.update(value=change["new"]), "value")
 
     @traitlets.default("value")
     def _value_at_first(self):
@@ -112,6 +138,12 @@ class OnPicture(anywidget.AnyWidget):
         vars(self).pop("_repr_mimebundle_", None)           # ipywidgets puts None there, and the static form stays
         if self.trait_has_value("layout"):
             self.layout.close()
+
+    def drawn(self) -> OnPicture:
+        """The widget itself, where something is drawn on it; else NothingDrawn."""
+        if not self.value:
+            raise NothingDrawn(f"Nothing is drawn on “{self.label}”: draw on it, and run this cell again.")
+        return self
 
     # -- what subclasses say
 
@@ -412,9 +444,10 @@ class PictureStrokes(OnPicture):
     """
     _kind = traitlets.Unicode("strokes").tag(sync=True)
 
-    def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, width: float = 3, shade: float = 1.0):
+    def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, width: float = 3, shade: float = 1.0,
+                 keep: bool = False):
         self._pen = check_pen({"width": width, "shade": shade}, "the pen")
-        super().__init__(picture, value, label, size)
+        super().__init__(picture, value, label, size, keep)
 
     def look(self):
         return {"tool": self._pen}
