@@ -37,7 +37,7 @@ FIGURES = {
     "aggregation": ("03_aggregation", "after the\\nbottleneck"),
     "guidance": ("05_guided_sampling", "size of the gradient"),
     "spatial": ("06_sketches", "by_depth = draw("),
-    "sketch": ("06_sketches", "edge_canvas.map()"),
+    "sketch": ("06_sketches", "f\"background = {value:g}\""),
     "correspondence": ("07_drag", "match_row(first.image[0]"),
     "drag": ("07_drag", "careful[0]"),
     "inverted": ("07_drag", "the renderer's answer"),
