@@ -28,6 +28,7 @@ from ..sources import Source
 
 
 LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are given, see `identity`
+HELD = {"step_size": 0.1}   # settings of `drag` for what `grab.grab` holds: points that agree bear a longer step
 
 
 @declared
@@ -84,7 +85,7 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
          anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, free: Mask | None = None,
          amount: Fraction = 1.0, stop: Fraction = 0.8, anatomy_weight: NonNegative = 4.0, looks_weight: NonNegative = 0.3,
          anti_ghosting: NonNegative = 0.3, margin: NonNegative = 12.0, radius: NonNegative = 6.0,
-         step_size: NonNegative = 5e-2, eta: Fraction = 0.5, seed: Seed = 0, grab: Truth = False) -> dict:
+         step_size: NonNegative | None = None, eta: Fraction = 0.5, seed: Seed = 0, grab: Truth = False) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
     Args:
@@ -103,7 +104,7 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         anatomy_weight, looks_weight: of those heads, beside 1 for `head`.
         anti_ghosting: how strongly the handles are to be left, but for those that something else is moved to.
         radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
-        step_size: as of `guided_sample`.
+        step_size: as of `guided_sample`; by default 0.05, and with `grab` what `HELD` says.
         eta: new noise at each step, in the free part, with which the model mends what a long drag has bent or torn.
         seed: of that noise, and of the noise that fills the places that were left.
         grab: whether the arrows take hold of all that they start on, a limb, the puppet, a prop: see `grab.grab`, which needs
@@ -122,6 +123,8 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         handles, targets, fixed = held.handles, held.targets, held.fixed
     else:
         targets = torch.lerp(handles, targets, amount)
+    if step_size is None:
+        step_size = HELD["step_size"] if grab else 5e-2
     latents, generator = source.start, torch.Generator().manual_seed(seed)
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     if free is None:

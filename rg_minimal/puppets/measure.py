@@ -463,7 +463,7 @@ def write_result(name: Words, result: dict, folder: SomeName = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens")
+WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows")
 
 
 @declared
@@ -485,10 +485,12 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
         "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few),
-        "tokens": lambda: measure_tokens(pipe, **many)}[what]()
+        "tokens": lambda: measure_tokens(pipe, **many),
+        "arrows": lambda: measure_arrows(pipe, judge, head("correspondence"), head("pose"), sheet=sheet, work=ARROW_WORK, **size)}[what]()
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
+ARROW_WORK = "runs/arrows.json"                            # what has been measured, so that it can go on after a break
 HEADLESS = ("base", "inversion", "tokens")                 # and without guidance
 
 
