@@ -214,3 +214,18 @@ def test_a_students_arrow_starts_on_what_it_means(kind):
         if kind in ("wrist", "elbow", "ankle", "head"):
             assert (reading.joints[0, case.joints] - case.handle).norm() <= cases.AIM + 0.1
     assert found >= 3
+
+
+def test_the_notebooks_drag_reads_what_is_drawn_and_says_in_a_sentence_where_nothing_is(capsys):
+    """The cells that use the arrows, run alone after everything was cleared in the widget: a sentence and no traceback."""
+    import json
+    from pathlib import Path
+    from types import SimpleNamespace
+    cells = json.loads((Path(__file__).parents[1] / "notebooks" / "07_drag.ipynb").read_text(encoding="utf-8"))["cells"]
+    using = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and "long_arrows()" in "".join(cell["source"])]
+    assert len(using) == 2
+    for drawn in ([], [[[50.0, 50.0], [50.0, 50.0]]]):
+        values = {"widget": SimpleNamespace(value=drawn, pins=[], grabs=True, held={}), "math": math, "torch": torch}
+        for source in using:
+            exec(source, values)
+            assert capsys.readouterr().out.count("No arrow with a length is drawn") == 1
