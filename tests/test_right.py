@@ -783,6 +783,57 @@ def test_what_became_of_a_drag_is_measured_after_it_and_outside_of_what_had_to_c
     assert M.summary([{"kind": "wrist", "distance": 2.0}, {"kind": "prop", "distance": 5.0}]) == {"distance": 3.5}
 
 
+def test_an_arrow_is_judged_by_what_it_was_to_bring_where():
+    scene = world.sample_scene(world.HELD_OUT + 7)
+    frames = world.render(scene)
+    before, joints = frames.image, frames.joints[0]
+    judge, row = Oracle(), world.JOINTS.index("left_wrist")
+    moved = joints.clone()
+    moved[row] += torch.tensor([9.0, 0.0])
+    judge.tell(before[0], joints, scene.attributes)
+    after = before.clone()
+    after[..., 0, 0] = 0.5
+    judge.tell(after[0], moved, scene.attributes)
+    case = cases.ArrowCase("wrist", 0, joints[row] + 1, joints[row] + 1 + torch.tensor([12.0, 0.0]), [row])
+    made = M.ArrowSource(scene, before, judge(before), None, case)
+    found, still = M.judge_arrow(judge, made, after), M.judge_arrow(judge, made, before)
+    assert found["way"] == pytest.approx(12) and found["distance"] == pytest.approx(3, abs=1e-4)
+    assert still["distance"] == pytest.approx(12, abs=1e-4) and still["whole"] == 1
+    prop = cases.ArrowCase("prop", 0, torch.tensor([64.5, 60.5]), torch.tensor([70.5, 60.5]), [])
+    shifted = before.roll(6, -1)
+    judge.tell(shifted[0], joints, scene.attributes)
+    made = M.ArrowSource(scene, before, judge(before), None, prop)
+    assert M.judge_arrow(judge, made, shifted)["distance"] < 1.5 and M.judge_arrow(judge, made, before)["distance"] == pytest.approx(6, abs=1.5)
+    both = M._both([{"kind": "wrist", "seed": 1, "grabbed": found, "bare": still}, {"kind": "wrist", "seed": 2, "grabbed": still, "bare": still}])
+    assert both["n"] == 2 and both["grabbed"]["left"] == pytest.approx(15 / 24, abs=1e-4) and both["bare"]["left"] == pytest.approx(1, abs=1e-4)
+
+
+def test_arrows_go_on_where_they_broke_off(monkeypatch, tmp_path):
+    """Each seed is measured once, also where the measurement was ended in between; other settings begin anew."""
+    asked = []
+
+    def sources(pipe, judge, steps, seed, scale, first):
+        for number in range(seed, seed + 100):
+            asked.append(number)
+            kind = cases.ARROWS[(first + number - seed) % len(cases.ARROWS)]
+            case = cases.ArrowCase(kind, number, torch.zeros(2), torch.ones(2), [])
+            yield SimpleNamespace(scene=world.sample_scene(number), picture=torch.zeros(1, 3, 8, 8), source=None, case=case)
+    monkeypatch.setattr(M, "arrow_sources", sources)
+    monkeypatch.setattr(M, "drag", lambda *args, grab, **settings: {"how": grab})
+    monkeypatch.setattr(M, "sample", lambda pipe, prompt, how, **settings: (torch.zeros(1, 3, 8, 8), None))
+    monkeypatch.setattr(M, "judge_arrow", lambda judge, made, picture: {"way": 10.0, "distance": 2.0, "whole": 1.0, "all_joints_found": 1.0})
+    measure = lambda **more: M.measure_arrows(None, None, None, None, work=tmp_path / "work.json", **{"count": 8, "seed": 100, **more})
+    broken = measure()
+    next(broken), next(broken), next(broken)
+    broken.close()
+    result = M.finish(measure())
+    assert asked == list(range(100, 108)) and [row["seed"] for row in result["rows"]] == asked
+    assert [row["kind"] for row in result["rows"]] == [cases.ARROWS[i % 6] for i in range(8)] and result["kinds"]["wrist"]["n"] == 2
+    assert result["grabbed"]["left"] == pytest.approx(0.2) and result["n"] == 8
+    M.finish(measure(steps=10))
+    assert asked[8:] == list(range(100, 108))
+
+
 def test_an_inversion_is_measured_in_decibels_against_the_round_trip(monkeypatch):
     there = torch.full((2, 3, 8, 8), 0.5)
     monkeypatch.setattr(M, "encode", lambda pipe, pictures: pictures)

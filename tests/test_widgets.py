@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets
 import nbformat
@@ -16,7 +17,7 @@ from PIL import Image
 
 from rg_minimal.classroom import widgets
 from rg_minimal.puppets import JOINTS, sample_scene, skeleton
-from rg_minimal.classroom.widgets import PictureArrows, PictureBox, PicturePoints, PictureSkeleton, PictureStrokes
+from rg_minimal.classroom.widgets import PictureArrows, PictureBox, PicturePoints, PictureSkeleton, PictureStrokes, drawn_before
 
 SCRIPT = Path(widgets.__file__).with_name("widgets.js")
 PICTURE = torch.linspace(0, 1, 3 * 96 * 128).view(3, 96, 128)                                   # 128 wide, 96 high
@@ -25,6 +26,10 @@ VALUES = {PicturePoints: [[10.0, 20.0], [30.5, 40.0]], PictureArrows: [[[10.0, 2
           PictureSkeleton: [[20.0 + i, 30.0] for i in range(14)], PictureBox: [10.0, 20.0, 50.0, 60.0],
           PictureStrokes: [STROKE]}
 every_widget = pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
+
+
+def pixels(widget):
+    return widget._repr_mimebundle_()[0]["image/png"]
 
 
 def from_browser(widget, value, picture_id=None, serial=1):
@@ -214,6 +219,51 @@ def test_where_nothing_is_drawn_a_cell_stops_with_one_sentence(tmp_path):
     assert said[0].traceback == ["Nothing is drawn on “pull here”: draw on it, and run this cell again."]
     full = PictureArrows(PICTURE, VALUES[PictureArrows])
     assert full.drawn() is full
+
+
+def an_arm(handles, targets):
+    """What a hold says: two points beside each handle that move along, one that stays."""
+    if len(handles) > 2:
+        raise ValueError("too many hands")
+    points = [[[x, y + 2 * k], [u, v + 2 * k]] for (x, y), (u, v) in zip(handles, targets) for k in (0, 1)]
+    return SimpleNamespace(points=points + [[[50.0, 50.0], [50.0, 50.0]]], words=f"{len(handles)} arms")
+
+
+def test_arrows_show_what_they_hold_before_anything_runs():
+    widget = PictureArrows(PICTURE, [[[10, 20], [60, 20]]], hold=an_arm)
+    assert widget.held == {"points": [[[10, 20], [60, 20]], [[10, 22], [60, 22]], [[50, 50], [50, 50]]], "words": "1 arms"}
+    plain = PictureArrows(PICTURE, [[[10, 20], [60, 20]]])
+    assert plain.held == {} and pixels(plain) != pixels(widget), "the static form shows it, too"
+    widget.value = [[[12, 20], [60, 20]]]
+    assert widget.held["points"][1] == [[12, 22], [60, 22]], "a new arrow is held anew"
+    widget.value = [[[12, 20], [60, 20]]] * 3
+    assert widget.held == {"points": [], "words": "too many hands"}, "a ValueError is said, not raised"
+    widget.value = []
+    assert widget.held == {}
+    with pytest.raises(ValueError, match="hold is 3"):
+        PictureArrows(PICTURE, hold=3)
+
+
+def test_what_is_held_can_be_taken_apart():
+    widget = PictureArrows(PICTURE, [[[10, 20], [60, 20]]], hold=an_arm)
+    points = widget.held["points"]
+    widget.take_apart()
+    assert widget.value == points and not widget.grabs and widget.held == {}
+    assert widget.pins == [[50, 50]]
+    widget.grabs = True
+    assert "too many" in widget.held["words"], "asked again, it holds again"
+    PictureArrows(PICTURE, hold=an_arm).take_apart()
+
+
+def test_what_was_drawn_lives_on_when_a_cell_runs_again():
+    make = lambda picture=PICTURE, value=(((1, 2), (30, 4)),): PictureArrows(picture, value, hold=an_arm)
+    old = drawn_before(None, make())
+    old.value, old.grabs = [[[5, 6], [7, 8]]], False
+    again = drawn_before(old, make())
+    assert again is not old and again.value == old.value and not again.grabs
+    assert drawn_before(again, make(1 - PICTURE)).value == [[[1, 2], [30, 4]]], "not on another picture"
+    assert drawn_before(again, make(value=(((1, 2), (31, 4)),))).value == [[[1, 2], [31, 4]]], "nor where other arrows are asked for"
+    assert drawn_before(PicturePoints(PICTURE, [[1, 2]]), make()).value == [[[1, 2], [30, 4]]]
 
 
 def test_box_as_a_mask():

@@ -26,6 +26,8 @@ const CSS = `
 .rg-tools :focus-visible { outline: 3px solid #0072B2; outline-offset: 2px; }
 .rg-tools label { display: inline-flex; align-items: center; gap: 6px; min-height: 32px; }
 .rg-tools input { width: 96px; min-height: 24px; }
+.rg-picture .held { margin-top: 8px; padding: 4px 8px; border-left: 4px solid #0072B2; }
+.rg-picture .held:empty { display: none; }
 .rg-picture p { margin: 6px 0 0; min-height: 1.45em; }`;
 
 const copy = (thing) => JSON.parse(JSON.stringify(thing));
@@ -124,7 +126,7 @@ function build(el, look, kind) {
     <svg tabindex="0" role="application"><image preserveAspectRatio="none" x="0" y="0" style="image-rendering: pixelated"
     /><g class="drawn" style="pointer-events: none"></g><g class="handles"></g>
     <path class="cross" fill="none" stroke="#000" style="pointer-events: none; display: none"/></svg>
-    <div class="rg-tools" role="toolbar" aria-label="tools"></div><p class="help"></p><p class="status" role="status"></p>`;
+    <div class="rg-tools" role="toolbar" aria-label="tools"></div><p class="held" aria-live="polite"></p><p class="help"></p><p class="status" role="status"></p>`;
   const keys = kind === KINDS.skeleton ? "Tab to a joint, arrows move it (Shift: 10 pixels)." :
     kind === KINDS.strokes ? "arrows move a cross, Enter puts the pen down and lifts it, Delete removes the last stroke." :
     "Tab to a handle, arrows move it (Shift: 10 pixels), Delete removes it; on the picture arrows move a cross and Enter adds.";
@@ -199,6 +201,21 @@ function render({ model, el }) {
       make(drawn, "path", { d, stroke, fill: "none", "stroke-width": `${width}px`, "stroke-linecap": "round" });
   }
 
+  // What the arrows take hold of, as Python says: points that move (dots), where they will be (ghosts), points that stay (crosses).
+  function drawHeld(u) {
+    for (const [[x, y], [tx, ty]] of model.get("held")?.points ?? []) {
+      if (distance([x, y], [tx, ty]) < 0.5) {
+        const d = `M${x - 5 * u} ${y - 5 * u}l${10 * u} ${10 * u}m${-10 * u} 0l${10 * u} ${-10 * u}`;
+        for (const [stroke, width] of [["#fff", 5], ["#000", 2]]) make(drawn, "path", { d, stroke, "stroke-width": `${width}px`, class: "stays" });
+        continue;
+      }
+      make(drawn, "path", { d: `M${x} ${y}L${tx} ${ty}`, stroke: "#fff", "stroke-width": "1.5px", "stroke-dasharray": "2 3" });
+      make(drawn, "circle", { cx: x, cy: y, r: 3 * u, fill: look.colours.left, stroke: "#fff", "stroke-width": "1px", class: "holds" });
+      make(drawn, "rect", { x: tx - 4 * u, y: ty - 4 * u, width: 8 * u, height: 8 * u, fill: "#fff", "fill-opacity": 0.35,
+        stroke: look.colours.right, "stroke-width": "1.5px", class: "ghost" });
+    }
+  }
+
   function drawStroke({ points, width, shade }) {
     const [x, y] = points[0], grey = `rgb(${Array(3).fill(Math.round(shade * 255))})`;
     const d = `M${x} ${y}` + points.map((at) => `L${at.join(" ")}`).join("");
@@ -235,6 +252,7 @@ function render({ model, el }) {
     const u = unit(), all = list(), [x, y] = cursor;
     drawn.replaceChildren();
     if (kind === KINDS.strokes) now().forEach(drawStroke);
+    if (kind === KINDS.arrows && draft === null) drawHeld(u);
     kind.lines(now(), look).forEach((line) => drawLine(line, u));
     while (handles.children.length > all.length) handles.lastChild.remove();
     all.forEach((handle, i) => drawHandle(handles.children[i] ?? makeHandle(handle), handle, i, u));
@@ -244,6 +262,14 @@ function render({ model, el }) {
     undoButton.disabled = past.length === 0, redoButton.disabled = future.length === 0;
     if (removeButton) removeButton.disabled = kind === KINDS.strokes ? now().length === 0 : !all[selected];
     if (clearButton) clearButton.disabled = now().length === 0;
+    if (apartButton) {
+      const grabs = model.get("grabs"), able = model.get("_can_grab");
+      apartButton.hidden = grabButton.hidden = !able;
+      apartButton.disabled = !(model.get("held")?.points ?? []).length;
+      grabButton.setAttribute("aria-pressed", grabs);
+      grabButton.textContent = grabs ? "✓ Grabs limbs" : "Grabs points only";
+      root.querySelector(".held").textContent = able && draft === null ? model.get("held")?.words ?? "" : "";
+    }
   }
 
   // -- gestures: begin, drag, end; every way of changing something ends in `commit`
@@ -388,6 +414,19 @@ function render({ model, el }) {
   const which = kind === KINDS.strokes ? "last" : "selected";
   const removeButton = kind.remove && addButton(tools, "✕ Delete", `delete the ${which} ${kind.noun}`, remove);
   const clearButton = kind.remove && addButton(tools, "Clear", `remove every ${kind.noun}`, clear);
+  // Taking apart makes an arrow of every point that is held, to be moved, freed or held by hand.
+  function takeApart() {
+    const points = (model.get("held")?.points ?? []).map((pair) => pair.map(inside));
+    if (points.length === 0) return;
+    end(false);
+    model.set("grabs", false);
+    commit(points, "taken apart: every point is an arrow of its own, one without a length stays");
+  }
+  const grabButton = kind === KINDS.arrows && addButton(tools, "Grabs limbs", "arrows take hold of whole limbs", () => {
+    model.set("grabs", !model.get("grabs"));
+    model.save_changes();
+  });
+  const apartButton = kind === KINDS.arrows && addButton(tools, "Take apart", "make an arrow of every point that is held", takeApart);
   if (kind === KINDS.strokes) addSlider(tools, "width", tool, 1, 24, 1), addSlider(tools, "shade", tool, 0, 1, 0.05);
 
   // -- what Python sets
@@ -415,6 +454,7 @@ function render({ model, el }) {
   const showLabel = () => svg.setAttribute("aria-label", model.get("label"));
 
   const watched = { "change:_picture_id": showPicture, "change:value": showValue, "change:label": showLabel };
+  if (kind === KINDS.arrows) for (const name of ["held", "grabs", "_can_grab"]) watched[`change:${name}`] = draw;
   for (const [name, action] of Object.entries(watched)) model.on(name, action);
   const resized = new ResizeObserver(draw);
   resized.observe(svg);

@@ -19,6 +19,7 @@ Set `value` as a whole: Python does not notice `widget.value.append(...)`. The b
 from __future__ import annotations
 
 import io
+import math
 import os
 import weakref
 from pathlib import Path
@@ -107,6 +108,7 @@ class OnPicture(anywidget.AnyWidget):
         if picture is None:
             picture = torch.full((3, size, size), 0.957)
         self.show(picture, value)
+        self._at_first = self.value
         if keep:
             self._live_on()
 
@@ -230,6 +232,20 @@ class OnPicture(anywidget.AnyWidget):
         return f"{type(self).__name__}({self._size[0]} x {self._size[1]} pixels, value={self.value})"
 
 
+def drawn_before(old: OnPicture | None, new: OnPicture) -> OnPicture:
+    """`new`, with what was drawn on `old`, so that a cell that is run again takes nothing away: where both show the same picture
+    and began with the same value. For None, or any other widget, `new` as it is.
+
+        widget = drawn_before(globals().get("widget"), PictureArrows(picture, arrows))
+    """
+    alike = isinstance(old, OnPicture) and old._kind == new._kind                   # anywidget makes a class for each widget
+    if alike and torch.equal(old.picture, new.picture) and old._at_first == new._at_first:
+        if isinstance(new, PictureArrows):
+            new.grabs = old.grabs
+        new.value = old.value
+    return new
+
+
 # -------------------------------------------------------------- values: checked, painted and drawn, with or without a widget
 # `size` is (width, height) of the picture in pixels
 
@@ -345,6 +361,10 @@ def png_bytes(array) -> bytes:
     return file.getvalue()
 
 
+def _short(start, end) -> bool:
+    return math.dist(start, end) < 0.5
+
+
 def mark(axes, at: Sequence[float], text, square: bool = False) -> None:
     """A numbered mark: a blue circle, or an orange square."""
     axes.plot(*at, "s" if square else "o", color=plots.RIGHT if square else plots.LEFT, markersize=9, markeredgecolor="white",
@@ -368,8 +388,66 @@ class PicturePoints(OnPicture):
 
 
 class PictureArrows(OnPicture):
-    """Arrows from a handle to its target: `value` is [[[x, y], [target x, target y]], ...]."""
+    """Arrows from a handle to its target: `value` is [[[x, y], [target x, target y]], ...].
+
+    `held` shows below them what they take hold of, before anything runs; `hold` makes it anew after each change of the arrows:
+
+        PictureArrows(picture, arrows, hold=lambda handles, targets: grab(correspondence, pose, source, handles, targets))
+
+    `take_apart` (a button, too) makes an arrow of every point that is held, without a length where it stays, to be moved, freed
+    or held by hand; from then on nothing is held but what the arrows say (`grabs` is False) until `grabs` is True again.
+
+    Args:
+        hold: given handles and targets (N, 2), what they hold, such as a `puppets.grab.Hold`: its `points` are arrows like those of
+            `value`, those without a length stay; its `words` are shown beside them.
+    """
     _kind = traitlets.Unicode("arrows").tag(sync=True)
+    held = traitlets.Dict().tag(sync=True)                  # {"points": arrows, "words": text}; {} for nothing
+    grabs = traitlets.Bool(True).tag(sync=True)             # whether arrows take hold of more than their own points
+    _can_grab = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, hold=None):
+        self._hold = None
+        super().__init__(picture, value, label, size)
+        self.hold = hold
+
+    @property
+    def hold(self):
+        """The function that says what arrows hold, or None; setting it holds what is drawn."""
+        return self._hold
+
+    @hold.setter
+    def hold(self, function):
+        if function is not None and not callable(function):
+            raise ValueError(f"hold is {function!r}: give a function of handles and targets, such as one that calls grab, or None")
+        self._hold, self._can_grab = function, function is not None
+        self._hold_again()
+
+    @traitlets.observe("value", "grabs")
+    def _hold_again(self, change=None):
+        """Hold what the arrows say now. What cannot be held is said in words; a widget has nowhere to raise."""
+        if self._hold is None or not self.value or not self.grabs:
+            self.held = {}
+            return
+        try:
+            found = self._hold(self.handles, self.targets)
+            self.held = {"points": [[list(map(float, at)) for at in pair] for pair in found.points], "words": str(found.words)}
+        except ValueError as error:
+            self.held = {"points": [], "words": str(error)}
+
+    def take_apart(self) -> None:
+        """Make an arrow of every point that is held."""
+        width, height = self._size
+        inside = lambda at: [min(max(at[0], 0.0), width - 0.1), min(max(at[1], 0.0), height - 0.1)]
+        points = [[inside(start), inside(end)] for start, end in self.held.get("points", [])]
+        if points:
+            self.grabs = False
+            self.value = points
+
+    @property
+    def pins(self) -> list:
+        """The points that stay, [[x, y], ...]: arrows that are shorter than half a pixel."""
+        return [handle for handle, target in self.value if _short(handle, target)]
 
     @property
     def handles(self) -> list:
@@ -385,6 +463,13 @@ class PictureArrows(OnPicture):
         return check_arrows(value, self._size)
 
     def draw(self, axes):
+        for start, end in self.held.get("points", []):
+            if _short(start, end):
+                axes.plot(*start, "x", color="black", markersize=5, zorder=3)
+                continue
+            axes.plot(*zip(start, end), ":", color="white", linewidth=1)
+            axes.plot(*start, "o", color=plots.LEFT, markersize=3, markeredgecolor="white", markeredgewidth=0.5, zorder=3)
+            axes.plot(*end, "s", color="none", markersize=3.5, markeredgecolor=plots.RIGHT, zorder=3)
         draw_arrows(axes, self.value)
 
 

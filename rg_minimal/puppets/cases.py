@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import world
 from .editing import region
+from .heads import pixel_grid
 from .judge import Judge, Reading, limb_lengths
 from ..pictures import as_pictures
 from ..checks import Count, NonNegative, Seed, declared
@@ -24,6 +25,9 @@ LIMB_JOINTS = {"wrist": ("shoulder", "elbow", "wrist"), "ankle": ("hip", "knee",
 KINDS = ("wrist", "ankle", "puppet", "prop")
 WAYS = {"wrist": (12.0, 45.0), "ankle": (7.0, 30.0)}      # how far a wrist or an ankle goes, in pixels
 MARGIN = 5.0                            # pixels that a target keeps from the border
+ARROWS = ("wrist", "elbow", "ankle", "head", "body", "prop")       # what a student's single arrow starts on
+ELBOW, NODS = 7.0, (12.0, 30.0)         # the least way of an elbow's arrow in pixels; by how many degrees a head is turned
+AIM = 3.0                               # pixels by which a student's arrow misses what it is meant for, at both ends
 INSIDE = 5                              # points well inside a prop, see `_spread`
 CLEAR = 10.0                            # pixels that points on a prop's outline keep from the puppet
 
@@ -187,6 +191,70 @@ def _spread(spots: Tensor) -> Tensor:
     """The spots' middle and four places half-way to their borders."""
     middle, half = spots.mean(0), spots.std(0)
     return middle + torch.tensor([[0.0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]]) * half * 0.8
+
+
+@dataclass
+class ArrowCase:
+    """A single arrow, as a student might draw one."""
+    kind: str                           # one of ARROWS
+    seed: int
+    handle: Tensor                      # (2,)
+    target: Tensor                      # (2,)
+    joints: list[int]                   # those that it is meant to bring `target - handle` further; none of a prop
+
+
+@declared
+def arrow_case(kind: Literal[ARROWS], reading: Reading, seed: Seed) -> ArrowCase | None:
+    """An arrow on what the judge reads in one picture; None where there is no room for one, or no such thing.
+
+    Wrists, elbows and ankles go to where they are in another pose of this world; the head is turned about the neck; the body and
+    the prop go to one side. Both ends are drawn up to `AIM` pixels beside what is meant; there may be anything behind them.
+    """
+    joints, rng = reading.joints[0], torch.Generator().manual_seed(seed)
+    prop = prop_spot(reading) if kind == "prop" else None
+    if kind == "prop" and prop is None:
+        return None
+    for _ in range(60):
+        aim = (2 * torch.rand(2, 2, generator=rng) - 1) * AIM / 2 ** 0.5
+        if kind in ("wrist", "elbow", "ankle"):
+            limb = _limb("ankle" if kind == "ankle" else "wrist", joints, seed, None, rng)
+            if limb is None or not _inside(limb.targets).all() or not _apart(limb, joints):
+                continue
+            row = 0 if kind == "elbow" else 1
+            start, end, meant = limb.handles[row], limb.targets[row], [limb.joints[row]]
+            if (end - start).norm() < ELBOW:
+                continue
+        elif kind == "head":
+            head, neck = joints[:2]
+            angle = math.radians(_uniform(rng, *NODS)) * (1 if _uniform(rng, 0, 1) < 0.5 else -1)
+            cos, sin = math.cos(angle), math.sin(angle)
+            start, end, meant = head, neck + (head - neck) @ torch.tensor([[cos, sin], [-sin, cos]]), [0]
+            aim[1] = aim[0]                                     # the way is short: a miss at both ends would be most of it
+        else:
+            shift = _shift("puppet", joints, seed, None, rng)
+            way, meant = (shift.targets - shift.handles)[0], shift.joints if kind == "body" else []
+            start = torch.lerp(joints[1], joints[8:10].mean(0), _uniform(rng, 0.3, 0.9)) if kind == "body" else prop
+            end = start + way
+            moved = joints + way if kind == "body" else end[None]
+            if not _inside(moved).all() or kind == "prop" and torch.cdist(end[None], _body(joints)).min() < 16:
+                continue
+        start, end = start + aim[0], end + aim[1]
+        if _inside(torch.stack((start, end))).all():
+            return ArrowCase(kind, seed, start, end, meant)
+    return None
+
+
+def prop_spot(reading: Reading) -> Tensor | None:
+    """(2,) the middle of what stands nearer than the rest of its rows and is not the puppet, in the judge's depth; None
+    where there is little of it."""
+    depth, joints = reading.depth[0, 0], reading.joints[0]
+    grid = pixel_grid(depth.shape[-1])                                                  # (H, W, 2)
+    beside = torch.cdist(grid.flatten(0, 1), _body(joints)).amin(1).view(depth.shape) > 12
+    spots = grid[(depth - depth.median(-1, keepdim=True).values > 0.04) & beside]
+    if len(spots) < 150:
+        return None
+    middle = spots.median(0).values
+    return middle if (spots - middle).norm(dim=-1).median() < 20 else None
 
 
 # ---------------------------------------------------------------------------------------------- how well it was done

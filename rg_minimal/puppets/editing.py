@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from . import world
-from .heads import drag_objective, identity_objective, pixel_grid, pose_objective, read_joints
-from ..checks import (AnyPoints, Boxes, Count, Fraction, Mask, NonNegative, Points, Positive, Seed, check_pairs, declared,
-                      describe)
+from .grab import grab as take_hold
+from .grab import source_joints
+from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
+from ..checks import (AnyPoints, Boxes, Count, Fraction, Mask, NonNegative, Points, Positive, Seed, Truth, check_pairs,
+                      declared, describe)
 from ..pipelines import sample
 from ..saving import ReadoutHead
 from ..sources import Source
 
 
 LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are given, see `identity`
+HELD = {"step_size": 0.1}   # settings of `drag` for what `grab.grab` holds: points that agree bear a longer step
 
 
 @declared
@@ -82,7 +85,7 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
          anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, free: Mask | None = None,
          amount: Fraction = 1.0, stop: Fraction = 0.8, anatomy_weight: NonNegative = 4.0, looks_weight: NonNegative = 0.3,
          anti_ghosting: NonNegative = 0.3, margin: NonNegative = 12.0, radius: NonNegative = 6.0,
-         step_size: NonNegative = 5e-2, eta: Fraction = 0.5, seed: Seed = 0) -> dict:
+         step_size: NonNegative | None = None, eta: Fraction = 0.5, seed: Seed = 0, grab: Truth = False) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
     Args:
@@ -101,18 +104,28 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         anatomy_weight, looks_weight: of those heads, beside 1 for `head`.
         anti_ghosting: how strongly the handles are to be left, but for those that something else is moved to.
         radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
-        step_size: as of `guided_sample`.
+        step_size: as of `guided_sample`; by default 0.05, and with `grab` what `HELD` says.
         eta: new noise at each step, in the free part, with which the model mends what a long drag has bent or torn.
         seed: of that noise, and of the noise that fills the places that were left.
+        grab: whether the arrows take hold of all that they start on, a limb, the puppet, a prop: see `grab.grab`, which needs
+            `anatomy` and says before anything runs what is held.
     Raises ValueError where handles and targets do not match, one handle has two targets (also where it is `fixed`), and for an
-    amount outside [0, 1].
+    amount outside [0, 1], or to `grab` without `anatomy`.
     """
     check_source_is_one(source)
     _as_many(handles, targets)
     fixed = handles[:0] if fixed is None else fixed
     check_pairs(torch.cat((handles, fixed)), torch.cat((targets, fixed)), 1.0)
+    if grab:
+        if anatomy is None:
+            raise ValueError("grab needs anatomy, a pose head that says where the limbs are: pass anatomy=load_head('data/heads/pose', pipe)")
+        held = take_hold(head, anatomy, source, torch.cat((handles, fixed)), torch.cat((targets, fixed)), amount)
+        handles, targets, fixed = held.handles, held.targets, held.fixed
+    else:
+        targets = torch.lerp(handles, targets, amount)
+    if step_size is None:
+        step_size = HELD["step_size"] if grab else 5e-2
     latents, generator = source.start, torch.Generator().manual_seed(seed)
-    targets = torch.lerp(handles, targets, amount)
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     if free is None:
         free = region(torch.cat((start, goal)), margin)
@@ -155,8 +168,7 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
 def moved_joints(head: ReadoutHead, source: Source, start: Points, goal: Points, reach: NonNegative = 6.0) -> Tensor:
     """The joints (1, 14, 2) that a pose head reads in the source; those within `reach` pixels of a point of `start` (N, 2)
     go where it goes, to `goal` (N, 2)."""
-    timestep = next((t for t in source.timesteps if t >= 50), source.timesteps[-1])
-    joints = read_joints(source(timestep)(head))[0][0].cpu()
+    joints = source_joints(head, source)
     gap, nearest = torch.cdist(joints, start).min(-1)
     way = (goal - start)[nearest] * (gap <= reach)[:, None]
     return (joints + way).clamp(0, world.SIZE)[None]

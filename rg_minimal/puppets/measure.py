@@ -20,13 +20,14 @@ from pydantic import BeforeValidator, Field
 
 from . import world
 from .basemodel import autoencoder_psnr
-from .cases import KINDS, DragCase, ball_points, drag_case, find_patch, prop_points, whole
+from .cases import ARROWS, KINDS, ArrowCase, DragCase, arrow_case, ball_points, drag_case, find_patch, prop_points, whole
 from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .tokens import measure_tokens
-from ..checks import Count, FileName, Function, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence, option
-from ..files import refuse_file, write_json
+from ..checks import Count, FileName, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence, option
+from ..files import read_json, refuse_file, write_json
+from ..paces import FULL
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..saving import ReadoutHead
@@ -34,6 +35,7 @@ from ..sources import Source
 
 BASE_SEED, POSE_SEED = world.HELD_OUT + 10_000, world.HELD_OUT + 20_000
 MAP_SEED, DRAG_SEED, IDENTITY_SEED = world.HELD_OUT + 30_000, world.HELD_OUT + 60_000, world.HELD_OUT + 40_000
+ARROW_SEED = world.HELD_OUT + 110_000
 SCALE = 3.0                              # guidance scale, what the puppet model's recipe.json recommends
 MEASURED = ("shirt", "trousers", "hat", "background", "prop", "action")      # what every caption decides
 
@@ -262,6 +264,99 @@ def judge_drag(judge: Judge, made: DragSource, picture: torch.Tensor) -> dict:
             "whole": float(whole(judge, after, made.reading)), "all_joints_found": float(judge.found(after))}
 
 
+@dataclass
+class ArrowSource:
+    """A picture in which a student draws one arrow, (1, 3, H, W), and what the judge reads in it."""
+    scene: world.Scene
+    picture: torch.Tensor
+    reading: Reading
+    source: Source
+    case: ArrowCase
+
+
+@declared
+def arrow_sources(pipe, judge: Judge, steps: Steps, seed: Seed = ARROW_SEED, guidance_scale: NonNegative = SCALE,
+                  first: Index = 0) -> Iterator[ArrowSource]:
+    """Endless: the kinds of `cases.ARROWS` in turn, each in the next seed's picture that is a whole puppet and has room for it.
+    `first` is the kind that comes first."""
+    kinds = itertools.cycle(ARROWS[first:] + ARROWS[:first])
+    kind = next(kinds)
+    for number in itertools.count(seed):
+        scene = world.sample_scene(number)
+        if kind == "prop" and scene.prop == "none":
+            continue
+        states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, guidance_scale=guidance_scale,
+                                    generator=torch.Generator().manual_seed(number)))
+        picture = decode(pipe, states[-1].latents)
+        reading = judge(picture)
+        case = arrow_case(kind, reading, number) if judge.found(reading) else None
+        if case is not None:
+            yield ArrowSource(scene, picture, reading, Source.from_states(pipe, states, scene.caption, keep_all=True), case)
+            kind = next(kinds)
+
+
+@declared
+def measure_arrows(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, count: Count = 100, steps: GuidedSteps = FULL["num_inference_steps"],
+                   seed: Seed = ARROW_SEED, guidance_scale: NonNegative = SCALE, work: FileName | None = None, sheet: Function | None = None,
+                   **settings) -> Progress:
+    """Single arrows, as a student might draw them: what they hold is dragged (`grabbed`) and, in the same picture, they are dragged
+    as they are (`bare`), with the default settings of `drag` and a pose head.
+
+    `left` is what the handle is off its target, over what it was, both as means; the judge says where a joint ended (of a body the
+    mean of all 14), the nearest patch of pixels where a prop did. With `work`, a file, what has been measured there before is not
+    measured again. `sheet` is called with rows (before, grabbed, bare) of the first 12, whatever they look like, and with their arrows.
+    """
+    asked = {"count": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, "settings": settings}
+    kept = read_json(work) if work is not None and Path(work).is_file() else {}
+    rows, shown = (kept["rows"] if kept.get("asked") == asked | {"count": None} else []), []
+    number = rows[-1]["seed"] + 1 if rows else seed
+    kinds = len(rows) % len(ARROWS)
+    sources = arrow_sources(pipe, judge, steps, number, guidance_scale, kinds)
+    while len(rows) < count:
+        made = next(sources)
+        case, row = made.case, {"kind": made.case.kind, "seed": made.case.seed, "action": made.scene.action, "prop": made.scene.prop}
+        pictures = [made.picture[0]]
+        for how, grabs in (("grabbed", True), ("bare", False)):
+            start = time.perf_counter()
+            picture, _ = sample(pipe, made.scene.caption, num_inference_steps=steps, guidance_scale=guidance_scale,
+                                **drag(head, made.source, case.handle[None], case.target[None], anatomy=pose, grab=grabs, **settings))
+            pictures.append(picture[0])
+            row[how] = judge_arrow(judge, made, picture) | {"seconds": time.perf_counter() - start}
+        rows.append(row)
+        if len(shown) < 12:
+            shown.append((pictures, torch.stack((case.handle, case.target))[None].tolist()))
+        if work is not None:
+            write_json(work, {"asked": asked | {"count": None}, "rows": rows})
+        yield len(rows), count
+    if sheet and shown:
+        sheet(dict(zip(("before", "grabbed", "bare"), zip(*(pictures for pictures, _ in shown)))), [arrow for _, arrow in shown])
+    rows = rows[:count]
+    return asked | {"n": count, "aim": "left at most 0.25 and whole at least 0.85, grabbed", **_both(rows),
+                    "kinds": {kind: _both([row for row in rows if row["kind"] == kind]) for kind in ARROWS if kind in {row["kind"] for row in rows}},
+                    "rows": rows}
+
+
+def judge_arrow(judge: Judge, made: ArrowSource, picture: torch.Tensor) -> dict:
+    """What became of an arrow: its way and what is left of it in pixels, whether one whole puppet is left."""
+    case, after = made.case, judge(picture)
+    way = case.target - case.handle
+    if case.joints:
+        left = (after.joints[0, case.joints] - made.reading.joints[0, case.joints] - way).norm(dim=-1).mean()
+    else:
+        left = (find_patch(made.picture[0], case.handle, picture[0], 25) - find_patch(made.picture[0], case.handle, made.picture[0], 25) - way).norm()
+    return {"way": float(way.norm()), "distance": float(left), "whole": float(whole(judge, after, made.reading)),
+            "all_joints_found": float(judge.found(after))}
+
+
+def _both(rows: list[dict]) -> dict:
+    """Of rows of arrows: how many, and for grabbed and bare ones the means, and the way left."""
+    made = {"n": len(rows)}
+    for how in ("grabbed", "bare"):
+        means = summary([row[how] for row in rows])
+        made[how] = {"left": means["distance"] / means["way"], "left_each": sum(row[how]["distance"] / row[how]["way"] for row in rows) / len(rows), **means}
+    return made
+
+
 def summary(rows: list[dict]) -> dict:
     """Means of all numbers of the rows."""
     names = [name for name, value in rows[0].items() if name not in ("kind", "seed")] if rows else []
@@ -368,7 +463,7 @@ def write_result(name: Words, result: dict, folder: SomeName = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens")
+WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows")
 
 
 @declared
@@ -390,10 +485,12 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
         "identity": lambda: measure_identity(pipe, judge, head("appearance"), head("pose"), sheet=sheet, **size),
         "inversion": lambda: measure_inversion(pipe, **size),
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few),
-        "tokens": lambda: measure_tokens(pipe, **many)}[what]()
+        "tokens": lambda: measure_tokens(pipe, **many),
+        "arrows": lambda: measure_arrows(pipe, judge, head("correspondence"), head("pose"), sheet=sheet, work=ARROW_WORK, **size)}[what]()
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
+ARROW_WORK = "runs/arrows.json"                            # what has been measured, so that it can go on after a break
 HEADLESS = ("base", "inversion", "tokens")                 # and without guidance
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,7 +91,8 @@ class Shown:
 
     def state(self, *names):
         state = {name: getattr(self.widget, name) for name in names or
-                 ("_kind", "_look", "_size", "_picture_id", "_edited", "value", "label", "_png")}
+                 ("_kind", "_look", "_size", "_picture_id", "_edited", "value", "label", "_png", "held", "grabs", "_can_grab")
+                 if hasattr(self.widget, name)}
         return json.loads(json.dumps(state, default=lambda png: base64.b64encode(png).decode()))
 
     def at(self, x, y):
@@ -205,6 +207,21 @@ def test_arrows_from_handle_to_target(tabs):
     shown.screenshot("arrows")
     shown.page.get_by_label("delete the selected arrow").click()
     assert shown.messages() and near(shown.widget.value, [[[20, 20], [90, 80]]])
+
+
+def test_what_is_held_is_drawn_and_can_be_taken_apart(tabs):
+    points = [[[30, 40], [80, 40]], [[36, 52], [86, 52]], [[50, 90], [50, 90]]]
+    hold = lambda handles, targets: SimpleNamespace(points=points, words="the left arm, by its hand")
+    shown = Shown(tabs[0], widgets.PictureArrows(PICTURE, [[[30, 40], [80, 40]]], hold=hold))
+    count = lambda name: shown.page.locator(f"svg .{name}").count()
+    assert (count("holds"), count("ghost"), count("stays")) == (2, 2, 2) and shown.page.locator(".held").inner_text() == "the left arm, by its hand"
+    shown.screenshot("held")
+    shown.page.get_by_label("make an arrow of every point that is held").click()
+    assert shown.messages() and near(shown.widget.value, points) and shown.widget.grabs is False
+    shown.page.evaluate("fromPython({held: {}})")
+    assert count("ghost") == 0 and shown.page.locator(".rg-handle").count() == 6, "each point is an arrow of its own now"
+    plain = Shown(tabs[0], widgets.PictureArrows(PICTURE, [[[30, 40], [80, 40]]]))
+    assert not plain.page.get_by_label("make an arrow of every point that is held").is_visible()
 
 
 @pytest.mark.parametrize("zoom", [1.0, 2.0])

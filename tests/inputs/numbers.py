@@ -14,7 +14,7 @@ from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom import exercises, larger, plots, recipe as state_recipe, widgets
 from rg_minimal.guider import ReadoutGuidance
 from rg_minimal.pictures import as_pictures
-from rg_minimal.puppets import basemodel, cases as drags, editing, heads, judge, measure, transformer, world
+from rg_minimal.puppets import basemodel, cases as drags, editing, grab, heads, judge, measure, transformer, world
 
 NAN, INF = math.nan, math.inf
 NUMBER = [(True, "pass a number"), (NAN, "finite"), ("1", "pass a number")]
@@ -269,12 +269,13 @@ MEASURES = {"measure_base": (lambda **given: measure.measure_base(None, None, **
             "measure_map": (lambda **given: measure.measure_map(None, None, None, "depth", **given), {"guidance_scale": "not negative"}),
             "measure_drag": (lambda **given: measure.measure_drag(None, None, None, **given), {"real": "truth"}),
             "measure_identity": (lambda **given: measure.measure_identity(None, None, None, None, **given), {"batch": "count"}),
-            "measure_inversion": (lambda **given: measure.measure_inversion(None, **given), {})}
+            "measure_inversion": (lambda **given: measure.measure_inversion(None, **given), {}),
+            "measure_arrows": (lambda **given: measure.measure_arrows(None, None, None, None, **given), {"guidance_scale": "not negative"})}
 for name, (make, more) in MEASURES.items():
     refuse(name, make, few=3, steps="count", seed="seed", **more)
     refuse_these(name, make, "count", [True, 2.5], "whole number")
     refuse_these(name, make, "count", [0] if name != "measure_drag" else [], "greater than or equal to 1")
-for name in ("measure_pose", "measure_map", "measure_drag", "measure_identity"):
+for name in ("measure_pose", "measure_map", "measure_drag", "measure_identity", "measure_arrows"):
     refuse_these(name, MEASURES[name][0], "steps", [1], "greater than or equal to 2")
 refuse_these("measure_drag", MEASURES["measure_drag"][0], "count", [3, 6, 101], "multiple of 4")
 refuse_these("measure_inversion", MEASURES["measure_inversion"][0], "iterations", [3, (), (-1,), (True,), (0.5,)], "whole numbers")
@@ -297,8 +298,12 @@ refuse("joined", lambda **given: editing.joined([[1, 2], [9, 9]], [[1, 2], [9, 9
 refuse("carry", lambda radius: editing.carry(torch.rand(1, 4, 16, 16), [[1, 2]], [[3, 4]], radius, tiny.seed()), radius="not negative")
 refuse("identity", lambda **given: editing.identity(head(), source(), **given), few=4, start="fraction", stop="fraction", step_size="not negative",
        eta="fraction")
+refuse("grab", lambda **given: grab.grab(relative(), head(), source(), **{"handles": [[20, 20]], "targets": [[30, 20]], **given}),
+       handles="points", targets="points", amount="fraction")
+refuse("drag", dragged, few=4, grab="truth")
 refuse("drag_case", lambda seed: drags.drag_case("puppet", JOINTS[0], seed), seed="seed")
 refuse_these("drag_case", lambda kind: drags.drag_case(kind, JOINTS[0], 0), "kind", ["hand", 3, None], "wrist")
+refuse_these("arrow_case", lambda kind: drags.arrow_case(kind, None, 0), "kind", ["hand", 3, None], "wrist")
 refuse("find_patch", lambda side: drags.find_patch(torch.rand(3, 32, 32), torch.tensor([9.0, 9.0]), torch.rand(3, 32, 32), side), side="count")
 refuse_these("find_patch", lambda side: drags.find_patch(torch.rand(3, 32, 32), torch.tensor([9.0, 9.0]), torch.rand(3, 32, 32), side), "side", [12], "odd")
 
