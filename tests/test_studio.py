@@ -435,6 +435,7 @@ def test_drafts_follow_the_latest_wish_and_the_release_is_refined(kit):
 
 
 def test_a_draft_starts_from_the_runs_noise_and_a_far_wish_drops_it(kit):
+    kit.known.clear()
     state = using("pose", steps=8)
     draft = Draft(kit, state)
     steps = draft.steps()

@@ -418,7 +418,7 @@ class Desk:
         return ui.VBox([use, self._number(name, "weight", high=100, step=0.1),
                         self._number(name, "interval", 0, text="from (of steps)"),
                         self._number(name, "interval", 1, text="until (of steps)"),
-                        ui.HTML("<small>It guides from this fraction of the steps until that: 0 is the first step, 1 the "
+                        ui.HTML("<small style='line-height: 1.4; display: block'>It guides from this fraction of the steps until that: 0 is the first step, 1 the "
                                 "last, 0.5 half-way.</small>"),
                         ui.HTML(HINT[name]), *self._aim(name)])
 
