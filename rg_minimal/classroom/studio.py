@@ -296,7 +296,8 @@ def _show_static(studio: Studio) -> None:
     if getattr(ui.get_ipython(), "kernel", None) is None or studio.result is None:
         return
     png = base64.b64encode(studio.figure()._repr_png_()).decode()
-    data = {"text/plain": "", "text/html": f'<img class="rg-static" alt="{html.escape(repr(studio))}" src="data:image/png;base64,{png}">'}
+    picture = f'<img class="rg-static" alt="{html.escape(repr(studio))}" src="data:image/png;base64,{png}">'
+    data = {"text/plain": "", "text/html": picture}
     again, studio._static = studio._static is not None, studio._static or uuid.uuid4().hex
     publish_display_data(data, transient={"display_id": studio._static}, update=again)
 
@@ -418,8 +419,8 @@ class Desk:
         return ui.VBox([use, self._number(name, "weight", high=100, step=0.1),
                         self._number(name, "interval", 0, text="from (of steps)"),
                         self._number(name, "interval", 1, text="until (of steps)"),
-                        ui.HTML("<small style='line-height: 1.4; display: block'>It guides from this fraction of the steps until that: 0 is the first step, 1 the "
-                                "last, 0.5 half-way.</small>"),
+                        ui.HTML("<small style='line-height: 1.4; display: block'>It guides from this fraction of the steps until "
+                                "that: 0 is the first step, 1 the last, 0.5 half-way.</small>"),
                         ui.HTML(HINT[name]), *self._aim(name)])
 
     def _aim(self, name) -> list:
@@ -591,9 +592,9 @@ class Desk:
 
     def show_draft(self, moment: Moment, number: int):
         """A draft, and which wish it answers."""
-        pictures, before = {"after": moment.picture()}, self.studio.kit.known.get(plain_key(self.studio._state))
-        if before is not None and self.studio.result is not None and plain_key(self.studio.result.state) == plain_key(self.studio._state):
-            pictures["before"] = self.studio.result.before
+        pictures, result = {"after": moment.picture()}, self.studio.result
+        if result is not None and plain_key(result.state) == plain_key(self.studio._state):
+            pictures["before"] = result.before
         with self.stage.hold_sync():
             self.show_pictures(pictures)
             self.stage.captions = [*self.stage.captions[:-1], "draft"]
