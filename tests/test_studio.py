@@ -493,8 +493,9 @@ def test_a_saved_notebook_shows_the_picture_on_the_screen(kit, monkeypatch):
     """Beside the widget lies the figure of its result, which is written again with every result."""
     published = []
     told = {"header": {"msg_id": "first"}, "metadata": {"cellId": "saved"}, "content": {}}
-    monkeypatch.setattr(studio.ui, "get_ipython", lambda: SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: told)))
-    monkeypatch.setattr(studio, "publish_display_data", lambda data, transient, update: published.append((data["text/html"], transient, update)))
+    publisher = SimpleNamespace(publish=lambda data, transient, update: published.append((data["text/html"], transient, update)))
+    shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: told), display_pub=publisher)
+    monkeypatch.setattr(studio.ui, "get_ipython", lambda: shell)
     with Studio(kit, using("pose"), make(kit, using("pose"))) as shown:
         assert "image/png" not in shown._repr_mimebundle_()
         shown.state = using("pose", seed=5)

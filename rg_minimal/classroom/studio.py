@@ -28,7 +28,6 @@ import anywidget
 import ipywidgets as ui
 import torch
 import traitlets
-from IPython.display import publish_display_data
 from torch import Tensor
 
 from . import plots
@@ -293,13 +292,14 @@ def unknown_words(kit: Kit, state: dict) -> str:
 def _show_static(studio: Studio) -> None:
     """Put the pictures that are shown beside the widget, for where no widget can be shown: a saved notebook. They change as
     the result does; where the studio itself is seen, its style sheet hides them."""
-    if getattr(ui.get_ipython(), "kernel", None) is None or studio.result is None:
+    shell = ui.get_ipython()
+    if getattr(shell, "kernel", None) is None or studio.result is None:
         return
     png = base64.b64encode(studio.figure()._repr_png_()).decode()
     picture = f'<img class="rg-static" alt="{html.escape(repr(studio))}" src="data:image/png;base64,{png}">'
     data = {"text/plain": "", "text/html": picture}
     again, studio._static = studio._static is not None, studio._static or uuid.uuid4().hex
-    publish_display_data(data, transient={"display_id": studio._static}, update=again)
+    shell.display_pub.publish(data, transient={"display_id": studio._static}, update=again)
 
 
 _SHOWN: dict = {}           # cell -> (its execution, the studios that it shows)
