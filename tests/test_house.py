@@ -236,7 +236,7 @@ def test_torch_load_never_runs_code_from_a_file():
 
 
 # Who may know whom: a module those that stand before it, a room the rooms before it. The judge knows the world alone.
-METHOD = ["files", "checks", "maps", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "saving", "sources", "pipelines",
+METHOD = ["files", "paces", "checks", "maps", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "saving", "sources", "pipelines",
           "callback", "guider", "reference"]
 PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.transformer", "puppets.heads", "puppets.editing",
            "puppets.cases", "puppets.tokens", "puppets.measure"]
