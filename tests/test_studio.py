@@ -2,6 +2,7 @@
 import ast
 import asyncio
 import base64
+import copy
 import datetime
 import gc
 import io
@@ -21,9 +22,11 @@ from PIL import Image
 
 from rg_minimal import guided_sample, load_pipeline, sample
 from rg_minimal.classroom import studio
+from rg_minimal.denoisers import ddim_scheduler
 from rg_minimal.puppets.heads import new_head
-from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, check_state, embed, guidance, in_use, load_kit, make, moments,
+from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key,
                                read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
+from rg_minimal.classroom.drafts import Draft, Few, spread
 from rg_minimal.classroom.studio import Studio
 from rg_minimal.classroom.widgets import as_array, png_bytes
 
@@ -110,9 +113,9 @@ def test_wrong_states_are_named_with_a_remedy(state, message):
 
 
 NOT_READY = [
-    ({"drag": {"use": True}}, "drag.use is true, but drag.arrows is empty: draw at least one arrow"),
+    ({"drag": {"use": True}}, r"drag is in use, but there is no arrow \(drag.arrows is empty\): draw at least one, or switch drag off"),
     ({"drag": {"use": True, "arrows": [[[5, 5], [5, 5]]]}}, "drag.arrows holds only points that stay"),
-    ({"depth": {"use": True}}, "depth.strokes is empty: draw at least one stroke"),
+    ({"depth": {"use": True}}, r"there is no stroke \(depth.strokes is empty\): draw at least one"),
     ({"steps": 2, "pose": {"interval": [0.0, 0.4]}}, r"pose.interval is \[0, 0.4\], which holds none of the 2 steps"),
     ({"appearance": {"use": True, "picture": "no/such.png"}}, "appearance.picture is 'no/such.png', which is no picture"),
     ({"appearance": {"use": True, "picture": "data:image/png;base64,AAAA"}}, "appearance.picture is 'data:image"),
@@ -131,9 +134,9 @@ def test_missing_and_damaged_heads_are_named_with_how_to_make_them(kit, tmp_path
     (tmp_path / "depth" / "config.json").write_text("{")
     bare = load_kit(heads=str(tmp_path))
     assert list(bare.notes) == list(OBJECTIVES) and not bare.heads
-    with pytest.raises(ValueError, match="drag.use is true, but there is no correspondence head .* rg_minimal.puppets.heads correspondence"):
+    with pytest.raises(ValueError, match="drag is in use, but there is no correspondence head .* rg_minimal.puppets.heads correspondence"):
         moments(bare, using("drag"))
-    with pytest.raises(ValueError, match="depth.use is true, but the depth head cannot be used"):
+    with pytest.raises(ValueError, match="depth is in use, but the depth head cannot be used"):
         moments(bare, using("depth"))
     with pytest.raises(ValueError, match="could not load a diffusion pipeline from 'no/model'"):
         load_kit("no/model")
@@ -199,7 +202,7 @@ def test_moments_count_and_remember_the_picture_without_guidance(kit):
     state = using("pose", seed=5)
     first, again = ([(each.name, each.done, each.total, each.last) for each in moments(kit, state)] for _ in range(2))
     assert first == [("before", 1, 4, False), ("before", 2, 4, True), ("after", 3, 4, False), ("after", 4, 4, True)]
-    assert again == [("before", 1, 3, True), ("after", 2, 3, False), ("after", 3, 3, True)]
+    assert again == [("before", 0, 2, True), ("after", 1, 2, False), ("after", 2, 2, True)]
     names = [each.name for each in moments(kit, using("appearance", "pose", seed=6))]
     assert names == ["reference"] * 2 + ["before"] * 2 + ["after"] * 2
 
@@ -357,7 +360,7 @@ def test_stop_button_ends_a_run_between_two_steps(desk):
         while desk.stage.done < 2:
             await asyncio.sleep(0.001)
         assert desk.run_button.disabled and not desk.stop_button.disabled and desk.stage.total == 40
-        assert re.fullmatch("without guidance, step [12]", desk.stage.captions[0]), "a preview"
+        assert desk.stage.captions[0] == "without guidance, forming", "a preview: the one count is that of the progress"
         desk.stop_button.click()
         result = await job
         heartbeat.cancel()
@@ -389,13 +392,118 @@ def test_arrows_do_not_outlive_the_picture_they_were_drawn_on(desk):
     desk.editors["drag"].value = arrows
     strokes = desk.editors["depth"].value = STROKES
     desk.controls["seed",].value = 3
-    assert shown.state["drag"]["arrows"] == [] == desk.editors["drag"].value and "arrows are gone" in shown.message
+    assert shown.state["drag"]["arrows"] == [] == desk.editors["drag"].value and "arrows are put away" in shown.message
     assert desk._ground is None and desk.editors["drag"].picture.std() < 1e-5, "a blank ground"
     assert shown.state["depth"]["strokes"] == strokes == desk.editors["depth"].value
+    desk.controls["seed",].value = 0
+    assert shown.state["drag"]["arrows"] == arrows == desk.editors["drag"].value, "the settings of before bring them back"
+    desk.controls["seed",].value = 3
     shown.state = using("drag", seed=1)
     assert desk.editors["drag"].value == shown.state["drag"]["arrows"] != [], "a state brings its own arrows"
     desk.run_button.click()
     assert shown.state["drag"]["arrows"] and desk._ground is not None
+
+
+def test_drafts_follow_the_latest_wish_and_the_release_is_refined(kit):
+    """In a running loop, as in a kernel: wishes come faster than drafts; the last one is answered, then Run's picture comes."""
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk, told = shown.desk, []
+            desk.stage.observe(lambda change: told.append(tuple(change.new)), "answers")
+            editor = desk.editors["pose"]
+            joints = copy.deepcopy(editor.value)
+            for number in range(1, 7):
+                joints[6] = [joints[6][0], joints[6][1] + 2]
+                editor._moving = [editor._picture_id, number, copy.deepcopy(joints)]
+                await asyncio.sleep(0.05)
+            while (6, True) not in told:
+                await asyncio.sleep(0.01)
+            assert shown.result is None and not shown.history, "a draft is kept nowhere"
+            assert [number for number, _ in told] == sorted(number for number, _ in told), "never back to an older wish"
+            assert len([whole for _, whole in told if whole]) < 6, "wishes that are outdated are left out"
+            assert desk.stage.captions[-1] == "draft" and shown.state["pose"]["joints"][6] != joints[6]
+            draft = desk.stage.pictures[-1]
+            editor._moving = [editor._picture_id, 7, copy.deepcopy(joints)]
+            await asyncio.sleep(0.2)
+            assert desk.stage.pictures[-1] == draft and desk.stage.answers == [7, True], "so near that nothing is drawn again"
+            editor.value = joints                                               # released
+            while not shown.history:
+                await asyncio.sleep(0.01)
+            return shown.state, shown.result
+    state, result = asyncio.run(scene())
+    assert result.fingerprint == make(kit, state).fingerprint and state["steps"] == 8, "exactly what Run gives"
+
+
+def test_a_draft_starts_from_the_runs_noise_and_a_far_wish_drops_it(kit):
+    kit.known.clear()
+    state = using("pose", steps=8)
+    draft = Draft(kit, state)
+    steps = draft.steps()
+    seen = [moment for moment in (next(steps) for _ in range(9)) if moment.name == "after"]
+    first = kit.known[plain_key(state)][0]
+    assert seen[0].state.timestep == first.timestep
+    near, far = (copy.deepcopy(state) for _ in range(2))
+    near["pose"]["joints"][6][1] += 5
+    far["pose"]["joints"][6][1] += 60
+    assert draft.take(near) == "taken" and draft.state["pose"]["joints"] == near["pose"]["joints"]
+    assert draft.take(far) == "dropped" and draft.take({**near, "seed": 9}) == "dropped"
+    while not draft.worth_a_look(next(steps)):
+        pass
+    assert draft.take(state) == "later", "what guides is done, the picture all but made"
+    assert [spread(25), spread(3), spread(50)] == [[0, 5, 10, 15, 20], [0, 1, 2], [0, 10, 20, 30, 40]]
+
+
+def test_drafts_of_a_drag_keep_to_the_trajectory_of_the_picture(kit):
+    state = using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "keep": True})
+    sources = {}
+    last = [list(Draft(kit, state, sources).steps())[-1].picture() for _ in range(2)]
+    assert torch.equal(*last) and len(sources) == 1, "and read the source once"
+    plain = make(kit, without_guidance(state)).before
+    far = (slice(None), slice(90, 128), slice(90, 128))
+    assert (last[0] - plain)[far].abs().mean() < 0.05
+
+
+def test_the_course_of_few_steps_is_ddims_own_where_it_is_the_same(kit):
+    """Along all timesteps of a run it is that run."""
+    noise = torch.Generator().manual_seed(3)
+    *_, own = guided_sample(kit.pipe, "a puppet", num_inference_steps=4, generator=noise)
+    scheduler = Few.from_config(ddim_scheduler(kit.pipe).config)
+    scheduler.course = (751, 501, 251, 1)
+    *_, few = guided_sample(kit.pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(3), scheduler=scheduler)
+    assert own.timestep == few.timestep and torch.allclose(own.latents, few.latents, atol=1e-4)
+
+
+def test_messages_go_with_what_they_spoke_of_and_name_unknown_words(desk):
+    shown = desk.studio
+    desk.controls["drag", "use"].value = True
+    desk.run_button.click()
+    assert "switch drag off" in shown.message and "false" not in shown.message
+    desk.controls["drag", "use"].value = False
+    assert shown.message == "" and not desk.stage.problem, "it spoke of what is no more"
+    desk.controls["prompt",].value = "a robot with a red shirt is dancing"
+    assert "does not know" in shown.message and "'robot'" in shown.message
+    desk.run_button.click()
+    assert "'robot'" in shown.message and "Done" in shown.message
+    desk.note.value = "papermill makes the picture again"
+    desk.run_button.click()
+    assert desk.note.value == "", "another picture than the one exported"
+
+
+def test_a_saved_notebook_shows_the_picture_on_the_screen(kit, monkeypatch):
+    """Beside the widget lies the figure of its result, which is written again with every result."""
+    published = []
+    told = {"header": {"msg_id": "first"}, "metadata": {"cellId": "saved"}, "content": {}}
+    publisher = SimpleNamespace(publish=lambda data, transient, update: published.append((data["text/html"], transient, update)))
+    shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: told), display_pub=publisher)
+    monkeypatch.setattr(studio.ui, "get_ipython", lambda: shell)
+    with Studio(kit, using("pose"), make(kit, using("pose"))) as shown:
+        assert "image/png" not in shown._repr_mimebundle_()
+        shown.state = using("pose", seed=5)
+        shown.start()
+        assert [update for *_, update in published] == [False, True] and published[0][1] == published[1][1]
+        assert published[0][0] != published[1][0]
+        assert base64.b64encode(shown.figure()._repr_png_()).decode() in published[1][0]
+    studio._SHOWN.clear()
 
 
 def test_objective_without_a_head_is_disabled_and_says_why(tmp_path):

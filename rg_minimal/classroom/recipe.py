@@ -36,6 +36,7 @@ from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objecti
 from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, declared
 from ..denoisers import denoiser
 from ..files import write_file
+from ..paces import FULL
 from ..pictures import as_pictures, opened
 from ..pipelines import find_folder, guided_sample, load_head, load_pipeline
 from ..puppets.world import SIZE
@@ -52,7 +53,7 @@ HALF = {"weight": 1.0, "interval": [0.0, 0.5]}          # how strong, in which f
 START = {
     "prompt": "a puppet with tan skin in a red shirt and blue trousers is waving its left hand in a meadow next to a tree",
     "seed": 0,                                          # of the noise that the picture starts from
-    "steps": 50,                                        # DDIM steps
+    "steps": FULL["num_inference_steps"],               # DDIM steps
     "guidance_scale": 3.0,                              # how strictly the prompt is followed
     "step_size": 0.05,                                  # how far each guided step moves the latents
     "pose": {"use": True, **HALF, "joints": [           # the 14 joints in the order of `puppets.JOINTS`
@@ -170,14 +171,14 @@ def _filled(given, start: dict, path: str) -> dict:
 
 def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
     if name in kit.notes:
-        raise ValueError(f"{name}.use is true, but {kit.notes[name]}. Or set {name}.use to false")
+        raise ValueError(f"{name} is in use, but {kit.notes[name]}. Or switch {name} off ({name}.use)")
     start, stop = entry["interval"]
     if int(stop * steps + 1e-9) <= int(start * steps + 1e-9):
         raise ValueError(f"{name}.interval is [{start:g}, {stop:g}], which holds none of the {steps} steps: widen it")
     for key, what in (("arrows", "arrow"), ("strokes", "stroke")):
         if key in entry and not entry[key]:
-            raise ValueError(f"{name}.use is true, but {name}.{key} is empty: draw at least one {what}, or set {name}.use "
-                             "to false")
+            raise ValueError(f"{name} is in use, but there is no {what} ({name}.{key} is empty): draw at least one, or switch {name} "
+                             f"off ({name}.use)")
     if name == "drag" and not any(_length(arrow) for arrow in entry["arrows"]):
         raise ValueError("drag.arrows holds only points that stay in their place: draw at least one arrow")
     if entry.get("picture"):
@@ -360,20 +361,27 @@ def finished(state: dict, made: dict[str, Tensor]) -> Result:
 
 
 def _moments(kit, state):
-    plain, steps, guided = {name: state[name] for name in PLAIN}, state["steps"], bool(in_use(state))
-    runs = {"before": plain}
-    if state["appearance"]["use"] and not state["appearance"]["picture"]:
-        runs = {"reference": {**plain, **{name: state["appearance"][name] for name in ("prompt", "seed")}}, **runs}
-    total, done = sum(1 if plain_key(run) in kit.known else steps for run in runs.values()) + guided * steps, 0
+    steps, guided, runs = state["steps"], bool(in_use(state)), plain_runs(state)
+    fresh = {name for name, run in runs.items() if plain_key(run) not in kit.known}             # the others cost nothing
+    total, done = (len({plain_key(runs[name]) for name in fresh}) + guided) * steps, 0
     for name, run in runs.items():
-        for each in _without_guidance(kit, run):
-            done += 1
+        new = plain_key(run) not in kit.known
+        for each in plain_states(kit, run):
+            done += new
             yield Moment(name, done, total, each, each.step == steps - 1)
     if guided:
         known = {name: kit.known[plain_key(run)] for name, run in runs.items()}
-        for each in guided_sample(kit.pipe, **_settings(plain), **guidance(kit, state, known)):
+        for each in guided_sample(kit.pipe, **plain_settings(state), **guidance(kit, state, known)):
             done += 1
             yield Moment("after", done, total, each, each.step == steps - 1)
+
+
+def plain_runs(state: dict) -> dict[str, dict]:
+    """The pictures without guidance that a state needs: "before", and after "reference" where looks are asked for by a prompt."""
+    plain = {name: state[name] for name in PLAIN}
+    if state["appearance"]["use"] and not state["appearance"]["picture"]:
+        return {"reference": {**plain, **{name: state["appearance"][name] for name in ("prompt", "seed")}}, "before": plain}
+    return {"before": plain}
 
 
 def plain_key(run: dict) -> tuple:
@@ -381,16 +389,17 @@ def plain_key(run: dict) -> tuple:
     return tuple(run[name] for name in PLAIN)
 
 
-def _settings(run: dict) -> dict:
+def plain_settings(run: dict) -> dict:
+    """What `guided_sample` is told of a picture, but for its guidance."""
     return {"prompt": run["prompt"], "num_inference_steps": run["steps"], "guidance_scale": run["guidance_scale"],
             "generator": torch.Generator().manual_seed(run["seed"])}
 
 
-def _without_guidance(kit: Kit, run: dict) -> Iterator[SampleState]:
+def plain_states(kit: Kit, run: dict) -> Iterator[SampleState]:
     """The states of a sampling without guidance, or the last one alone where the kit knows them."""
     if plain_key(run) not in kit.known:
         states = []
-        for each in guided_sample(kit.pipe, **_settings(run)):
+        for each in guided_sample(kit.pipe, **plain_settings(run)):
             states.append(each)
             if len(states) < run["steps"]:
                 yield each
@@ -400,12 +409,12 @@ def _without_guidance(kit: Kit, run: dict) -> Iterator[SampleState]:
     yield kit.known[plain_key(run)][-1]
 
 
-def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState]]) -> dict:
+def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState] | Source]) -> dict:
     """What `guided_sample` is told of the objectives in use: they, the step size, noise and, for a drag, what may change.
 
     New noise at each step is what `editing.identity` asks for, or else `editing.drag`, which gets it only where it is to keep
     the rest: of a picture that is free everywhere, noise would make another one.
-    `known` has the states of the picture "before", and of the "reference" if it was sampled.
+    `known` has the states of the picture "before", and of the "reference" if it was sampled, or a `Source` of either.
     """
     made, edits = {"objectives": [], "step_size": state["step_size"]}, {}
     for name in in_use(state):
@@ -440,11 +449,15 @@ def _edges(kit, state, **settings):
 
 
 def _drag(kit, state, known) -> dict:
-    source = Source.from_states(kit.pipe, known["before"], state["prompt"])
+    source = _source(kit, known["before"], state["prompt"])
     handles, targets = zip(*(arrow for arrow in state["drag"]["arrows"] if _length(arrow)))
     fixed = [handle for handle, target in state["drag"]["arrows"] if not _length((handle, target))]
     anatomy = None if state["pose"]["use"] else kit.heads.get("pose")           # a pose that is asked for goes first
     return drag(kit.heads["drag"], source, handles, targets, fixed=fixed, anatomy=anatomy)
+
+
+def _source(kit, known, prompt) -> Source:
+    return known if isinstance(known, Source) else Source.from_states(kit.pipe, known, prompt)
 
 
 def _appearance(kit, state, known) -> dict:
@@ -453,7 +466,7 @@ def _appearance(kit, state, known) -> dict:
         noise = torch.Generator().manual_seed(state["seed"])
         source = Source.from_picture(kit.pipe, read_reference(picture), state["prompt"], generator=noise)
     else:
-        source = Source.from_states(kit.pipe, known["reference"], state["prompt"])
+        source = _source(kit, known["reference"], state["prompt"])
     return identity(kit.heads["appearance"], source)
 
 

@@ -3,20 +3,23 @@
 
 const CSS = `
 .rg-studio { --jp-widgets-inline-height: 36px; --jp-widgets-font-size: 14px; --jp-widgets-input-border-color: #767676; }
-.rg-studio button, .rg-studio .jupyter-button { min-height: 44px; line-height: 1.2; border: 1px solid #595959; border-radius: 4px; }
+.rg-static { display: none; }
+.rg-studio button, .rg-studio .jupyter-button { min-height: 44px; line-height: 1.2; border: 1px solid var(--jp-ui-font-color2, #595959);
+  border-radius: 4px; color: var(--jp-ui-font-color0, #1a1a1a); background: var(--jp-layout-color1, #fff); }
 .rg-studio button.mod-active { color: #fff; background: #00527a; }
-.rg-studio button:disabled { opacity: 1 !important; color: #595959 !important; background: #ececec !important; border-style: dashed; }
+.rg-studio button:disabled { opacity: 1 !important; color: var(--jp-ui-font-color1, #595959) !important;
+  background: var(--jp-layout-color2, #ececec) !important; border-style: dashed; }
 .rg-studio :is(button, input, textarea, a):focus-visible { outline: 3px solid #0072B2 !important; outline-offset: 2px; }
 .rg-studio input[type=checkbox] { width: 22px; height: 22px; margin: auto 8px auto 0; vertical-align: middle; }
 .rg-stage { font: 14px/1.45 system-ui, sans-serif; max-width: 100%; }
 .rg-stage progress { width: min(100%, 30em); height: 18px; vertical-align: middle; accent-color: #00527a; }
 .rg-stage .status { min-height: 2.9em; margin: 8px 0; overflow-wrap: anywhere; }
-.rg-stage .status.problem { padding: 6px 10px; border: 2px solid #a40000; border-radius: 4px; }
+.rg-stage .status.problem { padding: 6px 10px; border: 2px solid var(--jp-error-color1, #a40000); border-radius: 4px; }
 .rg-stage .pictures { display: flex; flex-wrap: wrap; gap: 12px; }
 .rg-stage figure { flex: 1 1 170px; max-width: 256px; margin: 0; }
 .rg-stage figure img { display: block; width: 100%; image-rendering: pixelated; outline: 1px solid #767676; }
 .rg-stage ol { display: flex; flex-wrap: wrap; gap: 8px; margin: 8px 0; padding: 0; list-style: none; }
-.rg-stage li button { padding: 4px; color: #1a1a1a; background: #fff; font: inherit; cursor: pointer; touch-action: manipulation; }
+.rg-stage li button { padding: 4px; font: inherit; cursor: pointer; touch-action: manipulation; }
 .rg-stage li button[aria-pressed=true] { border: 3px solid #00527a; padding: 2px; font-weight: 700; }
 .rg-stage li img { display: block; width: 72px; height: 72px; image-rendering: pixelated; }`;
 
@@ -74,6 +77,13 @@ function render({ model, el }) {
     });
   }
 
+  function showAnswers() {                                             // once the pictures are on the screen: for who measures that
+    const [wish, whole] = model.get("answers");
+    Promise.all([...pictures.querySelectorAll("img")].map((image) => image.decode().catch(() => null))).then(() => {
+      root.dataset.answers = `${wish} ${whole}`;
+    });
+  }
+
   function showHistory() {
     const files = model.get("history");
     past.hidden = files.length === 0;
@@ -103,7 +113,7 @@ function render({ model, el }) {
   document.addEventListener("focusin", keep);
 
   const watched = { message: showStatus, problem: showStatus, done: showProgress, total: showProgress, captions: showPictures,
-    pictures: showPictures, history: showHistory, labels: showChosen, chosen: showChosen };
+    pictures: showPictures, answers: showAnswers, history: showHistory, labels: showChosen, chosen: showChosen };
   for (const [name, action] of Object.entries(watched)) model.on(`change:${name}`, action);
   for (const action of new Set(Object.values(watched))) action();
   return () => {

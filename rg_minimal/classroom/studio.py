@@ -19,6 +19,8 @@ import functools
 import html
 import math
 import time
+import uuid
+import warnings
 import weakref
 from pathlib import Path
 
@@ -30,7 +32,9 @@ from torch import Tensor
 
 from . import plots
 from ..checks import Index, SomeName, Truth, declared
+from ..pipelines import check_prompt
 from ..puppets.world import SIZE
+from .drafts import SAME, Draft, gap
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
                      moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, close_all, has_browser, png_bytes
@@ -43,6 +47,8 @@ class Studio:
 
     `state` is what the controls show; Python may read and set it. `result` is the pictures that are shown, `history` all of
     them. Without a browser, and in a saved notebook, the studio is the figure of its result.
+
+    Live, drafts are drawn while a joint or an arrow is dragged, see drafts.py, and once it is released the picture is run.
 
     A run goes step by step in the kernel's own event loop: between two steps the kernel answers to clicks and runs cells.
 
@@ -57,7 +63,9 @@ class Studio:
 
     def __init__(self, kit: Kit, state: dict | None = None, result: Result | None = None):
         self.kit, self.history, self.result = kit, [], None
-        self.running = self._stopping = False
+        self.running = self._stopping = self._following = False
+        self.live, self._wish, self._let_go, self._fulfilled, self._sources = True, None, False, None, {}
+        self.message, self.problem, self._static = "", False, None
         self._state = check_state(START if state is None else state)
         try:
             self._loop = asyncio.get_running_loop()
@@ -92,6 +100,74 @@ class Studio:
         self._state = check_state(state)
         self.desk.show_state()
 
+    # -- while something is dragged
+
+    def follow(self, state: dict, wish: int = 0) -> None:
+        """Draw drafts of this state, the latest wish, until it is fulfilled; `wish` is its number. Needs a running loop.
+
+        A run that is going on gives way after its present step, and so does an older wish's draft (see `Draft.take`).
+        """
+        if self.live and self._loop is not None and self._loop.is_running() and in_use(state):
+            self._wish, self._let_go = (state, wish), False
+            if not self._following:
+                self._following = True
+                asyncio.run_coroutine_threadsafe(self._follow(), self._loop)
+
+    async def _follow(self):
+        try:
+            while self._wish is not None:
+                if self.running:                                # it gives way
+                    self._stopping = True
+                    await asyncio.sleep(0.005)
+                    continue
+                (state, number), self._wish = self._wish, None
+                if self._fulfilled is not None and gap(state, self._fulfilled) <= SAME:
+                    self.desk.show_answer(number, True)
+                    continue
+                await self._draft(state, number)
+        except Exception as error:
+            self._tell(_told(error), problem=True)
+        finally:
+            self._following = False
+
+    async def _draft(self, state, number):
+        self._fulfilled = None
+        try:
+            draft = Draft(self.kit, state, self._sources)
+        except ValueError:                                                      # an arrow that has no length yet
+            return
+        with contextlib.closing(draft.steps()) as steps:
+            for moment in steps:
+                if draft.worth_a_look(moment):
+                    self.desk.show_draft(moment, number)
+                await asyncio.sleep(0.001)                                      # here the kernel hears of wishes
+                if self._let_go:
+                    return
+                if self._wish is None:
+                    continue
+                fate = draft.take(self._wish[0])
+                if fate == "taken":
+                    number, self._wish = self._wish[1], None
+                elif fate == "dropped":
+                    return
+        self._fulfilled = draft.state
+
+    def let_go(self) -> None:
+        """What was dragged is released: the picture of the present state is run, as by the button Run."""
+        self._wish, self._let_go = None, True
+        if self.live and self._loop is not None and self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._refine(), self._loop)
+
+    async def _refine(self):
+        released = self._released = object()
+        while self._following or self.running:
+            self._stopping = self._stopping or self.running
+            await asyncio.sleep(0.005)
+        if self._let_go and self._released is released:         # nothing was taken hold of, or released, since
+            self._let_go = False
+            if await self.run() is not None:
+                self.desk.show_refined()
+
     # -- runs
 
     @declared
@@ -110,19 +186,20 @@ class Studio:
         """Make the pictures of the present state; None if that was stopped, or the state was wrong."""
         if self.running:
             return None
-        self.running, self._stopping = True, False
+        self.running, self._stopping, self._fulfilled = True, False, None
         self._tell("Running.")
+        unknown = unknown_words(self.kit, self._state)
         try:
             result = await self._make(self.state if guided else without_guidance(self.state))
             if result is not None and guided:
                 self._keep(result)
-                self._tell(f"Done. Fingerprint of the picture: {result.fingerprint}.")
+                self._tell(f"Done. {unknown}Fingerprint of the picture: {result.fingerprint}.")
             elif result is not None:
                 self.desk.show_ground(result)
-                self._tell("This is the picture without guidance: draw on it, then run.")
+                self._tell(f"{unknown}This is the picture without guidance: draw on it, then run.")
             return result
         except Exception as error:          # nobody else would hear of it
-            self._tell(str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}", problem=True)
+            self._tell(_told(error), problem=True)
             return None
         finally:
             self.running = False
@@ -148,6 +225,8 @@ class Studio:
     def _keep(self, result: Result):
         self.history, self.result = [*self.history, result][-24:], result
         self.desk.show_result()
+        if self._static is not None:
+            _show_static(self)
 
     @declared
     def go_back(self, index: Index):
@@ -157,6 +236,8 @@ class Studio:
         self.result = self.history[index]
         self.state = self.result.state
         self.desk.show_result()
+        if self._static is not None:
+            _show_static(self)
         self._tell(f"Picture {index + 1} of the history, and its settings. Fingerprint: {self.result.fingerprint}.")
 
     @declared
@@ -186,10 +267,39 @@ class Studio:
         if has_browser() and isinstance(self.desk, Desk):
             _keep_shown(self)
             data = dict(self.desk.view._repr_mimebundle_(**kwargs))
+            _show_static(self)
         data["text/plain"] = repr(self)
-        if self.result is not None:
+        if self.result is not None and self._static is None:
             data["image/png"] = base64.b64encode(self.figure()._repr_png_()).decode()
         return data
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def unknown_words(kit: Kit, state: dict) -> str:
+    """A sentence about the words of the prompts in use that the model does not know, or ""."""
+    prompts = [state["prompt"]]
+    if state["appearance"]["use"] and not state["appearance"]["picture"]:
+        prompts.append(state["appearance"]["prompt"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        words = sorted({word for prompt in prompts for word in check_prompt(kit.pipe, prompt)})
+    return f"The model does not know {', '.join(repr(word) for word in words)}, and ignores it. " if words else ""
+
+
+def _show_static(studio: Studio) -> None:
+    """Put the pictures that are shown beside the widget, for where no widget can be shown: a saved notebook. They change as
+    the result does; where the studio itself is seen, its style sheet hides them."""
+    shell = ui.get_ipython()
+    if getattr(shell, "kernel", None) is None or studio.result is None:
+        return
+    png = base64.b64encode(studio.figure()._repr_png_()).decode()
+    picture = f'<img class="rg-static" alt="{html.escape(repr(studio))}" src="data:image/png;base64,{png}">'
+    data = {"text/plain": "", "text/html": picture}
+    again, studio._static = studio._static is not None, studio._static or uuid.uuid4().hex
+    shell.display_pub.publish(data, transient={"display_id": studio._static}, update=again)
 
 
 _SHOWN: dict = {}           # cell -> (its execution, the studios that it shows)
@@ -224,6 +334,7 @@ class Stage(anywidget.AnyWidget):
     total = traitlets.Int(0).tag(sync=True)                             # 0: nothing runs
     message = traitlets.Unicode().tag(sync=True)
     problem = traitlets.Bool(False).tag(sync=True)
+    answers = traitlets.List([0, False]).tag(sync=True)                 # number of the wish that the pictures answer; wholly?
 
 
 NAMES = {"reference": "reference", "before": "without guidance", "after": "with guidance"}
@@ -232,9 +343,9 @@ HINT = {"pose": "The pose that is wanted", "drag": "What is to move where, on th
         "appearance": "Whose looks are wanted: the puppet of this prompt and seed, or that of a picture of yours"}
 EDITORS = {"pose": ("joints", PictureSkeleton, {}), "drag": ("arrows", PictureArrows, {}),
            "depth": ("strokes", PictureStrokes, {"width": 12}), "edges": ("strokes", PictureStrokes, {"width": 3})}
-LABEL, WIDE, BUTTON = {"description_width": "7.5em"}, {"width": "auto"}, {"width": "auto"}
+LABEL, WIDE, BUTTON = {"description_width": "9em"}, {"width": "auto"}, {"width": "auto"}
 ROW = {"flex_flow": "row wrap", "grid_gap": "8px"}
-DARK, LIGHT = {"button_color": "#00527a", "text_color": "#ffffff"}, {"button_color": "#ffffff", "text_color": "#1a1a1a"}
+DARK, LIGHT = {"button_color": "#00527a", "text_color": "#ffffff"}, {}           # LIGHT as the page's theme has it, see studio.js
 
 
 class NoDesk:
@@ -253,14 +364,17 @@ class Desk:
 
     def __init__(self, studio: Studio):
         self.studio, self.controls, self.editors = weakref.proxy(studio), {}, {}        # widgets must not keep it
+        self._wished = 0                                    # of the last movement that the browser told of
         self._quiet = False                                 # controls are being set from the state, not by hand
         self._ground = None                                 # what the picture that the editors show was made of
+        self._arrows, self._plain = {}, plain_key(studio._state)        # what was drawn on other pictures without guidance
         self.stage = Stage()
         self.stage.on_msg(lambda stage, message, buffers: self.studio.go_back(int(message["go_back"])))
         self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"flex": "1 1 380px", "max_width": "430px"}),
                             ui.VBox([self._buttons(), self.stage, self._files()], layout={"flex": "1 1 380px", "max_width": "560px"})],
-                           layout={"flex_flow": "row wrap", "grid_gap": "24px"})
+                           layout={"flex_flow": "row wrap-reverse", "align_items": "flex-end", "grid_gap": "24px"})
         self.view.add_class("rg-studio")
+        self._set_live(True)
         self.show_state()
 
     # -- building
@@ -303,14 +417,17 @@ class Desk:
         if note:
             return ui.VBox([use, ui.HTML(f"<p>Not available: {html.escape(note)}.</p>")])
         return ui.VBox([use, self._number(name, "weight", high=100, step=0.1),
-                        self._number(name, "interval", 0, text="from (0 to 1)"),
-                        self._number(name, "interval", 1, text="until (0 to 1)"),
+                        self._number(name, "interval", 0, text="from (of steps)"),
+                        self._number(name, "interval", 1, text="until (of steps)"),
+                        ui.HTML("<small style='line-height: 1.4; display: block'>It guides from this fraction of the steps until "
+                                "that: 0 is the first step, 1 the last, 0.5 half-way.</small>"),
                         ui.HTML(HINT[name]), *self._aim(name)])
 
     def _aim(self, name) -> list:
         if name in EDITORS:
             key, kind, pen = EDITORS[name]
-            self.editors[name] = self._control(name, key, kind=kind, label=HINT[name], **pen)
+            editor = self.editors[name] = self._control(name, key, kind=kind, label=HINT[name], **pen)
+            editor.observe(lambda change: self._moving(name, key, change.new), "_moving")
             keep = [self._check(name, "keep", "keep the rest of the picture")] if name == "drag" else []
             return [*keep, self.editors[name]]
         self.file = ui.Text(description="picture file", placeholder="none: the prompt is used", continuous_update=False,
@@ -332,7 +449,9 @@ class Desk:
         self.stop_button = self._button("Stop", lambda: self.studio.stop(), disabled=True, tooltip="end the run")
         self.before_button = self._button("Picture to draw on", lambda: self.studio.start(guided=False),
                                           tooltip="make the picture without guidance, to draw on it")
-        return ui.Box([self.run_button, self.stop_button, self.before_button], layout=ROW)
+        self.live = ui.Checkbox(value=True, description="live: the picture follows what I drag", indent=False, layout=BUTTON)
+        self.live.observe(lambda change: self._set_live(change.new), "value")
+        return ui.Box([self.run_button, self.stop_button, self.before_button, self.live], layout=ROW)
 
     def _files(self):
         self.path = ui.Text(value="studio.yaml", description="file", continuous_update=False, style={"description_width": "3em"},
@@ -350,17 +469,42 @@ class Desk:
         for key in path[:-1]:
             entry = entry[key]
         entry[path[-1]] = copy.deepcopy(value)
+        if not self.studio.running:
+            self.studio._tell(unknown_words(self.studio.kit, self.studio._state) if "prompt" in path else "")
         if path[0] in PLAIN:
             self._other_picture()
         elif path[-1] in ("use", "picture"):
             self.show_state()
+        if path in (("pose", "joints"), ("drag", "arrows")) and self.studio._state[path[0]]["use"]:
+            if path[0] == "pose" or any(math.dist(*arrow) >= 1 for arrow in value):
+                self.studio.let_go()
+
+    def _moving(self, name, key, moving):
+        """Something is being dragged, and not released yet."""
+        picture, number, value = moving
+        state = self.studio._state
+        if picture == self.editors[name]._picture_id and state[name]["use"]:
+            try:
+                value = self.editors[name].check(value)
+            except ValueError:
+                return
+            self._wished = number
+            self.studio.follow({**state, name: {**state[name], key: value}}, number)
+
+    def _set_live(self, live):
+        self.studio.live = live
+        for name in ("pose", "drag"):
+            if name in self.editors:
+                self.editors[name]._live = live
 
     def _other_picture(self):
-        """What was drawn on the picture without guidance cannot stay where that will be another one."""
-        if self.studio._state["drag"]["arrows"]:
-            self.studio._state["drag"]["arrows"] = []
-            self.studio._tell("The arrows are gone: with these settings the picture without guidance is another one. Press "
-                              "Picture to draw on.")
+        """What was drawn on a picture without guidance is put away where that will be another one, and comes back with it."""
+        drag = self.studio._state["drag"]
+        self._arrows[self._plain], self._plain = drag["arrows"], plain_key(self.studio._state)
+        before, drag["arrows"] = drag["arrows"], self._arrows.get(self._plain, [])
+        if before and not drag["arrows"]:
+            self.studio._tell(self.studio.message + "The arrows are put away: with these settings the picture without guidance "
+                              "is another one. Press Picture to draw on; with the settings of before they are here again.")
         self.show_state()
 
     def _uploaded(self, change):
@@ -399,6 +543,7 @@ class Desk:
     def show_state(self):
         """Every control as the state says; the editors on the picture without guidance, if that is known."""
         state = self.studio._state
+        self._plain = plain_key(state)
         self._quiet = True
         try:
             for path, widget in self.controls.items():
@@ -429,7 +574,10 @@ class Desk:
         self._quiet = True
         try:
             for name, editor in self.editors.items():
-                editor.show(picture, self.studio._state[name][EDITORS[name][0]])
+                wanted = self.studio._state[name][EDITORS[name][0]]
+                if torch.equal(editor.picture, as_shown(picture)) and editor.value == wanted:
+                    continue                                # else a gesture that goes on there would be lost
+                editor.show(picture, wanted)
         finally:
             self._quiet = False
 
@@ -442,6 +590,25 @@ class Desk:
             if not running:
                 self.stage.done = self.stage.total = 0
 
+    def show_draft(self, moment: Moment, number: int):
+        """A draft, and which wish it answers."""
+        pictures, result = {"after": moment.picture()}, self.studio.result
+        if result is not None and plain_key(result.state) == plain_key(self.studio._state):
+            pictures["before"] = result.before
+        with self.stage.hold_sync():
+            self.show_pictures(pictures)
+            self.stage.captions = [*self.stage.captions[:-1], "draft"]
+            self.stage.message, self.stage.problem = "", False
+            self.stage.answers = [number, moment.last]
+
+    def show_refined(self):
+        """The picture of a run answers all that was dragged before it."""
+        self.show_answer(self._wished, True)
+
+    def show_answer(self, number: int, last: bool):
+        """What is shown answers this wish, too."""
+        self.stage.answers = [number, last]
+
     def show_progress(self, moment: Moment):
         with self.stage.hold_sync():
             self.stage.done, self.stage.total = moment.done, moment.total
@@ -451,8 +618,7 @@ class Desk:
         forming = moment.name if moment is not None and not moment.last else None
         shown = [name for name in NAMES if name in pictures]
         with self.stage.hold_sync():
-            self.stage.captions = [f"{NAMES[name]}, step {moment.state.step + 1}" if name == forming else NAMES[name]
-                                   for name in shown]
+            self.stage.captions = [f"{NAMES[name]}, forming" if name == forming else NAMES[name] for name in shown]
             self.stage.pictures = [png_bytes(as_array(pictures[name])) for name in shown]
 
     def show_result(self):
@@ -467,8 +633,14 @@ class Desk:
             self.stage.labels = [f"{i + 1}: seed {each.state['seed']}, {', '.join(in_use(each.state)) or 'no guidance'}"
                                  for i, each in enumerate(history)]
             self.stage.chosen = next((i for i, each in enumerate(history) if each is result), -1)
+        self.note.value = ""                                # it spoke of the picture of before
         if result is not None:
             self.show_ground(result)
+
+
+def as_shown(picture: Tensor) -> Tensor:
+    """(3, H, W) as a widget holds it: of 256 shades."""
+    return torch.from_numpy(as_array(picture)).permute(2, 0, 1).float() / 255
 
 
 def _reference_note(where: str) -> str:

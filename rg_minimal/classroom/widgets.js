@@ -19,10 +19,11 @@ const CSS = `
 .rg-handle .halo { fill: none; stroke: none; }
 .rg-handle text { font-weight: 700; text-anchor: middle; dominant-baseline: central; pointer-events: none; }
 .rg-tools { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-top: 8px; }
-.rg-tools button { min-width: 44px; min-height: 32px; padding: 2px 10px; font: inherit; color: #1a1a1a; background: #fff;
-  border: 1px solid #595959; border-radius: 4px; cursor: pointer; touch-action: manipulation; }
-.rg-tools button:hover:enabled { background: #e6f1f8; }
-.rg-tools button:disabled { color: #595959; background: #ececec; border-style: dashed; cursor: default; }
+.rg-tools button { min-width: 44px; min-height: 32px; padding: 2px 10px; font: inherit; 
+  color: var(--jp-ui-font-color0, #1a1a1a); background: var(--jp-layout-color1, #fff);
+  border: 1px solid var(--jp-ui-font-color2, #595959); border-radius: 4px; cursor: pointer; touch-action: manipulation; }
+.rg-tools button:hover:enabled { background: var(--jp-layout-color2, #e6f1f8); }
+.rg-tools button:disabled { color: var(--jp-ui-font-color2, #595959); background: var(--jp-layout-color2, #ececec); border-style: dashed; cursor: default; }
 .rg-tools :focus-visible { outline: 3px solid #0072B2; outline-offset: 2px; }
 .rg-tools label { display: inline-flex; align-items: center; gap: 6px; min-height: 32px; }
 .rg-tools input { width: 96px; min-height: 24px; }
@@ -166,6 +167,7 @@ function render({ model, el }) {
   let draft = null;                      // what a gesture is making of it, until it ends
   let grabbed = null;                    // index of the handle that the gesture moves
   let pointer = null, offset = [0, 0];   // the pointer that drags, and where it holds the handle
+  let movement = 0, telling = null;      // number of the last movement of a gesture; the pause before Python hears of the next
   let selected = null, cursor = [0, 0], past = [], future = [], size = [1, 1], address = null;
 
   const make = (parent, name, attributes) => {
@@ -284,6 +286,20 @@ function render({ model, el }) {
   function drag(at) {
     draft = kind.move(draft, grabbed, inside([at[0] - offset[0], at[1] - offset[1]]), size);
     draw();
+    if (model.get("_live")) tell();
+  }
+
+  function tell() {                                                   // Python of a gesture that goes on, at most every 60 ms
+    root.dataset.movement = ++movement;
+    if (telling !== null) return;
+    model.set("_moving", [model.get("_picture_id"), movement, copy(draft)]);
+    model.save_changes();
+    telling = setTimeout(() => { telling = null; if (draft !== null && movement !== model.get("_moving")[1]) tellLast(); }, 60);
+  }
+
+  function tellLast() {
+    model.set("_moving", [model.get("_picture_id"), movement, copy(draft)]);
+    model.save_changes();
   }
 
   function end(keep = true) {
@@ -434,6 +450,7 @@ function render({ model, el }) {
   function showPicture() {
     size = model.get("_size"), value = model.get("value"), cursor = inside([size[0] / 2, size[1] / 2]);
     past = [], future = [], draft = grabbed = pointer = selected = null;
+    say("");
     svg.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
     svg.setAttribute("width", Math.min(Math.max(3 * size[0], 256), 512));
     for (const [key, length] of [["width", size[0]], ["height", size[1]]]) image.setAttribute(key, length);
@@ -446,6 +463,7 @@ function render({ model, el }) {
 
   function showValue() {
     if (same(model.get("value"), value)) return;
+    say("");                                                          // it spoke of what was there before
     past.push(value), future = [], draft = grabbed = pointer = null;
     value = model.get("value");
     if (!list()[selected]) selected = null;

@@ -5,6 +5,7 @@ What Python has in the end is read from the file that the studio exports.
 """
 import importlib.util
 import json
+import math
 import os
 import re
 import socket
@@ -195,3 +196,85 @@ def use_studio(page, folder, look, touch):
     look("history")
 
 
+
+
+# ---------------------------------------------------------------------------------------------- live
+
+TRACE = """() => {
+  window.trace = [];
+  const note = (kind) => (changes) => changes.forEach(({ target, attributeName }) =>
+    trace.push([performance.now() / 1000, kind, target.getAttribute(attributeName)]));
+  const watch = (selector, kind, name) => document.querySelectorAll(`.rg-studio ${selector}`).forEach((node) =>
+    new MutationObserver(note(kind)).observe(node, { attributes: true, attributeFilter: [name] }));
+  watch(".rg-picture", "move", "data-movement"), watch(".rg-stage", "answer", "data-answers");
+}"""
+BARS = {"pose": (0.7, 1.2), "drag": (1.5, None)}            # seconds from a movement to a picture: median, 95th percentile
+# The bars are for two cores that have nothing else to do. RG_SLOW says by how much a machine may exceed them; by default
+# the share of the cores that others use, as the load says it.
+SLOW = float(os.environ.get("RG_SLOW", 0)) or max(1.0, 3 * (1 + os.getloadavg()[0]) / (os.cpu_count() or 1))
+
+
+def waits(trace, whole):
+    """Seconds from each movement to the first picture that answers it or a later one: any, or a whole one."""
+    moves = [(at, int(number)) for at, kind, number in trace if kind == "move"]
+    answers = [(at, *text.split()) for at, kind, text in trace if kind == "answer"]
+    found = []
+    for at, number in moves:
+        later = [then - at for then, wish, done in answers if int(wish) >= number and then >= at and (done == "true" or not whole)]
+        found += later[:1]
+    return found, len(moves)
+
+
+def percentile(values, share):
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+
+
+def summary(trace):
+    """Of a trace, in seconds: to the first picture that answers a movement, and to the whole draft (or the refined picture)."""
+    made = {}
+    for name, whole in (("first frame", False), ("target", True)):
+        found, moves = waits(trace, whole)
+        made[name] = {"median": round(percentile(found, 0.5), 2), "95 %": round(percentile(found, 0.95), 2), "of": f"{len(found)} of {moves}"}
+    return {**made, "pictures": sum(kind == "answer" for _, kind, _ in trace), "load": [round(each, 1) for each in os.getloadavg()]}
+
+
+@pytest.mark.parametrize("place", ["jupyterlab"], indirect=True)
+def test_live_the_picture_follows_a_joint_for_ten_seconds(chromium, place):
+    """At the studio's own steps: a wrist is dragged to and fro for ten seconds, then let go; the trace says how long
+    movements wait for their picture. RG_LIVE names a file for the summary."""
+    name, address, folder = place
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(PATIENCE)
+    try:
+        page = Page(context.new_page(), name, address)
+        page.studio.get_by_label("steps", exact=True).fill("25")
+        page.studio.get_by_label("steps", exact=True).blur()
+        page.button("Picture to draw on").click()
+        page.status("without guidance: draw on it")
+        page.wrist().scroll_into_view_if_needed()
+        page.page.evaluate(TRACE)
+        mouse, (start,) = page.page.mouse, page.way((0, 0))
+        mouse.move(*start), mouse.down()
+        begun, lag = time.monotonic(), []
+        while (now := time.monotonic() - begun) < 10:
+            turn = math.sin(now * 0.8)
+            asked = time.monotonic()
+            mouse.move(start[0] - 30 * turn, start[1] + 45 * turn)
+            at = page.wrist_at()
+            lag.append(time.monotonic() - asked)
+            page.page.wait_for_timeout(50)
+        mouse.up()
+        page.status("Done")
+        page.page.wait_for_timeout(500)
+        trace = page.page.evaluate("trace")
+        found = {**summary(trace), "joint follows the pointer": round(percentile(lag, 0.95), 2)}
+        print(json.dumps(found))
+        if "RG_LIVE" in os.environ:
+            Path(os.environ["RG_LIVE"]).write_text(json.dumps({"summary": found, "trace": trace}))
+        median, tail = (bar * SLOW for bar in BARS["pose"])
+        assert found["first frame"]["median"] <= median and found["first frame"]["95 %"] <= tail, (found, SLOW)
+        assert found["pictures"] >= 3 and at != START["pose"]["joints"][JOINTS.index("left_wrist")]
+        state = page.exported(folder)
+        assert state["steps"] == 25 and not page.problems, page.problems
+    finally:
+        context.close()
