@@ -2,8 +2,8 @@
 
     pictures, latents = sample(pipe, prompt, objectives, **DRAFT)
 
-Each is settings of `guided_sample`, measured on the puppet model (`python -m rg_minimal.puppets.front`). A drag runs as many
-steps as its source did: `DRAG_FULL` is for both.
+Each is settings of `guided_sample`; `DRAFT` and `FULL` were measured on the puppet model, for poses (`python -m
+rg_minimal.puppets.front`), `DRAG_FULL` is a guess until its drags are. A drag runs as many steps as its source did.
 """
 
 DRAFT = {"num_inference_steps": 10, "inner_steps": 2}       # while something is being moved: many a second look

@@ -222,8 +222,9 @@ def load_pipeline(path: FileName = DEFAULT, device=None, dtype=None, local_files
     recipe = Path(folder) / "recipe.json"
     if recipe.is_file():
         told = read_json(recipe)
-        pipe.default_guidance_scale = checked(f"guidance_scale in {recipe}", told.get("guidance_scale", 7.5), NonNegative)
-        pipe.default_num_inference_steps = checked(f"sampling_steps in {recipe}", told.get("sampling_steps", 50), Count)
+        for name, entry, kind in (("guidance_scale", "guidance_scale", NonNegative), ("num_inference_steps", "sampling_steps", Count)):
+            if entry in told:
+                setattr(pipe, f"default_{name}", checked(f"{entry} in {recipe}", told[entry], kind))
     return prepare_pipeline(pipe).to(device)
 
 

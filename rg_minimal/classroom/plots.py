@@ -465,26 +465,28 @@ def front(rows: Sequence[dict], control: Text, more_is_better: Truth = True, who
     for row in sorted(rows, key=lambda row: row["passes"]):
         strong, cost = row["point"] in named, row["passes"] / base
         colour = RIGHT if row["point"] == "reference" else LEFT if strong else "#9a9a9a"
-        error = [[max(row["control"] - row["control_low"], 0)], [max(row["control_high"] - row["control"], 0)]]
-        near.errorbar(cost, row["control"], error, marker="o" if strong else ".", color=colour, capsize=2, linewidth=1, zorder=2 + strong)
+        _interval(near, row, "control", base, marker="o" if strong else ".", color=colour, zorder=2 + strong)
         near.annotate(row["point"], (cost, row["control"]), (5, -3), textcoords="offset points", color=colour,
                       fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal")
-    near.set(xscale="log", xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", ylabel=control)
-    near.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
-    near.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    near.set_xticks([0.1, 0.2, 0.5, 1, 2])
+    near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", ylabel=control)
     if not more_is_better:
         near.invert_yaxis()
     for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
                                                                               "guided", "o", LEFT)):
         series = sorted(series, key=lambda row: row["passes"])
         for i, row in enumerate(series):
-            error = [[max(row["whole"] - row["whole_low"], 0)], [max(row["whole_high"] - row["whole"], 0)]]
-            quality.errorbar(row["passes"] / base, row["whole"], error, marker=marker, color=colour, capsize=2, linewidth=1,
-                             linestyle="none", label=None if i else label)
-    quality.set(xscale="log", ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
-    quality.xaxis.set_major_formatter(near.xaxis.get_major_formatter())
-    quality.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    quality.set_xticks([0.1, 0.2, 0.5, 1, 2])
+            _interval(quality, row, "whole", base, marker=marker, color=colour, label=None if i else label)
+    quality.set(ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
+    for axes in (near, quality):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axes.set_xticks([0.1, 0.2, 0.5, 1, 2])
     quality.legend(frameon=False, loc="lower right")
     return figure
+
+
+def _interval(axes, row: dict, name: str, base: float, **look) -> None:
+    """A summary's mean and its 95 % interval, over its cost."""
+    ends = [[max(row[name] - row[f"{name}_low"], 0)], [max(row[f"{name}_high"] - row[name], 0)]]
+    axes.errorbar(row["passes"] / base, row[name], ends, capsize=2, linewidth=1, linestyle="none", **look)

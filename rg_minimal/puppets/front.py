@@ -4,7 +4,7 @@
 
 A *point* is a setting of `guided_sample`: a number of steps, moves a step, a sampler ... Each is measured on the same held-out
 captions, poses, maps and noise as all others, so they compare in pairs. One row is one picture; `summarize` makes means and
-95 % intervals of them, and `classroom.plots.plot_front` the figure.
+95 % intervals of them, and `classroom.plots.front` the figure.
 """
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ from ..checks import Count, FileName, Seed, declared, one_sentence, option
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import DRAFT, DRAG_FULL, FULL
-from ..pipelines import decode, guided_sample, load_head, load_pipeline
+from ..pipelines import load_head, load_pipeline, sample
 from ..reference import SETTINGS as REFERENCE
 from ..sources import Source
+from ..undo import undone
 
 FRONT = "data/results/front.csv"
 FRONT_SEED = world.HELD_OUT + 80_000
 COLUMNS = ("task", "point", "seed", "picture", "control", "whole", "attributes", "passes")
 
-# What `control` holds for each task, and whether more of it is better.
-CONTROL = {"none": ("", True), "pose": ("PCK@0.05", True), "depth": ("depth RMSE", False), "edges": ("edge F-score", True),
-           "identity": ("looks that agree", True), "drag": ("pixels from the target", False)}
+# `control` is PCK@0.05 of poses, RMSE of depth, F-score of edges, the share of looks that agree, a drag's pixels from its target.
 
 
 @dataclass(frozen=True)
@@ -116,18 +115,15 @@ def counted(pipe):
     """`with counted(pipe) as passes:` pictures are made; `passes.count` pictures went through the denoiser meanwhile."""
     passes = Passes()
     hook = denoiser(pipe).network.register_forward_pre_hook(passes)
-    try:
+    with undone(hook.remove):
         yield passes
-    finally:
-        hook.remove()
 
 
 def _made(pipe, prompts, objectives=(), **settings):
     """Pictures and the denoiser's passes a picture."""
     with counted(pipe) as passes:
-        for state in guided_sample(pipe, prompts, objectives, **settings):
-            pass
-    return decode(pipe, state.latents), passes.count / len(state.latents)
+        pictures, _ = sample(pipe, prompts, objectives, **settings)
+    return pictures, passes.count / len(pictures)
 
 
 def _together(pipe, judge, head, task, point, seed, count):
@@ -147,7 +143,7 @@ def _together(pipe, judge, head, task, point, seed, count):
                 "edges": lambda: edge_objective(head, frames.edges, **point.objective)}
         objectives = [make[task]()] if task in make else []
     pictures, passes = _made(pipe, prompts, objectives, generator=noise, guidance_scale=SCALE,
-                                       **point.scheduler(pipe), **settings)
+                             **point.scheduler(pipe), **settings)
     reading = judge(pictures)
     control = {"none": lambda: torch.zeros(count), "pose": lambda: pck(reading.joints, frames.joints, 0.05, frames.visible),
                "depth": lambda: depth_rmse(reading.depth, frames.depth), "edges": lambda: edge_f_score(reading.edges, frames.edges),
