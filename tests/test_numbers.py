@@ -97,7 +97,7 @@ READ = {"README.md": [
     "edge F-score of {depth#pictures} guided and {edges#pictures} unguided pictures", "whole puppets of {drag#cases} drags",
     "PCK of {transformer#pictures} guided and {transformer#pictures} unguided pictures of a transformer of the kind of Stable Diffusion 3 "
     "({code#transformer:.1f} M parameters", "(on one thread, `OMP_NUM_THREADS=1`, it is {times#combination on one thread/process_time_ratio} times)",
-    "how many people fit into {memory#machine_gb:g} GB by these",
+    "how many people fit into {memory#machine_gb:g} GB by these", "as it is (`bare`), {arrows#steps} steps;",
 ], "notebooks/TEACHING.md": [
     *(f"]({name}.ipynb) | … | … | {{times#notebooks/seconds/{name}}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "A kernel that runs notebook 0 holds {memory#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "

@@ -17,7 +17,7 @@ from PIL import Image
 
 from rg_minimal.classroom import widgets
 from rg_minimal.puppets import JOINTS, sample_scene, skeleton
-from rg_minimal.classroom.widgets import PictureArrows, PictureBox, PicturePoints, PictureSkeleton, PictureStrokes, drawn_before
+from rg_minimal.classroom.widgets import PictureArrows, PictureBox, PicturePoints, PictureSkeleton, PictureStrokes
 
 SCRIPT = Path(widgets.__file__).with_name("widgets.js")
 PICTURE = torch.linspace(0, 1, 3 * 96 * 128).view(3, 96, 128)                                   # 128 wide, 96 high
@@ -255,15 +255,16 @@ def test_what_is_held_can_be_taken_apart():
     PictureArrows(PICTURE, hold=an_arm).take_apart()
 
 
-def test_what_was_drawn_lives_on_when_a_cell_runs_again():
-    make = lambda picture=PICTURE, value=(((1, 2), (30, 4)),): PictureArrows(picture, value, hold=an_arm)
-    old = drawn_before(None, make())
+def test_arrows_live_on_with_what_they_hold_on_the_same_picture():
+    make = lambda value=(((1, 2), (30, 4)),), picture=PICTURE: PictureArrows(picture, value, "kept", keep=True, hold=an_arm)
+    old = make()
     old.value, old.grabs = [[[5, 6], [7, 8]]], False
-    again = drawn_before(old, make())
-    assert again is not old and again.value == old.value and not again.grabs
-    assert drawn_before(again, make(1 - PICTURE)).value == [[[1, 2], [30, 4]]], "not on another picture"
-    assert drawn_before(again, make(value=(((1, 2), (31, 4)),))).value == [[[1, 2], [31, 4]]], "nor where other arrows are asked for"
-    assert drawn_before(PicturePoints(PICTURE, [[1, 2]]), make()).value == [[[1, 2], [30, 4]]]
+    again = make()
+    assert again is not old and again.value == old.value and not again.grabs and again.held == {}
+    again.grabs = True
+    assert make().held == again.held != {}
+    assert make(picture=1 - PICTURE).value == [[[1, 2], [30, 4]]], "an arrow says nothing about another picture"
+    assert make(value=(((1, 2), (31, 4)),)).value == [[[1, 2], [31, 4]]], "nor where other arrows are asked for"
 
 
 def test_box_as_a_mask():

@@ -110,19 +110,19 @@ class OnPicture(anywidget.AnyWidget):
         if picture is None:
             picture = torch.full((3, size, size), 0.957)
         self.show(picture, value)
-        self._at_first = self.value
         if keep:
             self._live_on()
 
     def _live_on(self):
-        begun, last = self.value, _last_drawn.get((self._kind, self.label), {})
+        begun, last = self.begun(), _last_drawn.get((self._kind, self.label), {})
         if last.get("begun") == begun:
             try:
-                self.value = last["value"]
+                for name in self.keeps:
+                    setattr(self, name, last[name])
             except ValueError:                              # it does not lie on this picture
                 pass
-        record = _last_drawn[self._kind, self.label] = {"begun": begun, "value": self.value}
-        self.observe(lambda change: record.update(value=change["new"]), "value")
+        record = _last_drawn[self._kind, self.label] = {"begun": begun, **{name: getattr(self, name) for name in self.keeps}}
+        self.observe(lambda change: record.update({change["name"]: change["new"]}), list(self.keeps))
 
     @traitlets.default("value")
     def _value_at_first(self):
@@ -150,6 +150,13 @@ class OnPicture(anywidget.AnyWidget):
         return self
 
     # -- what subclasses say
+
+    keeps = ("value",)
+    """The traits that live on with `keep`."""
+
+    def begun(self) -> list:
+        """What a widget begins with; `keep` goes on only where that is the same."""
+        return [self.value]
 
     def start(self) -> list:
         """The value on a new picture."""
@@ -232,20 +239,6 @@ class OnPicture(anywidget.AnyWidget):
 
     def __repr__(self):
         return f"{type(self).__name__}({self._size[0]} x {self._size[1]} pixels, value={self.value})"
-
-
-def drawn_before(old: OnPicture | None, new: OnPicture) -> OnPicture:
-    """`new`, with what was drawn on `old`, so that a cell that is run again takes nothing away: where both show the same picture
-    and began with the same value. For None, or any other widget, `new` as it is.
-
-        widget = drawn_before(globals().get("widget"), PictureArrows(picture, arrows))
-    """
-    alike = isinstance(old, OnPicture) and old._kind == new._kind                   # anywidget makes a class for each widget
-    if alike and torch.equal(old.picture, new.picture) and old._at_first == new._at_first:
-        if isinstance(new, PictureArrows):
-            new.grabs = old.grabs
-        new.value = old.value
-    return new
 
 
 # -------------------------------------------------------------- values: checked, painted and drawn, with or without a widget
@@ -408,10 +401,15 @@ class PictureArrows(OnPicture):
     grabs = traitlets.Bool(True).tag(sync=True)             # whether arrows take hold of more than their own points
     _can_grab = traitlets.Bool(False).tag(sync=True)
 
-    def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, hold=None):
+    keeps = ("grabs", "value")
+
+    def __init__(self, picture=None, value=None, label: str = "", size: int = SIZE, keep: bool = False, hold=None):
         self._hold = None
-        super().__init__(picture, value, label, size)
+        super().__init__(picture, value, label, size, keep)
         self.hold = hold
+
+    def begun(self):
+        return [self.value, self._png]                      # an arrow says nothing about another picture
 
     @property
     def hold(self):
