@@ -31,7 +31,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from . import plots
-from ..puppets.editing import LOOKS, drag, identity
+from ..puppets.editing import HELD, LOOKS, drag, identity
+from ..puppets.grab import Hold, bare, grab
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
 from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, declared
 from ..denoisers import denoiser
@@ -61,7 +62,8 @@ START = {
         [46, 96], [65, 117], [43, 117]]},
     "drag": {"use": False, "weight": 1.0, "interval": [0.0, 0.8],
              "arrows": [],                              # [[handle, target], ...] on the picture without guidance; an arrow
-             "keep": True},                             # without length holds its place. keep: the rest stays as it is
+             "grab": True,                              # without length holds its place. grab: the whole limb, puppet or
+             "keep": True},                             # prop that an arrow starts on. keep: the rest stays as it is
     "depth": {"use": False, **HALF, "strokes": []},     # shade is nearness: 1 near, 0 far
     "edges": {"use": False, **HALF, "strokes": []},     # wherever there is a stroke, whatever its shade
     "appearance": {"use": False, "weight": 1.0, "interval": list(LOOKS),
@@ -112,6 +114,7 @@ class Posed(Aim):
 @dataclass
 class Dragged(Aim):
     arrows: Arrows
+    grab: Truth
     keep: Truth
 
 
@@ -181,6 +184,8 @@ def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
                              f"off ({name}.use)")
     if name == "drag" and not any(_length(arrow) for arrow in entry["arrows"]):
         raise ValueError("drag.arrows holds only points that stay in their place: draw at least one arrow")
+    if name == "drag" and entry["grab"] and "pose" in kit.notes:
+        raise ValueError(f"drag.grab takes hold of limbs, but {kit.notes['pose']}. Or let arrows move their own points alone (drag.grab)")
     if entry.get("picture"):
         read_reference(entry["picture"])
 
@@ -279,6 +284,7 @@ class Kit:
     heads: dict[str, ReadoutHead]
     notes: dict[str, str]
     known: dict = field(default_factory=dict)       # (prompt, seed, ...) -> states of the sampling without guidance
+    grounds: dict = field(default_factory=dict)     # the same -> a Source of them, see `ground`
 
 
 @declared
@@ -404,7 +410,9 @@ def plain_states(kit: Kit, run: dict) -> Iterator[SampleState]:
             if len(states) < run["steps"]:
                 yield each
         while len(kit.known) >= 8:
-            kit.known.pop(next(iter(kit.known)))                                # the oldest
+            oldest = next(iter(kit.known))
+            del kit.known[oldest]
+            kit.grounds.pop(oldest, None)
         kit.known[plain_key(run)] = states
     yield kit.known[plain_key(run)][-1]
 
@@ -426,6 +434,7 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState] | Source]
         else:
             made["objectives"].append(BUILDERS[name](kit, state, weight=weight, start=start, stop=stop))
     if "drag" in edits:
+        made["step_size"] *= edits["drag"]["step_size"] / START["step_size"]        # points that agree bear longer steps
         kept = ("latents", "mask", "keep", "eta", "variance_noise") if state["drag"]["keep"] else ("latents",)
         made |= {name: value for name, value in edits["drag"].items() if name in kept}
     elif "appearance" in edits:
@@ -448,12 +457,36 @@ def _edges(kit, state, **settings):
     return edge_objective(kit.heads["edges"], lines, background=0.0, **settings)
 
 
+def ground(kit: Kit, state: dict) -> Source | None:
+    """The picture without guidance, which arrows are drawn on, where the kit knows it."""
+    key = plain_key(state)
+    if key in kit.known and key not in kit.grounds:
+        kit.grounds[key] = Source.from_states(kit.pipe, kit.known[key], state["prompt"])
+    return kit.grounds.get(key)
+
+
+def held(kit: Kit, state: dict) -> Hold:
+    """What the arrows take hold of, on a picture without guidance that the kit knows."""
+    moving, fixed = _moving_and_fixed(state)
+    if state["drag"]["grab"]:
+        return grab(kit.heads["drag"], kit.heads["pose"], ground(kit, state), *zip(*moving, *((point, point) for point in fixed)))
+    return bare(kit.heads["pose"], ground(kit, state), *zip(*moving), fixed)
+
+
+def _moving_and_fixed(state) -> tuple[list, list]:
+    """Arrows, and points that stay."""
+    arrows = state["drag"]["arrows"]
+    return [arrow for arrow in arrows if _length(arrow)], [arrow[0] for arrow in arrows if not _length(arrow)]
+
+
 def _drag(kit, state, known) -> dict:
     source = _source(kit, known["before"], state["prompt"])
-    handles, targets = zip(*(arrow for arrow in state["drag"]["arrows"] if _length(arrow)))
-    fixed = [handle for handle, target in state["drag"]["arrows"] if not _length((handle, target))]
     anatomy = None if state["pose"]["use"] else kit.heads.get("pose")           # a pose that is asked for goes first
-    return drag(kit.heads["drag"], source, handles, targets, fixed=fixed, anatomy=anatomy)
+    if state["drag"]["grab"]:
+        hold = held(kit, state)
+        return drag(kit.heads["drag"], source, hold.handles, hold.targets, fixed=hold.fixed, anatomy=anatomy, **HELD)
+    moving, fixed = _moving_and_fixed(state)
+    return drag(kit.heads["drag"], source, *zip(*moving), fixed=fixed, anatomy=anatomy)
 
 
 def _source(kit, known, prompt) -> Source:

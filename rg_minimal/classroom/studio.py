@@ -35,8 +35,9 @@ from ..checks import Index, SomeName, Truth, declared
 from ..pipelines import check_prompt
 from ..puppets.world import SIZE
 from .drafts import SAME, Draft, gap
-from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, in_use, load_kit, make,
-                     moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
+from .verdict import verdict
+from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
+                     make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, close_all, has_browser, png_bytes
 
 __all__ = ["Studio", "START", "check_state", "load_kit", "make", "moments", "read_yaml", "write_yaml"]
@@ -193,7 +194,8 @@ class Studio:
             result = await self._make(self.state if guided else without_guidance(self.state))
             if result is not None and guided:
                 self._keep(result)
-                self._tell(f"Done. {unknown}Fingerprint of the picture: {result.fingerprint}.")
+                self._tell(" ".join(filter(None, ["Done.", verdict(self.kit, result), unknown.strip(),
+                                                  f"Fingerprint of the picture: {result.fingerprint}."])))
             elif result is not None:
                 self.desk.show_ground(result)
                 self._tell(f"{unknown}This is the picture without guidance: draw on it, then run.")
@@ -428,8 +430,11 @@ class Desk:
             key, kind, pen = EDITORS[name]
             editor = self.editors[name] = self._control(name, key, kind=kind, label=HINT[name], **pen)
             editor.observe(lambda change: self._moving(name, key, change.new), "_moving")
-            keep = [self._check(name, "keep", "keep the rest of the picture")] if name == "drag" else []
-            return [*keep, self.editors[name]]
+            if name != "drag":
+                return [editor]
+            editor.observe(lambda change: self._changed((name, "grab"), change.new), "grabs")
+            return [self._check(name, "grab", "take hold of the whole limb, puppet or prop"),
+                    self._check(name, "keep", "keep the rest of the picture"), editor]
         self.file = ui.Text(description="picture file", placeholder="none: the prompt is used", continuous_update=False,
                             style=LABEL, layout=WIDE)
         self.file.observe(lambda change: self._changed(("appearance", "picture"), change.new), "value")
@@ -473,7 +478,7 @@ class Desk:
             self.studio._tell(unknown_words(self.studio.kit, self.studio._state) if "prompt" in path else "")
         if path[0] in PLAIN:
             self._other_picture()
-        elif path[-1] in ("use", "picture"):
+        elif path[-1] in ("use", "picture", "grab"):
             self.show_state()
         if path in (("pose", "joints"), ("drag", "arrows")) and self.studio._state[path[0]]["use"]:
             if path[0] == "pose" or any(math.dist(*arrow) >= 1 for arrow in value):
@@ -548,6 +553,8 @@ class Desk:
         try:
             for path, widget in self.controls.items():
                 widget.value = copy.deepcopy(functools.reduce(lambda entry, key: entry[key], path, state))
+            if "drag" in self.editors:
+                self.editors["drag"].grabs = state["drag"]["grab"]
             self._mark()
         finally:
             self._quiet = False
@@ -578,8 +585,23 @@ class Desk:
                 if torch.equal(editor.picture, as_shown(picture)) and editor.value == wanted:
                     continue                                # else a gesture that goes on there would be lost
                 editor.show(picture, wanted)
+            self._hold()
         finally:
             self._quiet = False
+
+    def _hold(self):
+        """Arrows say what they take hold of, where the picture that they are drawn on is known."""
+        kit, state = self.studio.kit, self.studio._state
+        if "drag" in self.editors:
+            known = self._ground is not None and ground(kit, state) is not None and {"drag", "pose"} <= set(kit.heads)
+            self.editors["drag"].hold = self._held if known else None
+
+    def _held(self, handles, targets):
+        state = self.studio._state
+        drag = {**state["drag"], "arrows": list(zip(handles, targets)), "grab": True}
+        if ground(self.studio.kit, state) is None:
+            raise ValueError("the picture that the arrows are drawn on is not known any more: press Picture to draw on")
+        return held(self.studio.kit, {**state, "drag": drag})
 
     def show_running(self):
         running = self.studio.running

@@ -1,0 +1,61 @@
+"""What came of a picture, read off it by the heads themselves, in words for the user; the judge has no say in it.
+
+    print(verdict(kit, result))
+    # Pose: joints are 2 px from where they were asked for, at most 4 (left wrist); every joint is found; ...
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .recipe import BUILDERS, Kit, Result, ground, held, in_use
+from ..puppets.grab import FAINT, MATCHED, OFF, STRETCH, outcome
+from ..puppets.heads import read_joints
+from ..puppets.world import JOINTS, LIMBS
+from ..sources import Source
+
+BETTER = 0.7            # of the error without guidance: a map that comes no nearer than that was not followed
+
+
+@torch.no_grad()
+def verdict(kit: Kit, result: Result) -> str:
+    """A sentence for each objective in use that can be read off the picture (looks cannot), and what to do where it failed."""
+    state, words = result.state, []
+    if not set(in_use(state)) & {"pose", "drag", "depth", "edges"} or ground(kit, state) is None:
+        return ""
+    before, after = ground(kit, state), Source.from_picture(kit.pipe, result.after, state["prompt"], generator=torch.Generator().manual_seed(0))
+    for name in in_use(state):
+        if name == "pose":
+            words.append("Pose: " + _of_pose(kit, torch.tensor(state["pose"]["joints"]), before, after))
+        elif name == "drag" and "pose" in kit.heads:
+            found = outcome(kit.heads["drag"], kit.heads["pose"], before, result.after, held(kit, state))
+            words.append("Drag: " + found.words + (f" Try: {found.remedy}." if found.remedy else ""))
+        elif name in ("depth", "edges"):
+            objective = BUILDERS[name](kit, state)
+            was, now = (float(objective(each(_timestep(before)))) for each in (before, after))
+            words.append(f"{name.capitalize()}: the error where you drew went from {was:.2g} to {now:.2g}."
+                         + ("" if now <= BETTER * was else " Try: a longer interval, a larger step size, or a sketch that suits the picture."))
+    return " ".join(words)
+
+
+def _timestep(before: Source) -> float:
+    """The one at which joints are read, where little is hidden by noise."""
+    return next((t for t in before.timesteps if t >= MATCHED), before.timesteps[-1])
+
+
+def _of_pose(kit: Kit, asked: Tensor, before: Source, after: Source) -> str:
+    """How near the joints are to those that were asked for, (14, 2); the limbs against the lengths that were asked for."""
+    timestep = _timestep(before)
+    (_, sure), (joints, peak) = (tuple(each[0].cpu() for each in read_joints(source(timestep)(kit.heads["pose"]))) for source in (before, after))
+    gaps = (joints - asked).norm(dim=-1)
+    named = [name.replace("_", " ") for name in JOINTS]
+    lost = [name for name, was, now in zip(named, sure, peak) if now < FAINT * was]
+    ratios = {f"{named[a]} to {named[b]}": float((joints[a] - joints[b]).norm() / (asked[a] - asked[b]).norm().clamp_min(1.0)) for a, b in LIMBS}
+    worst = max(ratios, key=lambda name: abs(ratios[name] - 1))
+    torn, far = abs(ratios[worst] - 1) > STRETCH, float(gaps.max()) > OFF
+    words = [f"the joints are {float(gaps.median()):.0f} px from where you asked for them, {float(gaps.max()):.0f} at most ({named[int(gaps.argmax())]})",
+             f"not found as surely as before: {', '.join(lost)}" if lost else "every joint is found",
+             f"{worst} has {ratios[worst]:.0%} of the length you asked for" if torn else "every limb has the length you asked for"]
+    remedy = [f"pull {named[int(gaps.argmax())]} less far, or lengthen the interval"] if far else []
+    remedy += ["another seed, or limbs as long as the puppet's own"] if lost or torn else []
+    return "; ".join(words) + "." + (f" Try: {'; '.join(remedy)}." if remedy else "")
