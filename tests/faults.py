@@ -70,6 +70,7 @@ SCORES = "test_scores_are_means_of_all_samples_at_noise_that_the_timestep_decide
 TRIPLET = "test_a_triplet_has_a_negative_in_each_scene"
 DRAG = "test_a_drag_weighs_its_heads_and_looks_where_it_may_change"
 DRAGGED = "test_what_became_of_a_drag_is_measured_after_it_and_outside_of_what_had_to_change"
+ARROWED = "test_an_arrow_is_judged_by_what_it_was_to_bring_where"
 GHOSTS = "test_a_drag_leaves_handles_but_not_what_something_is_moved_to"
 REFERENCE = "test_looks_are_those_of_the_reference_and_the_rest_is_of_another_scene"
 POSES = "test_batches_of_any_size_count_by_their_pictures_in_the_pose"
@@ -460,8 +461,12 @@ FAULTS = (
     fault("drag's fidelity where it had to change", MEASURE, "kept = 1 - case.moved()", "kept = case.moved()", DRAGGED),
     fault("drag's distance taken before the drag", MEASURE, '"distance": distance(ended)',
           '"distance": distance(case.handles[:count])', DRAGGED),
-    fault("drag judged by the picture before", MEASURE, "case, after = made.case, judge(picture)",
-          "case, after = made.case, made.reading", DRAGGED),
+    fault("drag judged by the picture before", MEASURE, "case, after = made.case, judge(picture)\n    if case.joints:",
+          "case, after = made.case, made.reading\n    if case.joints:", DRAGGED),
+    fault("arrow judged by the picture before", MEASURE, "case, after = made.case, judge(picture)\n    way",
+          "case, after = made.case, made.reading\n    way", ARROWED),
+    fault("an arrow's joints not against where they were", MEASURE, "(after.joints[0, case.joints] - made.reading.joints[0, case.joints] - way)",
+          "(after.joints[0, case.joints] - case.handle - way)", ARROWED),
     fault("drag's distance from the handles", MEASURE, "float((points - case.targets[:count]).norm(dim=-1).mean())",
           "float((points - case.handles[:count]).norm(dim=-1).mean())", DRAGGED),
     fault("drag: attributes before and after exchanged", MEASURE,
