@@ -83,7 +83,8 @@ class Denoiser:
         Weights stored in a smaller format (layerwise casting) go back to it after each layer; the gradient needs them as they
         were computed with, which what is saved through hooks keeps.
         """
-        stored_smaller = any(weight.is_floating_point() and weight.dtype != self.dtype for weight in self.network.parameters())
+        dtype = self.dtype                              # asked once: diffusers looks through all modules for it
+        stored_smaller = any(weight.is_floating_point() and weight.dtype != dtype for weight in self.network.parameters())
         kept = saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved) if stored_smaller else nullcontext()
         with frozen(self.network), kept:
             yield

@@ -9,9 +9,10 @@ from diffusers import (AutoencoderTiny, FluxTransformer2DModel, PixArtTransforme
                        UNet2DConditionModel, VQModel)
 
 import tiny
-from rg_minimal import pipelines, readout as rg
+from rg_minimal import guided_sample, load_pipeline, pipelines, readout as rg
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.denoisers import denoiser, pack, unpack
+from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.saving import train_head
 from rg_minimal.sources import Source
 from tiny import as_, make_head, seed, spatial
@@ -436,3 +437,13 @@ def test_what_is_not_supported_says_so_at_once():
             with pytest.raises(ValueError, match=f"is not supported: .*{reason}"):
                 call(pipe)
 
+
+
+def test_a_guided_step_does_not_ask_for_the_number_format_once_a_weight(monkeypatch):
+    """diffusers looks through all modules for it: asked for each of the weights, it took longer than the network itself."""
+    pipe, asked = load_pipeline(), []
+    own = type(pipe.unet).dtype.fget
+    monkeypatch.setattr(type(pipe.unet), "dtype", property(lambda network: asked.append(1) or own(network)))
+    objective = pose_objective(new_head(pipe, "pose"), torch.full((14, 2), 64.0))
+    list(guided_sample(pipe, "a puppet", [objective], num_inference_steps=2, generator=torch.Generator().manual_seed(0)))
+    assert 0 < len(asked) < 40, len(asked)

@@ -24,9 +24,10 @@ from rg_minimal import guided_sample, load_pipeline, sample
 from rg_minimal.classroom import studio
 from rg_minimal.denoisers import ddim_scheduler
 from rg_minimal.puppets.heads import new_head
-from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key,
+from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, Kit, Result, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key,
                                read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
 from rg_minimal.classroom.drafts import Draft, Few, spread
+from rg_minimal.classroom.verdict import verdict
 from rg_minimal.classroom.studio import Studio
 from rg_minimal.classroom.widgets import as_array, png_bytes
 
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "12_studio.ipynb"
 WHOLE = {"interval": [0.0, 1.0]}
 STROKES = [{"points": [[20.0, 30.0], [90.5, 30.0]], "width": 12.0, "shade": 0.75}]
-AIMS = {"pose": {}, "drag": {"arrows": [[[93, 31], [93, 60]], [[60, 100], [60, 100]]]}, "depth": {"strokes": STROKES},
+AIMS = {"pose": {}, "drag": {"arrows": [[[93, 31], [93, 60]], [[60, 100], [60, 100]]], "grab": False}, "depth": {"strokes": STROKES},
         "edges": {"strokes": STROKES}, "appearance": {}}
 
 
@@ -51,6 +52,11 @@ def kit(tmp_path_factory):
     for name in HEADS.values():
         new_head(pipe, name).save_pretrained(folder / name)
     return load_kit(heads=str(folder))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return load_kit()
 
 
 # ---------------------------------------------------------------------------------------------- state
@@ -79,7 +85,7 @@ WRONG = [
     ({"guidance_scale": float("nan")}, "guidance_scale is nan: pass a finite number"),
     ({"step_size": 2}, "step_size is 2: .* less than or equal to 1"),
     ({"pose": {"use": "yes"}}, "pose.use is 'yes': pass True or False"),
-    ({"drag": {"keep": 1}}, "drag.keep is 1: pass True or False"),
+    ({"drag": {"keep": 1}}, "drag.keep is 1: pass True or False"), ({"drag": {"grab": "yes"}}, "drag.grab is 'yes': pass True or False"),
     ({"depth": {"weight": -1}}, "depth.weight is -1: .* greater than or equal to 0"),
     ({"edges": {"interval": [0.5]}}, r"edges.interval is \[0.5\]: give two fractions"),
     ({"edges": {"interval": [0.5, 0.2]}}, r"edges.interval is \[0.5, 0.2\]: .* start < stop"),
@@ -240,11 +246,41 @@ def test_new_noise_at_each_step_for_looks_and_for_drags_that_keep_the_rest(kit):
 
 
 def test_drag_keeps_the_rest_of_the_picture(kit):
-    kept, free = (make(kit, using("drag", drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "keep": keep}))
+    kept, free = (make(kit, using("drag", drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "grab": False, "keep": keep}))
                   for keep in (True, False))
     far = (slice(None), slice(90, 128), slice(90, 128))
     kept_far, free_far = ((each.after - each.before)[far].abs().mean() for each in (kept, free))
     assert kept_far < 0.3 * free_far
+
+
+def test_an_arrow_takes_hold_of_a_limb_unless_it_is_told_not_to(trained):
+    plain = make(trained, without_guidance(using("drag")))
+    known = {"before": trained.known[plain_key(plain.state)]}
+    wrist = plain.state["pose"]["joints"][6]
+    drag = {"use": True, **WHOLE, "arrows": [[wrist, [wrist[0] - 12, wrist[1] + 30]]]}
+    bare, held = (guidance(trained, using("drag", drag=drag | {"grab": grab}), known) for grab in (False, True))
+    points = [len(each["objectives"][0].source_points) for each in (bare, held)]
+    assert points[0] == 1 and points[1] > 6, "an arm is many points"
+    assert held["step_size"] == pytest.approx(2 * bare["step_size"]) == pytest.approx(2 * START["step_size"])
+    with pytest.raises(ValueError, match="drag.grab takes hold of limbs, but there is no pose head"):
+        check_state(using("drag", drag=drag), Kit(trained.pipe, {"drag": trained.heads["drag"]}, {"pose": "there is no pose head"}))
+
+
+def test_what_came_of_it_is_read_off_the_picture(trained):
+    result = make(trained, {**START, "steps": 10})
+    good = verdict(trained, result)
+    assert re.match(r"Pose: the joints are [0-3] px from where you asked for them, \d at most \(\w+( \w+)?\); every joint is found;", good)
+    far = copy.deepcopy(result)
+    far.state["pose"]["joints"][7] = [10, 20]
+    assert "(right wrist)" in verdict(trained, far) and "Try: pull right wrist less far" in verdict(trained, far)
+    wrist = START["pose"]["joints"][6]
+    dragged = using("drag", steps=10, pose={"use": False}, drag={"use": True, **WHOLE, "arrows": [[wrist, [70, 70]]]})
+    still = verdict(trained, Result(dragged, result.before, result.before))
+    assert re.match(r"Drag: arrow 1: what it holds is \d\d pixels off its target", still) and "Try: go a shorter way" in still
+    drawn = using("edges", steps=10)
+    same = verdict(trained, Result(drawn, result.before, result.before))
+    assert same.startswith("Edges: the error where you drew went from") and "Try" in same
+    assert verdict(trained, Result(using("appearance"), result.before, result.before)) == "", "looks have no reading of their own"
 
 
 def test_a_reference_picture_of_ones_own(kit):
@@ -404,6 +440,47 @@ def test_arrows_do_not_outlive_the_picture_they_were_drawn_on(desk):
     assert shown.state["drag"]["arrows"] and desk._ground is not None
 
 
+def test_arrows_show_what_they_hold_once_the_picture_is_known(trained):
+    trained.known.clear(), trained.grounds.clear()
+    with Studio(trained, using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": []})) as shown:
+        desk, editor = shown.desk, shown.desk.editors["drag"]
+        assert editor.hold is None, "nobody knows yet what is there"
+        desk.before_button.click()
+        wrist = START["pose"]["joints"][6]
+        editor.value = [[wrist, [wrist[0] - 12, wrist[1] + 30]]]
+        assert "left arm" in editor.held["words"] and len(editor.held["points"]) > 3
+        assert shown.state["drag"]["arrows"] == editor.value and shown.state["drag"]["grab"]
+        desk.controls["drag", "grab"].value = False
+        assert not editor.grabs and editor.held == {} and not shown.state["drag"]["grab"]
+        editor.grabs = True
+        assert desk.controls["drag", "grab"].value and shown.state["drag"]["grab"] and "left arm" in editor.held["words"]
+        editor.take_apart()
+        assert len(shown.state["drag"]["arrows"]) > 3 and not shown.state["drag"]["grab"]
+        desk.run_button.click()
+        assert re.match(r"Done. Drag: arrow 1: what it holds is \d+ pixels off", shown.message)
+        shown.state = {**shown.state, "seed": 5}
+        assert editor.hold is None, "another picture"
+
+
+def test_a_hand_that_does_not_rest_sees_drafts_of_a_drag(trained):
+    """Arrows cannot be told to a draft that runs; at most one in a row is dropped for them."""
+    async def scene():
+        with Studio(trained, using("drag", steps=8)) as shown:
+            shown.follow(shown.state)
+            while shown.desk.stage.captions[-1:] != ["draft"]:
+                await asyncio.sleep(0.01)
+            seen = []
+            shown.desk.stage.observe(lambda change: seen.append(change.new), "answers")
+            editor, number = shown.desk.editors["drag"], 0
+            while len(seen) < 2 and number < 2000:
+                number += 1
+                far = [[[93, 31], [93, 40 + number * 7 % 40]]]
+                editor._moving = [editor._picture_id, number, far]
+                await asyncio.sleep(0.02)
+            return number
+    assert asyncio.run(scene()) < 2000
+
+
 def test_drafts_follow_the_latest_wish_and_the_release_is_refined(kit):
     """In a running loop, as in a kernel: wishes come faster than drafts; the last one is answered, then Run's picture comes."""
     async def scene():
@@ -447,14 +524,13 @@ def test_a_draft_starts_from_the_runs_noise_and_a_far_wish_drops_it(kit):
     far["pose"]["joints"][6][1] += 60
     assert draft.take(near) == "taken" and draft.state["pose"]["joints"] == near["pose"]["joints"]
     assert draft.take(far) == "dropped" and draft.take({**near, "seed": 9}) == "dropped"
-    while not draft.worth_a_look(next(steps)):
-        pass
-    assert draft.take(state) == "later", "what guides is done, the picture all but made"
-    assert [spread(25), spread(3), spread(50)] == [[0, 5, 10, 15, 20], [0, 1, 2], [0, 10, 20, 30, 40]]
+    seen = [moment.done for moment in steps if draft.worth_a_look(moment)]
+    assert seen == [2, 3, 4] and draft.take(state) == "later", "what guides is done, the picture all but made"
+    assert [spread(25), spread(3), spread(50)] == [[0, 6, 12, 18], [0, 1, 2], [0, 12, 25, 37]]
 
 
 def test_drafts_of_a_drag_keep_to_the_trajectory_of_the_picture(kit):
-    state = using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "keep": True})
+    state = using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "grab": False, "keep": True})
     sources = {}
     last = [list(Draft(kit, state, sources).steps())[-1].picture() for _ in range(2)]
     assert torch.equal(*last) and len(sources) == 1, "and read the source once"

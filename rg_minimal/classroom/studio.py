@@ -66,6 +66,7 @@ class Studio:
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
         self.live, self._wish, self._let_go, self._fulfilled, self._sources = True, None, False, None, {}
+        self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
         self._state = check_state(START if state is None else state)
         try:
@@ -106,7 +107,8 @@ class Studio:
     def follow(self, state: dict, wish: int = 0) -> None:
         """Draw drafts of this state, the latest wish, until it is fulfilled; `wish` is its number. Needs a running loop.
 
-        A run that is going on gives way after its present step, and so does an older wish's draft (see `Draft.take`).
+        A run that is going on gives way after its present step, and so does an older wish's draft (see `Draft.take`), but never
+        two in a row: a hand that does not rest sees pictures, too.
         """
         if self.live and self._loop is not None and self._loop.is_running() and in_use(state):
             self._wish, self._let_go = (state, wish), False
@@ -134,13 +136,14 @@ class Studio:
     async def _draft(self, state, number):
         self._fulfilled = None
         try:
-            draft = Draft(self.kit, state, self._sources)
+            draft, seen = Draft(self.kit, state, self._sources), False
         except ValueError:                                                      # an arrow that has no length yet
             return
         with contextlib.closing(draft.steps()) as steps:
             for moment in steps:
                 if draft.worth_a_look(moment):
                     self.desk.show_draft(moment, number)
+                    seen, self._starved = True, False
                 await asyncio.sleep(0.001)                                      # here the kernel hears of wishes
                 if self._let_go:
                     return
@@ -149,7 +152,10 @@ class Studio:
                 fate = draft.take(self._wish[0])
                 if fate == "taken":
                     number, self._wish = self._wish[1], None
-                elif fate == "dropped":
+                elif seen and not moment.last:                                  # what is left would only refine it
+                    return
+                elif fate == "dropped" and not self._starved:
+                    self._starved = True
                     return
         self._fulfilled = draft.state
 

@@ -437,7 +437,7 @@ def outcome(head: ReadoutHead, pose: ReadoutHead, source: Source, picture, hold:
         else:
             gap = float((found[joint] - joints[joint] - end + start).norm())
         off.append(gap), way.append(float((end - start).norm()))
-    return Outcome(*_judged(off, way, lengths, missing))
+    return Outcome(*_judged(off, way, lengths, missing, loose="point" in hold.what))
 
 
 @declared
@@ -454,8 +454,8 @@ def _limb_name(a: int, b: int) -> str:
     return f"{world.JOINTS[a]} to {world.JOINTS[b]}".replace("_", " ")
 
 
-def _judged(off, way, lengths, missing) -> tuple:
-    """The fields of an `Outcome`."""
+def _judged(off, way, lengths, missing, loose) -> tuple:
+    """The fields of an `Outcome`; `loose` where an arrow holds nothing but its own point."""
     worst = max(lengths, key=lambda name: abs(lengths[name] - 1))
     torn = {name: value for name, value in lengths.items() if abs(value - 1) > STRETCH}
     far = [i for i, (gap, length) in enumerate(zip(off, way)) if gap > max(OFF, length / 4)]
@@ -465,6 +465,8 @@ def _judged(off, way, lengths, missing) -> tuple:
     remedy = []
     if missing or torn:
         remedy.append("another seed of the drag is another try; a shorter way, or the whole limb instead of single points, tears less")
-    if far:
+    if far and loose:
+        remedy.append("let the arrow take hold of more than its own point: start it on what is to move, and grab that")
+    elif far:
         remedy.append("go a shorter way, or let it be guided longer (a larger `stop`, more steps)")
     return not (far or torn or missing), tuple(off), tuple(way), lengths, missing, "; ".join(words) + ".", "; ".join(remedy)
