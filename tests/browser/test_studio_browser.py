@@ -209,9 +209,6 @@ TRACE = """() => {
   watch(".rg-picture", "move", "data-movement"), watch(".rg-stage", "answer", "data-answers");
 }"""
 BAR = 0.7, 1.2                                              # seconds from a movement to a picture: median, 95th percentile
-# The bar is for two cores that have nothing else to do. RG_SLOW says by how much a machine may exceed them; by default
-# the share of the cores that others use, as the load says it.
-SLOW = float(os.environ.get("RG_SLOW", 0)) or max(1.0, 3 * (1 + os.getloadavg()[0]) / (os.cpu_count() or 1))
 
 
 def waits(trace, whole):
@@ -241,7 +238,8 @@ def summary(trace):
 @pytest.mark.parametrize("place", ["jupyterlab"], indirect=True)
 def test_live_the_picture_follows_a_joint_for_ten_seconds(chromium, place, screenshot):
     """At the studio's own steps: a wrist is dragged to and fro for ten seconds, then let go; the trace says how long
-    movements wait for their picture. RG_LIVE names a file for the summary."""
+    movements wait for their picture. Every movement has its answer, and pictures come before the hand rests. How soon is
+    a measurement for two cores that have nothing else to do: RG_LIVE names a file for it, and then the bar holds, too."""
     name, address, folder = place
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
     context.set_default_timeout(PATIENCE)
@@ -269,12 +267,14 @@ def test_live_the_picture_follows_a_joint_for_ten_seconds(chromium, place, scree
         trace = page.page.evaluate("trace")
         found = {**summary(trace), "joint follows the pointer": round(percentile(lag, 0.95), 2)}
         print(json.dumps(found))
+        screenshot(page.page, "live")
+        released = max(then for then, kind, _ in trace if kind == "move")
+        assert sum(kind == "answer" and then < released for then, kind, _ in trace) >= 1, "the picture follows before the hand rests"
+        assert found["target"]["of"] == "{0} of {0}".format(sum(kind == "move" for _, kind, _ in trace)), "every movement is answered"
         if "RG_LIVE" in os.environ:
             Path(os.environ["RG_LIVE"]).write_text(json.dumps({"summary": found, "trace": trace}))
-        screenshot(page.page, "live")
-        median, tail = (bar * SLOW for bar in BAR)
-        assert found["first frame"]["median"] <= median and found["first frame"]["95 %"] <= tail, (found, SLOW)
-        assert found["pictures"] >= 3 and at != START["pose"]["joints"][JOINTS.index("left_wrist")]
+            assert found["first frame"]["median"] <= BAR[0] and found["first frame"]["95 %"] <= BAR[1], found
+        assert found["pictures"] >= 2 and at != START["pose"]["joints"][JOINTS.index("left_wrist")]
         state = page.exported(folder)
         assert state["steps"] == 25 and not page.problems, page.problems
     finally:
