@@ -94,7 +94,7 @@ class Draft:
 
     def worth_a_look(self, moment: Moment) -> bool:
         """The picture is done, or guided so far that it can be seen to follow: what comes then refines it."""
-        return moment.name == "after" and (moment.last or FIRST <= moment.done <= self._guided or moment.done == self._guided)
+        return moment.name == "after" and (moment.last or min(FIRST, self._guided) <= moment.done <= self._guided)
 
     def take(self, state: dict) -> str:
         """What becomes of a newer wish: 'taken' into the steps that this draft has left to guide, 'later' where there are

@@ -35,9 +35,9 @@ from ..checks import Index, SomeName, Truth, declared
 from ..pipelines import check_prompt
 from ..puppets.world import SIZE
 from .drafts import SAME, Draft, gap
-from .verdict import verdict
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
                      make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
+from .verdict import verdict
 from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, close_all, has_browser, png_bytes
 
 __all__ = ["Studio", "START", "check_state", "load_kit", "make", "moments", "read_yaml", "write_yaml"]

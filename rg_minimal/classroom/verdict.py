@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .recipe import BUILDERS, Kit, Result, ground, held, in_use
-from ..puppets.grab import FAINT, MATCHED, OFF, STRETCH, outcome
+from ..puppets.grab import FAINT, OFF, STRETCH, outcome, reading_timestep
 from ..puppets.heads import read_joints
 from ..puppets.world import JOINTS, LIMBS
 from ..sources import Source
@@ -32,20 +32,15 @@ def verdict(kit: Kit, result: Result) -> str:
             words.append("Drag: " + found.words + (f" Try: {found.remedy}." if found.remedy else ""))
         elif name in ("depth", "edges"):
             objective = BUILDERS[name](kit, state)
-            was, now = (float(objective(each(_timestep(before)))) for each in (before, after))
+            was, now = (float(objective(each(reading_timestep(before)))) for each in (before, after))
             words.append(f"{name.capitalize()}: the error where you drew went from {was:.2g} to {now:.2g}."
                          + ("" if now <= BETTER * was else " Try: a longer interval, a larger step size, or a sketch that suits the picture."))
     return " ".join(words)
 
 
-def _timestep(before: Source) -> float:
-    """The one at which joints are read, where little is hidden by noise."""
-    return next((t for t in before.timesteps if t >= MATCHED), before.timesteps[-1])
-
-
 def _of_pose(kit: Kit, asked: Tensor, before: Source, after: Source) -> str:
     """How near the joints are to those that were asked for, (14, 2); the limbs against the lengths that were asked for."""
-    timestep = _timestep(before)
+    timestep = reading_timestep(before)
     (_, sure), (joints, peak) = (tuple(each[0].cpu() for each in read_joints(source(timestep)(kit.heads["pose"]))) for source in (before, after))
     gaps = (joints - asked).norm(dim=-1)
     named = [name.replace("_", " ") for name in JOINTS]

@@ -80,14 +80,15 @@ class Outcome:
 
 # ---------------------------------------------------------------------------------------------- what is read
 
-def _timestep(source: Source) -> float:
+def reading_timestep(source: Source) -> float:
+    """The timestep of a source at which joints are read and spots are matched, where noise hides little."""
     return next((t for t in source.timesteps if t >= MATCHED), source.timesteps[-1] if source.timesteps else MATCHED)
 
 
 @torch.no_grad()
 def source_joints(pose: ReadoutHead, source: Source) -> Tensor:
     """The joints (14, 2) that a pose head reads in the source."""
-    return read_joints(source(_timestep(source))(pose))[0][0].cpu()
+    return read_joints(source(reading_timestep(source))(pose))[0][0].cpu()
 
 
 @torch.no_grad()
@@ -162,7 +163,7 @@ def outline(head: ReadoutHead, source: Source, point: Tensor, joints: Tensor, le
     grid = pixel_grid(size).flatten(0, 1)                                                           # (H * W, 2)
     usual = picture.median(-1).values[:, :, None]
     strange = (avg_pool2d((picture - usual)[None], 3, 1, 1)[0]).abs().amax(0) > 0.09               # (H, W)
-    features = source(_timestep(source))(head)[0].float().cpu()                                     # (C, h, w)
+    features = source(reading_timestep(source))(head)[0].float().cpu()                                     # (C, h, w)
     cells = features.shape[-1]
     limbs = torch.cat([torch.lerp(joints[[a]], joints[[b]], w) for a, b in world.LIMBS for w in (0.1, 0.5, 0.9)])
     x, y = (torch.cat((point[None], limbs)).clamp(0, size - 0.1) * cells / size).long().T
@@ -415,7 +416,7 @@ def outcome(head: ReadoutHead, pose: ReadoutHead, source: Source, picture, hold:
     if len(picture) != 1 or tuple(picture.shape[-2:]) != tuple(source.image_size):
         raise ValueError(f"picture has shape {tuple(picture.shape)}: pass the one picture after the drag, (1, 3, {source.image_size[0]}, "
                          f"{source.image_size[1]})")
-    timestep = _timestep(source)
+    timestep = reading_timestep(source)
     after = Source.from_picture(source.model, picture, generator=torch.Generator().manual_seed(0))
     after.conditioning = source.conditioning                                            # as the source is read
     before, now = source(timestep), after(timestep)
