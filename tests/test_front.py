@@ -91,7 +91,13 @@ def test_wrong_tasks_are_refused(pipe):
 
 def test_the_figure_has_every_point():
     rows = F.summarize([row("pose", point, 1, i, 0.5 + i / 4) for point in ("draft", "full", "8 steps") for i in range(2)])
-    figure = plots.front(rows, "PCK@0.05", whole=rows, named=("draft", "full"))
-    assert {text.get_text() for text in figure.axes[0].texts} == {"draft", "full", "8 steps"}
+    figure = plots.front(rows, "joints missed", most=1.0, whole=rows, named=("draft", "full"))
+    near = figure.axes[0]
+    assert {text.get_text() for text in near.texts} == {"draft", "full", "8 steps"}
+    assert near.get_yscale() == near.get_xscale() == "log" and near.get_ylabel() == "joints missed"
+    missed = {text.get_text(): text.xy[1] for text in near.texts}
+    assert missed["full"] == pytest.approx(1 - (0.5 + 0.75) / 2)            # what is missing to the best
+    as_it_is = plots.front(rows, "pixels", named=("draft",)).axes[0]
+    assert {text.xy[1] for text in as_it_is.texts} == {(0.5 + 0.75) / 2}
     with pytest.raises(ValueError, match="no points"):
-        plots.front([], "PCK@0.05")
+        plots.front([], "joints missed")

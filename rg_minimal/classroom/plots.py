@@ -6,12 +6,14 @@ right (told apart by nearly everybody), and every colour is doubled by a shape o
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from pathlib import Path
 from typing import Annotated, Sequence
 
 import matplotlib.figure
 import matplotlib.patches
+import matplotlib.patheffects
 import matplotlib.text
 import matplotlib.ticker
 import torch
@@ -447,13 +449,15 @@ def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: P
 
 
 @declared
-def front(rows: Sequence[dict], control: Text, more_is_better: Truth = True, whole: Sequence[dict] = (), named: Texts = (),
-          base: Positive = 100.0, inches: Inches = (9.6, 3.4)) -> Figure:
-    """Control against cost, and beside it what becomes of the picture.
+def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole: Sequence[dict] = (), named: Texts = (),
+          base: Positive = 100.0, inches: Inches = (9.6, 3.8)) -> Figure:
+    """Control error against cost, both on axes that double, and beside it what becomes of the picture.
 
     Args:
         rows: summaries of points (`puppets.front.summarize`) of one task; bars are their 95 % intervals.
-        control: the name of what they hold as "control".
+        error: the name of what is drawn; smaller is nearer.
+        most: the best value of "control" where larger is better (1.0 of a PCK): drawn is what is missing to it. None
+            where "control" is an error as it is.
         whole: summaries of unguided pictures, for the second panel.
         named: points that are drawn full and by name; the rest are small and pale, with their names too.
         base: the passes of an unguided picture, which cost is given in.
@@ -461,16 +465,16 @@ def front(rows: Sequence[dict], control: Text, more_is_better: Truth = True, who
     if not rows:
         raise ValueError("there are no points to show: pass at least one summary")
     figure = Figure(figsize=inches, layout="constrained")
-    near, quality = figure.subplots(1, 2, width_ratios=(3, 2))
-    for row in sorted(rows, key=lambda row: row["passes"]):
-        strong, cost = row["point"] in named, row["passes"] / base
+    near, quality = figure.subplots(1, 2, width_ratios=(2, 1))
+    rows, names = [_missing(row, most) for row in sorted(rows, key=lambda row: row["passes"])], []
+    halo = matplotlib.patheffects.withStroke(linewidth=2, foreground="white")
+    for row in rows:
+        strong = row["point"] in named
         colour = RIGHT if row["point"] == "reference" else LEFT if strong else "#9a9a9a"
         _interval(near, row, "control", base, marker="o" if strong else ".", color=colour, zorder=2 + strong)
-        near.annotate(row["point"], (cost, row["control"]), (5, -3), textcoords="offset points", color=colour,
-                      fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal")
-    near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", ylabel=control)
-    if not more_is_better:
-        near.invert_yaxis()
+        names.append(near.annotate(row["point"], (row["passes"] / base, row["control"]), (5, 3), textcoords="offset points", color=colour,
+                                   fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal", path_effects=[halo]))
+    near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", ylabel=error, yscale="log")
     for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
                                                                               "guided", "o", LEFT)):
         series = sorted(series, key=lambda row: row["passes"])
@@ -479,11 +483,35 @@ def front(rows: Sequence[dict], control: Text, more_is_better: Truth = True, who
     quality.set(ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
     for axes in (near, quality):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xticks([0.1, 0.2, 0.5, 1, 2])
+    for axis in (near.xaxis, near.yaxis, quality.xaxis):
+        axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
+        axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    near.margins(x=0.2)
     quality.legend(frameon=False, loc="lower right")
+    _apart(figure, names)
     return figure
+
+
+def _apart(figure, names: list) -> None:
+    """Put each name on a side of its point where no other name is yet."""
+    figure.draw_without_rendering()                                                 # so that sizes are known
+    taken = []
+    for name in sorted(names, key=lambda name: -name.get_fontsize()):
+        for side, x, y in itertools.product((1, -1), (5, 9), (3, -3, 11, -11, 20, -20)):
+            name.set(position=(side * x, y), ha="left" if side > 0 else "right", va="center")
+            box = name.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
+def _missing(row: dict, most: float | None, least: float = 1e-3) -> dict:
+    """A summary with its control turned into an error: what is missing to `most`, and never 0, which no such axis has."""
+    if most is None:
+        return row
+    low, middle, high = (max(most - row[name], least) for name in ("control_high", "control", "control_low"))
+    return row | {"control": middle, "control_low": low, "control_high": high}
 
 
 def _interval(axes, row: dict, name: str, base: float, **look) -> None:
