@@ -20,13 +20,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rg_minimal import guided_sample, load_pipeline, sample
+from rg_minimal import guided_sample, load_pipeline, read_picture, sample
 from rg_minimal.classroom import studio
 from rg_minimal.denoisers import ddim_scheduler
-from rg_minimal.puppets.heads import new_head
+from rg_minimal.puppets.front import counted
+from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, Kit, Result, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key,
                                read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
-from rg_minimal.classroom.drafts import Draft, Few, spread
+from rg_minimal.classroom.drafts import Draft, OneStep, Trail, spread
 from rg_minimal.classroom.verdict import verdict
 from rg_minimal.classroom.studio import Studio
 from rg_minimal.classroom.widgets import as_array, png_bytes
@@ -531,22 +532,46 @@ def test_a_draft_starts_from_the_runs_noise_and_a_far_wish_drops_it(kit):
 
 def test_drafts_of_a_drag_keep_to_the_trajectory_of_the_picture(kit):
     state = using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": [[[20, 20], [30, 20]]], "grab": False, "keep": True})
-    sources = {}
-    last = [list(Draft(kit, state, sources).steps())[-1].picture() for _ in range(2)]
-    assert torch.equal(*last) and len(sources) == 1, "and read the source once"
+    trail = Trail()
+    last = [list(Draft(kit, state, trail).steps())[-1].picture()]
+    source, = trail.sources.values()
+    last += [list(Draft(kit, state, trail).steps())[-1].picture()]
+    assert list(trail.sources.values()) == [source], "and read the source once"
     plain = make(kit, without_guidance(state)).before
     far = (slice(None), slice(90, 128), slice(90, 128))
     assert (last[0] - plain)[far].abs().mean() < 0.05
 
 
-def test_the_course_of_few_steps_is_ddims_own_where_it_is_the_same(kit):
-    """Along all timesteps of a run it is that run."""
+def test_steps_along_a_course_are_ddims_own_where_it_is_the_same(kit):
+    """Along all timesteps of a run they are that run."""
     noise = torch.Generator().manual_seed(3)
     *_, own = guided_sample(kit.pipe, "a puppet", num_inference_steps=4, generator=noise)
-    scheduler = Few.from_config(ddim_scheduler(kit.pipe).config)
-    scheduler.course = (751, 501, 251, 1)
-    *_, few = guided_sample(kit.pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(3), scheduler=scheduler)
+    scheduler, latents = OneStep.from_config(ddim_scheduler(kit.pipe).config), torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    course = (751, 501, 251, 1)
+    for step in range(4):
+        scheduler.course = course[step:]
+        few, = guided_sample(kit.pipe, "a puppet", num_inference_steps=1, latents=latents, scheduler=scheduler)
+        latents = few.latents
     assert own.timestep == few.timestep and torch.allclose(own.latents, few.latents, atol=1e-4)
+
+
+def test_a_draft_goes_on_from_what_the_one_before_had_moved():
+    """Three moves a guided step at first, one later, and yet the joint comes nearer with each draft of the same wish."""
+    kit, state, passes, trail = load_kit(), using("pose", steps=8), [], Trail()
+    state["pose"] |= {"interval": [0.0, 0.5]}
+    state["pose"]["joints"][6][1] -= 12
+    reached = []
+    for _ in range(3):
+        with counted(kit.pipe) as done:
+            *_, last = Draft(kit, state, trail).steps()
+        passes.append(done.count)
+        loss = pose_objective(kit.heads["pose"], torch.tensor(state["pose"]["joints"]))
+        reached.append(loss(read_picture(kit.pipe, latents=last.state.latents, timestep=100)).item())
+    assert passes[1:] == [10, 10], "two guided steps of a move and both branches, two of one branch"
+    assert reached[2] < reached[0] < 2 * reached[2], reached
+    assert set(trail.moves) == {kit.known[plain_key(state)][i].timestep for i in (0, 2)}
+    Draft(kit, {**state, "seed": 5}, trail)._follows((1,))
+    assert not trail.moves, "another picture's moves are void"
 
 
 def test_messages_go_with_what_they_spoke_of_and_name_unknown_words(desk):

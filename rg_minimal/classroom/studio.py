@@ -34,7 +34,7 @@ from . import plots
 from ..checks import Index, SomeName, Truth, declared
 from ..pipelines import check_prompt
 from ..puppets.world import SIZE
-from .drafts import SAME, Draft, gap
+from .drafts import SAME, Draft, Trail, gap
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
                      make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .verdict import verdict
@@ -65,7 +65,7 @@ class Studio:
     def __init__(self, kit: Kit, state: dict | None = None, result: Result | None = None):
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
-        self.live, self._wish, self._let_go, self._fulfilled, self._sources = True, None, False, None, {}
+        self.live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
         self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
         self._state = check_state(START if state is None else state)
@@ -136,7 +136,7 @@ class Studio:
     async def _draft(self, state, number):
         self._fulfilled = None
         try:
-            draft, seen = Draft(self.kit, state, self._sources), False
+            draft, seen = Draft(self.kit, state, self._trail), False
         except ValueError:                                                      # an arrow that has no length yet
             return
         with contextlib.closing(draft.steps()) as steps:
