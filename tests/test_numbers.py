@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rg_minimal.classroom.drafts import LIVE
 from rg_minimal.paces import DRAFT, FULL
 from rg_minimal.puppets import heads, judge, transformer, vocabulary, world
+from rg_minimal.puppets.front import read_front, summarize
 from rg_minimal.saving import ReadoutHead
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +69,13 @@ READ = {"README.md": [
     "{transformer#unguided/pck@0.05:.3f}; {transformer#guided/pck@0.1:.3f}, unguided {transformer#unguided/pck@0.1:.3f} |",
     *(f"(notebooks/{name}.ipynb) | … | {{times#notebooks/seconds/{name}}} s |"
       for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
+    "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds, with its 95 % interval; "
+    "{code#passes of 50} passes of the denoiser", "of the same {front#pose/full/pictures} poses |",
+    *(f"{words} | {{front#pose/{point}/control:.3f}} | {{front#pose/{point}/whole:.0%}} % | {strong}{{front#pose/{point}/cost:.2f}}{strong} |"
+      for words, point, strong in (("`DRAFT`, {code#draft} steps with {code#draft moves} moves each: a first look", "draft", "**"),
+                                   ("`FULL`, {code#full} steps: what is kept, and the default", "full", ""), ("| 50 steps", "50 steps", ""),
+                                   ("the authors' settings, 50 steps", "reference", ""))),
+    "by drafts of {code#live passes} passes",
 ], "data/examples/README.md": [
     "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
     "with `edges`: the first seven of the {depth#pictures} that are measured |",
@@ -152,7 +161,9 @@ KINDS = {
 EXEMPT = {"README.md": {
     "the paper": ["CVPR 2024, [arXiv:2312.02150]"],
     "a limit that tests/test_house.py holds": ["one module of 550 lines"],
-    "defaults and settings": ["default parameters, seed 0", "a pose head from 100 pictures, live", "guidance scale 1, against", "step size 0.02"],
+    "defaults and settings": ["default parameters, seed 0", "a pose head from 100 pictures, live", "guidance scale 1, against", "step size 0.02",
+                              "| 50 steps |", "an unguided picture of 50 steps", "the authors' settings, 50 steps", "unguided pictures of 50 steps"],
+    "the level of an interval": ["its 95 % interval"],
     "definitions of measures": ["within 5 % of the puppet's size", "the same within 10 %", "as long as before to within 15 %"],
     "tolerances of tests/test_parity.py": ["equal to 1e-5", "below 1e-3"],
 }, "data/examples/README.md": {
@@ -191,6 +202,8 @@ def stored(file):
         return sizes()
     if file == "code":
         return from_code()
+    if file == "front":
+        return front()
     place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe"}.get(file, f"results/{file}")
     place = f"puppet-diffusion/{file}/config" if file in ("vae", "unet", "text_encoder") else f"{file}/config" if "/" in file else place
     return json.loads((ROOT / "data" / f"{place}.json").read_text(encoding="utf-8"))
@@ -206,9 +219,20 @@ def from_code():
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
             "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]],
+            "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
+            "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
             "shipped": round(stored("heads/pose")["extra"]["training"]["pictures"], -2),
             "judge": sum(map(weights_in, (ROOT / "data" / "judge").glob("*.safetensors"))) / 1e6,
             "transformer": sum(value.numel() for value in large.parameters()) / 1e6}
+
+
+def front():
+    """Task, point -> what was measured, with its cost in unguided pictures of 50 steps."""
+    found = {}
+    for row in summarize(read_front(ROOT / "data" / "results" / "front.csv")):
+        found.setdefault(row["task"], {})[row["point"]] = row
+    return {task: {name: row | {"cost": row["passes"] / found["none"]["50 steps"]["passes"]} for name, row in rows.items()}
+            for task, rows in found.items()}
 
 
 def sizes():

@@ -10,6 +10,7 @@ from PIL import Image
 from rg_minimal import load_pipeline
 from rg_minimal.classroom import sheets
 from rg_minimal.puppets import measure
+from rg_minimal.puppets.front import read_front, summarize
 from rg_minimal.puppets.judge import load_judge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +57,23 @@ def test_arrows_belong_to_the_first_row(tmp_path, monkeypatch):
 def test_the_card_of_the_examples_names_commands_that_exist():
     card = (ROOT / "data" / "examples" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"-m rg_minimal\.classroom\.sheets (\S+) -o (data/examples/\S+\.png)", card)
-    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth"} <= set(sheets.COUNTS)
+    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth", "front"} <= {*sheets.COUNTS, "front"}
     assert all((ROOT / path).is_file() for _, path in named) and "measure" not in re.sub(r"measure(d|ments)", "", card)
     for what in set(sheets.COUNTS) - {"base"}:
         result = json.loads((ROOT / "data" / "results" / f"{what}.json").read_text(encoding="utf-8"))
         assert result.get("pictures", result.get("cases")) == 100
+
+
+def test_the_front_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    near, whole = sheets.draw_front().axes
+    shown = {text.get_text(): text.xy for text in near.texts}
+    points = {row["point"]: row for row in summarize(read_front()) if row["task"] == "pose"}
+    assert set(shown) == set(points)
+    for name, (cost, error) in shown.items():
+        assert cost == points[name]["passes"] / 100 and error == max(1 - points[name]["control"], 1e-3)
+    sheets.main(["front", "-o", str(tmp_path / "front.png")])
+    assert Image.open(tmp_path / "front.png").width > 800 and str(tmp_path) in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        sheets.main(["front", "-o", str(tmp_path / "front.png"), "--count", "3"])
+    assert "--count has no effect on front" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Sheets of the first measured pictures, whatever they look like: `python -m rg_minimal.classroom.sheets depth -o depth.png`.
 
 The pictures are those of `puppets.measure`, whose measurement is left as soon as the sheet is drawn; no figures are written.
+`front` is the figure of control against cost, drawn from what `puppets.front` has measured.
 """
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ import torch
 from ..checks import Count, FileName, declared, one_sentence, option
 from ..files import refuse_file
 from ..pipelines import load_pipeline
+from ..puppets.front import FRONT, read_front, summarize
 from ..puppets.judge import Judge, load_judge
 from ..puppets.measure import Steps, check_options, measurement
-from .plots import picture_rows, save_figure, save_grid
+from .plots import Figure, front, picture_rows, save_figure, save_grid
 from .widgets import draw_arrows
 
 # How many cases are measured, None for as many as the measurement has: drags draw the first two of each kind at their end.
@@ -45,9 +47,23 @@ def make_sheet(what: Literal[tuple(COUNTS)], pipe, judge: Judge, heads: FileName
     return drawn[0]
 
 
+# Of a task: what its error is called, and the best value of its control where larger is better.
+ERRORS = {"pose": ("joints farther than 5 % from the target", 1.0), "depth": ("depth, RMSE", None), "edges": ("edges missed (1 - F-score)", 1.0),
+          "drag": ("handle from its target, in pixels", None), "identity": ("looks that differ", 1.0)}
+
+
+@declared
+def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -> Figure:
+    """Control error against cost of what was measured of a task, and beside it the share of whole puppets."""
+    rows = summarize(read_front(table))
+    unguided = [row for row in rows if row["task"] == "none" and "," not in row["point"]]
+    error, most = ERRORS[task]
+    return front([row for row in rows if row["task"] == task], error, most, unguided, ("draft", "full"))
+
+
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Draw the first pictures of a measurement, none picked.")
-    parser.add_argument("what", choices=COUNTS)
+    parser.add_argument("what", choices=[*COUNTS, "front"])
     parser.add_argument("-o", "--out", required=True, help="the file to write, a .png")
     parser.add_argument("--count", type=option(Count), default=None,
                         help="cases of the measurement (as in data/results; 8 drags, two of each kind); the sheet shows the first of them")
@@ -55,9 +71,16 @@ def main(arguments=None) -> None:
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
     options = parser.parse_args(arguments)
-    check_options(parser, [options.what], options.count, options.steps, options.heads)
     if not options.out.endswith(".png"):
         parser.error(f"--out is {options.out!r}: give a name that ends in .png")
+    if options.what == "front":
+        with one_sentence(parser):
+            idle = [f"--{name}" for name in ("count", "steps", "heads") if getattr(options, name) is not None]
+            if idle:
+                raise ValueError(f"{idle[0]} has no effect on front, which draws what was measured: leave it out")
+            print("written to", save_figure(draw_front(), options.out))
+        return
+    check_options(parser, [options.what], options.count, options.steps, options.heads)
     with one_sentence(parser):
         refuse_file(Path(options.out).parent)
         pipe, judge, heads = load_pipeline(options.model), load_judge(), "data/heads" if options.heads is None else options.heads

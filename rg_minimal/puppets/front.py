@@ -31,7 +31,7 @@ from ..checks import Count, FileName, Seed, declared, one_sentence, option
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import DRAFT, DRAG_FULL, FULL
-from ..pipelines import load_head, load_pipeline, sample
+from ..pipelines import find_folder, load_head, load_pipeline, sample
 from ..reference import SETTINGS as REFERENCE
 from ..sources import Source
 from ..undo import undone
@@ -204,7 +204,7 @@ def write_front(table, rows) -> Path:
 
 def read_front(table=FRONT) -> list[dict]:
     """The rows of a table, numbers as numbers. Raises ValueError where it is damaged."""
-    with open(table, newline="") as file:
+    with open(find_folder(table), newline="") as file:
         found = csv.DictReader(file)
         try:
             return [{name: row[name] if name in ("task", "point") else (int if name in ("seed", "picture") else float)(row[name])

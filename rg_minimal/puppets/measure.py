@@ -27,7 +27,7 @@ from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score,
 from .tokens import measure_tokens
 from ..checks import Count, FileName, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence, option
 from ..files import read_json, refuse_file, write_json
-from ..paces import FULL
+from ..paces import DRAFT, FULL
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..saving import ReadoutHead
@@ -129,25 +129,28 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, step
 
 @declared
 def measure_cost(pipe, head: ReadoutHead, steps: GuidedSteps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
-    """Process time of one guided picture (half of the steps guided) against an unguided one, in turn; medians."""
+    """Process time of one picture guided by a pose, half of its steps and at the paces that have names (`paces.py`), against an
+    unguided one, each in turn; medians."""
     scene = world.sample_scene(seed)
     goal = [pose_objective(head, world.render(scene).joints)]
-    times: dict[str, list] = {"unguided": [], "guided": []}
+    ways = {"unguided": ([], {"num_inference_steps": steps}), "guided": (goal, {"num_inference_steps": steps}), "full": (goal, FULL), "draft": (goal, DRAFT)}
+    times: dict[str, list] = {name: [] for name in ways}
     for repeat in range(repeats + 1):                                  # the first one warms up and does not count
-        for name, objectives in (("unguided", []), ("guided", goal)):
+        for name, (objectives, settings) in ways.items():
             process, wall = time.process_time(), time.perf_counter()
-            for state in guided_sample(pipe, scene.caption, objectives, num_inference_steps=steps, guidance_scale=SCALE,
-                                       generator=torch.Generator().manual_seed(seed)):
+            for state in guided_sample(pipe, scene.caption, objectives, guidance_scale=SCALE, generator=torch.Generator().manual_seed(seed),
+                                       **settings):
                 pass
             decode(pipe, state.latents)
             if repeat:
                 times[name].append((time.process_time() - process, time.perf_counter() - wall))
         yield repeat, repeats
-    ratios = sorted(g[0] / u[0] for g, u in zip(times["guided"], times["unguided"]))
-    middle = lambda name, i: sorted(t[i] for t in times[name])[repeats // 2]
+    middle = lambda values: sorted(values)[repeats // 2]
     return {"steps": steps, "repeats": repeats, "threads": torch.get_num_threads(),
-            "process_seconds": {name: middle(name, 0) for name in times},
-            "wall_seconds": {name: middle(name, 1) for name in times}, "process_time_ratio": ratios[repeats // 2],
+            "process_seconds": {name: middle(process for process, _ in each) for name, each in times.items()},
+            "wall_seconds": {name: middle(wall for _, wall in each) for name, each in times.items()},
+            "process_time_ratio": {name: middle(one[0] / plain[0] for one, plain in zip(times[name], times["unguided"]))
+                                   for name in times if name != "unguided"},
             "peak_memory_mb": peak_memory_mb()}
 
 
