@@ -72,6 +72,21 @@ def test_a_stopped_measurement_goes_on(pipe, tmp_path, monkeypatch):
     finish(run())
     assert table.read_bytes() == complete
     assert list(run()) == []                                # nothing is left to do
+    table.unlink()
+    alone = finish(F.measure_front(pipe, judge, tasks=("pose",), seeds=1, pictures=2, table=table, points=("two",)))["rows"]
+    assert {row["point"] for row in alone} == {"two"} and alone == [row for row in whole if row in alone]
+
+
+def test_two_points_are_compared_in_pairs():
+    """One picture in four is whole at the second point alone, and what only one of them has is no pair."""
+    rows = [row("none", point, seed, i, 0.0) | {"whole": float(point == "b" and i == 0 or i > 1)} for point in "ab" for seed in range(50)
+            for i in range(4)] + [row("none", "a", 99, 0, 0.0), row("pose", "b", 99, 0, 0.0)]
+    found = F.compare(rows, "none", "b", "a")
+    assert found["pairs"] == 200 and found["whole"] == 0.25 and found["attributes"] == 0.0
+    assert 0.18 < found["whole_low"] < 0.22 < 0.28 < found["whole_high"] < 0.32
+    assert F.compare(rows, "none", "a", "b")["whole"] == -0.25
+    with pytest.raises(ValueError, match="no pairs of 'a' and 'c'"):
+        F.compare(rows, "none", "a", "c")
 
 
 def test_points_have_names_of_their_own_and_the_paces_are_among_them():
@@ -82,9 +97,11 @@ def test_points_have_names_of_their_own_and_the_paces_are_among_them():
     assert {point.name: point.settings for point in F.POINTS["drag"]}["full"] == paces.DRAG_FULL
 
 
-def test_wrong_tasks_are_refused(pipe):
+def test_wrong_tasks_and_points_are_refused(pipe):
     with pytest.raises(ValueError, match="tasks"):
         F.measure_front(pipe, load_judge(), tasks=("poses",))
+    with pytest.raises(ValueError, match="points is .*'5 steps'.*choose from 10 steps, "):
+        F.measure_front(pipe, load_judge(), tasks=("none",), points=("5 steps",))
     with pytest.raises(SystemExit):
         F.main(["poses"])
 

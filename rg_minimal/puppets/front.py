@@ -27,7 +27,7 @@ from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, drag_sources, facts, finish, judge_drag
-from ..checks import Count, FileName, Seed, declared, one_sentence, option
+from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import DRAFT, DRAG_FULL, FULL
@@ -172,15 +172,23 @@ def _agreement(attributes, said) -> list[float]:
 
 @declared
 def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tuple(POINTS), seeds: Count = 3, pictures: Count = 24,
-                  table: FileName = FRONT) -> Progress:
+                  table: FileName = FRONT, points: Texts = ()) -> Progress:
     """Measure what `table` lacks, a point and a seed at a time, and write it after each; ends with all rows.
 
     The seeds are those of held-out scenes that no other measurement has. A drag costs more, so there are a third as many.
+    `points` are the names of those that are measured, all where none is given. ValueError at the call.
     """
+    known = {point.name for task in tasks for point in POINTS[task]}
+    if set(points) - known:
+        raise ValueError(f"points is {points!r}; choose from {', '.join(sorted(known))}")
     rows = read_front(table) if Path(table).exists() else []
     done = {(row["task"], row["point"], row["seed"]) for row in rows}
     todo = [(task, point, FRONT_SEED + 1000 * number) for number in range(seeds) for task in tasks for point in POINTS[task]
-            if (task, point.name, FRONT_SEED + 1000 * number) not in done]
+            if (not points or point.name in points) and (task, point.name, FRONT_SEED + 1000 * number) not in done]
+    return _measured(pipe, judge, heads, rows, todo, pictures, table)
+
+
+def _measured(pipe, judge, heads, rows, todo, pictures, table) -> Progress:
     loaded = {name: load_head(Path(heads) / name, pipe) for name in ("pose", "depth", "edges", "correspondence", "appearance")}
     for number, (task, point, seed) in enumerate(todo, 1):
         if task == "drag":
@@ -230,16 +238,36 @@ def summarize(rows: list, resamples: Count = 1000, seed: Seed = 0) -> list[dict]
     return result
 
 
+@declared
+def compare(rows: list, task: Tasks, one: Text, other: Text, resamples: Count = 10_000, seed: Seed = 0) -> dict:
+    """How much more `one` point has than `other`, of each number, in pairs of pictures of the same caption and noise: the mean
+    and `NAME_low`, `NAME_high`, its 95 % interval by the bootstrap over pairs, and `pairs`, how many there are."""
+    values = {point: {(row["seed"], row["picture"]): [row[name] for name in COLUMNS[4:]] for row in rows
+                      if row["task"] == task[0] and row["point"] == point} for point in (one, other)}
+    both = sorted(set(values[one]) & set(values[other]))
+    if not both:
+        raise ValueError(f"{task[0]} has no pairs of {one!r} and {other!r}: measure both with the same seeds")
+    more = torch.tensor([values[one][key] for key in both]) - torch.tensor([values[other][key] for key in both])      # (n, 4)
+    drawn = torch.randint(len(both), (resamples, len(both)), generator=torch.Generator().manual_seed(seed))
+    low, high = torch.quantile(more[drawn].mean(1), torch.tensor([0.025, 0.975]), dim=0)
+    found = {"pairs": len(both)}
+    for i, name in enumerate(COLUMNS[4:]):
+        found |= {name: float(more[:, i].mean()), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
+    return found
+
+
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Measure control against cost; goes on where it stopped.")
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(POINTS)}; all by default")
     parser.add_argument("--seeds", type=option(Count), default=3)
     parser.add_argument("--pictures", type=option(Count), default=24, help="of each point and seed; a third of it in drags")
+    parser.add_argument("--points", nargs="+", default=(), help="names of points; all by default")
     parser.add_argument("--table", default=FRONT)
     options = parser.parse_args(arguments)
     with one_sentence(parser):
         tasks = tuple(options.tasks) or tuple(POINTS)
-        run = measure_front(load_pipeline(), load_judge(), tasks=tasks, seeds=options.seeds, pictures=options.pictures, table=options.table)
+        run = measure_front(load_pipeline(), load_judge(), tasks=tasks, seeds=options.seeds, pictures=options.pictures, table=options.table,
+                            points=tuple(options.points))
         finish(run, lambda done, of: print(f"{done} of {of}", flush=True))
     for row in summarize(read_front(options.table)):
         print(f"{row['task']:9} {row['point']:32} control {row['control']:.3f}  whole {row['whole']:.3f}  attributes "
