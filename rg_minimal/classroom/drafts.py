@@ -9,7 +9,9 @@ A draft starts from the noise of the run that it stands for, and goes along some
 that follow each other do not flicker, and a drag keeps to what is left of the trajectory of the picture without guidance.
 
 The first draft moves the latents three times at each guided step. Each later one begins a step where the draft before had
-moved it to, less a part, and moves once: @WARM@
+moved it to, less a part, and moves once. On 24 poses, gone to from another pose in five drafts, PCK@0.05 by the judge is 0.82 on
+the way, and 0.91, 0.98, 0.99 with each draft of a hand that rests, at 10 passes a draft; begun anew it is 0.86 and 0.98 at 20. On
+12 arrows 0.16 of the way is left meanwhile, then 0.13, against 0.12 and 0.10.
 
 Tried and left: to go on from the noised trajectory of the draft before (from timestep 700 or 600 on, 1.2 times faster). What
 has found its place by then stays there: a wrist that moves 8 pixels a draft was lost after three of them.
@@ -35,7 +37,8 @@ from .recipe import Kit, Moment, check_state, guidance, in_use, plain_key, plain
 
 LIVE = {"steps": 4, "inner_steps": 3}   # of a first draft: as many steps, with as many moves at each
 KEPT = 0.7              # of the moves of the draft before, in a draft that follows it and moves once a step
-LONGER = 1.6, 2.4       # moves of a pose alone, which bears it, in a first and in a following draft
+LONGER = 1.0, 2.0       # moves in a first and in a following draft, against those of a run ...
+POSE_LONGER = 1.6, 2.4  # ... and of a pose alone, which bears it
 FIRST = 2               # guided steps before the first look
 NEAR = 24.0                             # pixels: how far a joint may go before a running draft is begun again
 SAME = 0.5                              # pixels: a wish as near as this to what is shown is fulfilled
@@ -94,8 +97,7 @@ class Draft:
         self._guided = max(math.ceil(each.stop * len(chosen) - 1e-9) for each in settings["objectives"])
         following = self._follows(course)
         settings["inner_steps"] = 1 if following else LIVE["inner_steps"]
-        if in_use(self.state) == ["pose"]:
-            settings["step_size"] *= LONGER[following]
+        settings["step_size"] *= (POSE_LONGER if in_use(self.state) == ["pose"] else LONGER)[following]
         for each in self._sampled(course, settings, states["before"][0].noisy_latents):
             self._done += 1
             yield Moment("after", self._done, len(course), each, self._done == len(course))

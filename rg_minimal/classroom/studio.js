@@ -3,7 +3,7 @@
 
 const CSS = `
 .rg-studio { --jp-widgets-inline-height: 36px; --jp-widgets-font-size: 14px; --jp-widgets-input-border-color: #767676; }
-.rg-static { display: none; }
+.rg-static { display: none !important; }
 .rg-studio button, .rg-studio .jupyter-button { min-height: 44px; line-height: 1.2; border: 1px solid var(--jp-ui-font-color2, #595959);
   border-radius: 4px; color: var(--jp-ui-font-color0, #1a1a1a); background: var(--jp-layout-color1, #fff); }
 .rg-studio button.mod-active { color: #fff; background: #00527a; }

@@ -83,16 +83,29 @@ def wait_for(port, server, log):
 class Page:
     """The studio in a page."""
 
-    def __init__(self, page, name, address):
+    def __init__(self, page, name, address, run=True):
         self.page, self.problems, own = page, [], address[:address.index("/", 8)]
         page.on("pageerror", lambda error: "blob:" in (error.stack or "") and self.problems.append(str(error)))    # our modules
         page.route(lambda url: not url.startswith((own, "blob:", "data:")), self.outside)
         page.goto(address, wait_until="commit")
-        if name != "voila":
-            page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
+        if name != "voila" and run:
+            self.idle()
             self.run_all()
-        page.locator(".rg-stage figure").nth(1).wait_for()
         self.studio = page.locator(".rg-studio")
+        self.ready()
+
+    def idle(self):
+        """Wait until nothing runs in the notebook."""
+        self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
+
+    def ready(self):
+        """Wait until the studio is on the screen, with its pictures and its skeleton."""
+        self.page.locator(".rg-stage figure").nth(1).wait_for()
+        self.wrist().wait_for()
+
+    def menu(self, name, entry):
+        self.page.get_by_role("menuitem", name=name, exact=True).click()
+        self.page.get_by_role("menuitem", name=entry, exact=isinstance(entry, str)).first.click()
 
     def run_all(self):
         """Asked before the kernel answers, Jupyter runs nothing and says nothing: ask until a cell has a number or a star."""
@@ -101,8 +114,7 @@ class Page:
             if begun.count():
                 return
             if second % 15 == 0:
-                self.page.get_by_role("menuitem", name="Run", exact=True).click()
-                self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+                self.menu("Run", "Run All Cells")
             self.page.wait_for_timeout(1000)
         raise AssertionError("no cell was run")
 
@@ -201,6 +213,63 @@ def use_studio(page, folder, look, touch):
     look("history")
 
 
+DARK = ".jupyter/lab/user-settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+BRIGHTNESS = """node => ["backgroundColor", "color"].map((name) =>
+  getComputedStyle(node)[name].match(/[\\d.]+/g).slice(0, 3).reduce((sum, each) => sum + each / 765, 0))"""
+
+
+@pytest.mark.parametrize("place", ["jupyterlab"], indirect=True)
+def test_a_dark_narrow_window_two_tabs_a_reload_and_a_restart(chromium, place, screenshot):
+    """One kernel, two tabs: each shows what is done in the other. A page that is loaded again shows the studio as it was, and
+    after a restart, which ends what widgets speak with, running the cells brings it back."""
+    name, address, folder = place
+    (folder / DARK).parent.mkdir(parents=True)
+    (folder / DARK).write_text(json.dumps({"theme": "JupyterLab Dark"}))
+    context = chromium.new_context(viewport={"width": 900, "height": 1000})
+    context.set_default_timeout(PATIENCE)
+    try:
+        page = Page(context.new_page(), name, address)
+        page.page.get_by_role("tab", name=re.compile("File Browser")).click()                   # shut, to make room
+        run, form = page.button("Run"), page.studio.get_by_label("prompt", exact=True).first
+        assert run.bounding_box()["y"] < form.bounding_box()["y"], "Run lies above the form where they do not fit side by side"
+        for button in ("Picture to draw on", "Export as papermill parameters", "Stop", "depth"):
+            ground, ink = page.button(button).evaluate(BRIGHTNESS)
+            assert ground < 0.45 and ink - ground > 0.25, f"{button} glares: {ground:.2f}, {ink:.2f}"
+        screenshot(page.page, "dark_narrow")
+        assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off at the side"
+
+        assert not page.page.locator("img.rg-static").is_visible(), "what is for where no widget is shown"
+
+        page.page.keyboard.press("Control+s")                                                   # a tab shows what was saved
+        page.page.locator(".jp-mod-dirty, .jp-DirtyIndicator").first.wait_for(state="detached", timeout=10_000)
+        second = Page(context.new_page(), name, address, run=False)
+        screenshot(second.page, "second_tab")
+        page.page.bring_to_front()
+        page.wrist().focus()
+        page.page.keyboard.press("Shift+ArrowDown")
+        moved = page.wrist_at()
+        second.studio.locator(f'.rg-handle[aria-label="left wrist, x {moved[0]}, y {moved[1]}"]').wait_for()
+        second.page.close()
+
+        page.page.keyboard.press("Control+s")
+        page.page.reload()
+        page.ready()
+        assert page.wrist_at() == moved, "as it was"
+        page.button("Run").click()
+        page.status("Done")
+        screenshot(page.page, "reloaded")
+
+        page.menu("Kernel", re.compile("^Restart Kernel…"))
+        page.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        page.idle()
+        screenshot(page.page, "restarted")
+        page.menu("Run", "Run All Cells")
+        page.ready()
+        page.button("Picture to draw on").click()
+        page.status("without guidance: draw on it")
+        assert not page.problems, page.problems
+    finally:
+        context.close()
 
 
 # ---------------------------------------------------------------------------------------------- live
