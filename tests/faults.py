@@ -41,6 +41,7 @@ def fault(name, file, old, new, *tests) -> Fault:
 READOUT, MAPS, DENOISERS, SAVING = "readout.py", "maps.py", "denoisers.py", "saving.py"
 HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "puppets/editing.py", "puppets/judge.py"
 CASES = "puppets/cases.py"
+KEYPOINTS = "keypoints.py"
 BASE = "puppets/basemodel.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
@@ -507,11 +508,11 @@ FAULTS = (
     fault("pose: hidden joints are scored", HEADS, "pck(read_joints(readout)[0], joints, 0.05, visible)",
           "pck(read_joints(readout)[0], joints, 0.05)",
           "test_scores_of_poses_count_what_is_visible_and_scores_of_triplets_the_nearer"),
-    fault("pose: as much weight where no joint is", HEADS, "(1 + 20 * target)", "1",
+    fault("pose: as much weight where no joint is", KEYPOINTS, "(1 + 20 * target)", "1",
           "test_heads.py::test_the_pose_loss_counts_more_where_a_joint_is"),
-    fault("heatmaps with rows and columns exchanged", HEADS, "return down[..., :, None] * across[..., None, :]",
+    fault("heatmaps with rows and columns exchanged", KEYPOINTS, "return down[..., :, None] * across[..., None, :]",
           "return across[..., :, None] * down[..., None, :]", "test_heads.py::test_a_heatmap_by_hand"),
-    fault("heatmaps as wide as their variance", HEADS, "spread = 2 * (sigma * image_size / cells) ** 2",
+    fault("heatmaps as wide as their variance", KEYPOINTS, "spread = 2 * (sigma * image_size / cells) ** 2",
           "spread = (sigma * image_size / cells) ** 2", "test_heads.py::test_a_heatmap_by_hand"),
     fault("depth: nearer is smaller", HEADS, "CELLS) * 2 - 1", "CELLS) * -2 + 1",
           "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
@@ -520,7 +521,7 @@ FAULTS = (
           "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
     fault("edges: background asked for as much whatever is said", HEADS, "+ background * (1 - drawn)", "+ (1 - drawn)",
           "test_heads.py::test_an_edge_objective_balances_lines_and_background"),
-    fault("matches with rows and columns exchanged", HEADS,
+    fault("matches with rows and columns exchanged", KEYPOINTS,
           "(cell % width + 0.5) * image_size / width, (cell // width + 0.5)",
           "(cell // width + 0.5) * image_size / width, (cell % width + 0.5)",
           "test_heads.py::test_shifted_features_are_matched_where_they_went"),
