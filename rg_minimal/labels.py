@@ -271,7 +271,7 @@ class Labelled:
     @declared
     def new_head(self, pipe, seed: Seed = 0, width: Count = 128, name: str = "") -> ReadoutHead:
         """An untrained head for this property and model; the seed decides its weights."""
-        spatial = {"keypoints": len(self.names), "map": self.truth[0].shape[1], "lines": 1}.get(self.kind, 0)
+        spatial = {"keypoints": len(self.names), "map": self.truth[0].shape[1] if self.kind == "map" else 0, "lines": 1}.get(self.kind, 0)
         extra = {"kind": self.kind, "image_size": self.frame.size, "cells": self.frame.cells}
         extra |= {"keypoints": {"keypoints": list(self.names), "heatmap_sigma_cells": 1.5}, "map": {"value_range": [-1, 1]},
                   "lines": {"value_range": [-1, 1]}}.get(self.kind, {})

@@ -102,20 +102,18 @@ def listed(problems: list) -> list[str]:
 
 def scorer(data: Labelled, pipe, seed: int = 0, timesteps=TIMESTEPS, chunk: int = 16) -> Callable[[ReadoutHead], dict[int, float]]:
     """A function that scores a head on these samples: {timestep: mean score}. Noise and triplets are the same at each call."""
-    latents, shows, truth = data.encode(pipe), data.shows, data.truth
+    latents, rows, truth = data.encode(pipe), data.shows, data.truth
     if data.kind == "triplets":
-        drawn = data.draw_triplets(TRIPLETS, torch.Generator().manual_seed(seed))
-        shows, truth = torch.stack([data.shows[each, 0] for each in drawn], 1), ()
+        rows, truth = torch.stack([data.shows[each, 0] for each in data.draw_triplets(TRIPLETS, torch.Generator().manual_seed(seed))], 1), ()
 
     @torch.no_grad()
     def score(head: ReadoutHead) -> dict[int, float]:
         scores = {}
         for timestep in timesteps:
-            rng, values = torch.Generator().manual_seed(seed + timestep), []
-            for first in range(0, len(shows), chunk):
-                part = shows[first:first + chunk]
-                readouts = [read_picture(pipe, None, timestep, generator=rng, latents=latents[place])(head).float().cpu() for place in part.T]
-                values.append(data.score(*readouts, *(each[first:first + chunk] for each in truth)))
+            rng = torch.Generator().manual_seed(seed + timestep)
+            readouts = torch.cat([read_picture(pipe, None, timestep, generator=rng, latents=part)(head).float().cpu() for part in latents.split(chunk)])
+            values = [data.score(*(readouts[place] for place in rows[first:first + chunk].T), *(each[first:first + chunk] for each in truth))
+                      for first in range(0, len(rows), chunk)]
             scores[timestep] = torch.cat(values).mean().item()
         return scores
     return score
