@@ -20,7 +20,7 @@ def shaken(network):
     """With large weights and a bias, so that what comes out is neither flat nor below zero everywhere."""
     for name, weight in network.named_parameters():
         if "head" in name:
-            torch.nn.init.normal_(weight, mean=0.2 if name.endswith("bias") else 0.0, std=0.3)
+            torch.nn.init.normal_(weight, mean=0.2 if name.endswith("bias") else 0.0, std=0.05)
     return network
 
 

@@ -38,7 +38,7 @@ NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb" and path.is_relat
 PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(line) for line in
-                PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])]
+                PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []) if not line.startswith(PROJECT["name"] + "[")]
 DECLARED = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
