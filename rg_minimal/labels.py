@@ -64,7 +64,8 @@ class Shot:
     held: Any
 
     def picture(self) -> Tensor:                                                        # (1, 3, H, W)
-        return as_pictures(self.held() if callable(self.held) else self.held, "the picture")
+        held = self.held() if callable(self.held) else str(self.held) if isinstance(self.held, Path) else self.held
+        return as_pictures(held, "the picture")
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class Labelled:
 
     def encode(self, pipe, chunk: int = 8) -> Tensor:
         """The latents of all pictures (P, C, h, w), float32 on the CPU; `chunk` pictures at a time."""
-        parts = [encode(pipe, torch.cat([self.frame.picture(shot.picture()) for shot in self.shots[first:first + chunk]])).cpu()
+        parts = [encode(pipe, torch.cat([self.frame.picture(shot.picture()) for shot in self.shots[first:first + chunk]])).cpu().float()
                  for first in range(0, len(self.shots), chunk)]
         return torch.cat(parts)
 
@@ -411,7 +412,8 @@ class Album:
                 number = self.seen[mark] = len(self.shots)
                 self.shots.append(shot), self.sizes.append(tuple(picture.shape[-2:]))
         except (ValueError, OSError) as error:
-            self.finds.bad(shot.name, error)
+            place = shot.held if isinstance(shot.held, Path) else Path(shot.name)
+            self.finds.bad(shot.name, str(error).replace(str(place), place.name))       # the file's name, not where it lies
         self.known[shot.name] = number
         if self.look:
             self.look(min(len(self.known), self.count), self.count)

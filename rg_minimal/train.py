@@ -67,10 +67,10 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     """
     folder = check_output(folder)
     learn, unseen = data.split(held_out, seed)
-    latents = learn.encode(pipe)
-    draw, scored = learn.batches(pipe, batch, seed, latents), scorer(unseen, pipe, seed) if len(unseen) else None
     head = data.new_head(pipe, seed, width, name)
     head.config.base_model = model
+    latents = learn.encode(pipe)
+    draw, scored = learn.batches(pipe, batch, seed, latents), scorer(unseen, pipe, seed) if len(unseen) else None
     recipe = {"steps": steps, "batch": batch, "lr": lr, "width": width, "seed": seed, "held out": held_out}
     checkpoint = folder / f"training-{fingerprint(pipe, head, recipe, latents, learn.shows, *learn.truth)}.safetensors"
     if (folder / "head.safetensors").exists() and not checkpoint.exists():

@@ -4,7 +4,6 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-import yaml
 from huggingface_hub.errors import HfHubHTTPError
 
 import rg_minimal
@@ -73,8 +72,8 @@ def test_a_head_is_shared_with_a_card_of_its_config_and_scores(tmp_path, hub):
     assert token is None and name == "me/pose" and created == {"private": True, "exist_ok": True}
     assert files == ["README.md", "config.json", "head.safetensors"] and sorted(upload["allow_patterns"]) == sorted(files)
     text = (tmp_path / "head" / "README.md").read_text()
-    front = yaml.safe_load(text.split("---")[1])
-    assert front["base_model"] == "some/model" and {"readout-guidance", "pose"} == set(front["tags"])
+    front = huggingface_hub.ModelCard(text).data
+    assert front.base_model == "some/model" and {"readout-guidance", "pose"} == set(front.tags)
     assert all(word in text for word in ("0.8750", "- steps: 400", "a.png: is not there", 'load_head(\'me/pose\', pipe)', "- width: 32"))
 
 

@@ -223,6 +223,8 @@ CASES.append(Case("labels", "keypoints without", lambda: read_labels("keypoints"
 CASES.append(Case("labels", "another kind", lambda: read_labels("boxes", tiny_pipe(), ".", "."), ("kind", "'keypoints'")))
 for share, says in ((1.5, "less than or equal to 1"), ("half", "pass a number"), (1.0, "too few"), (float("nan"), "finite")):
     CASES.append(Case("labels: split", f"{share}", lambda share=share: read("keypoints").split(share), ("too few" if share == 1.0 else "share", says)))
+for settings, says in ({"width": 100}, ("width 100", "multiple")), ({"steps": 0}, ("steps", "greater than or equal to 1")), ({"held_out": 0.9}, ("too few",)):
+    CASES.append(Case("train_labels", str(settings), lambda settings=settings: train.train_labels(read("keypoints"), tiny_pipe(), "nowhere", **settings), says))
 CASES.append(Case("labels: split", "two identities", lambda: read("triplets").split(0.5), ("too few", "hold out 0")))
 
 # ---- data sets ---------------------------------------------------------------------------------------------------------
