@@ -30,7 +30,8 @@ def load(kind: str, model: str, local_files_only: bool):
         made = getattr(transformers, kind).from_pretrained(model, local_files_only=local_files_only)
         return transformers.AutoImageProcessor.from_pretrained(model, local_files_only=local_files_only), made.eval().requires_grad_(False)
     except Exception as error:                  # transformers, safetensors and the hub each raise their own
-        raise ValueError(f"no detector could be loaded from {model} ({' '.join(str(error).split())[:300]}); pass a folder of transformers' layout that "
+        raise ValueError(f"no detector could be loaded from {model} ({' '.join(str(error).split())[:300]}); pass a "
+                         "folder of transformers' layout that "
                          f"{kind} takes, or local_files_only=False (--download) for a name on the hub") from error
 
 
@@ -90,12 +91,15 @@ def pose_keypoints(pictures: SomeName, output: SomeName, model: SomeName, least:
             seen = scores.get(i, 0.0) >= least and 0 <= x <= picture.width and 0 <= y <= picture.height
             flat += [x, y, 2] if seen else [0, 0, 0]
         images.append({"id": number, "file_name": path.name, "width": picture.width, "height": picture.height})
-        annotations.append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": picture.width * picture.height, "keypoints": flat})
-    return write_json(output, {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person", "keypoints": names}]})
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "iscrowd": 0,
+                            "area": picture.width * picture.height, "keypoints": flat})
+    return write_json(output, {"images": images, "annotations": annotations,
+                               "categories": [{"id": 1, "name": "person", "keypoints": names}]})
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m rg_minimal.detectors", description="Label pictures by a detector of transformers.")
+    parser = argparse.ArgumentParser(prog="python -m rg_minimal.detectors", description="Label pictures by a detector "
+        "of transformers.")
     parser.add_argument("what", choices=("depth", "keypoints"))
     parser.add_argument("pictures", help="folder of pictures")
     parser.add_argument("output", help="folder of maps, or a COCO file")

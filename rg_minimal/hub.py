@@ -38,8 +38,9 @@ def fetch(repo_id: str, filename: str, revision: str | None = None, local_files_
 
 def _said(repo_id, filename, revision, error) -> str:
     reason = " ".join(str(error).split())[:300]
-    return f"{filename} of {repo_id}{f' at {revision}' if revision else ''} could not be fetched from the hub ({reason}); pass a file or folder, or try again " \
-           "where the hub can be reached"
+    pinned = f" at {revision}" if revision else ""
+    return (f"{filename} of {repo_id}{pinned} could not be fetched from the hub ({reason}); pass a file or folder, or try "
+            "again where the hub can be reached")
 
 
 def head_folder(name, revision: str | None, local_files_only: bool) -> Path | None:
@@ -51,7 +52,8 @@ def head_folder(name, revision: str | None, local_files_only: bool) -> Path | No
     return weights.parent if config and weights else None
 
 
-def push(folder, repo_id: str, config: dict, private: bool | None = None, revision: str | None = None, token: str | None = None) -> str:
+def push(folder, repo_id: str, config: dict, private: bool | None = None, revision: str | None = None,
+         token: str | None = None) -> str:
     """Share a head's folder as a repository, which is made where it is not there: both files and its card, which is written where there
     is none. Returns the address of the commit. ValueError where the hub refuses, or cannot be reached."""
     folder = Path(folder)
@@ -63,7 +65,8 @@ def push(folder, repo_id: str, config: dict, private: bool | None = None, revisi
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), revision=revision,
                                    commit_message="A readout head of rg_minimal")
     except Exception as error:                  # of the network, of tokens, of names
-        raise ValueError(f"the head is saved in {folder}, but could not be shared as {repo_id} ({' '.join(str(error).split())[:300]}); log in (hf auth login), "
+        raise ValueError(f"the head is saved in {folder}, but could not be shared as {repo_id} "
+                         f"({' '.join(str(error).split())[:300]}); log in (hf auth login), "
                          "and call it again where the hub can be reached") from error
     return str(commit)
 
@@ -75,12 +78,16 @@ def card(config: dict, place: str, words: str = "") -> str:
                          **({"base_model": base} if base and is_hub_name(base) else {}))
     spatial = config.get("out_channels", 0)
     parts = [f"# {(config.get('property') or 'readout').capitalize()} head",
-             words or "A readout head (arXiv 2312.02150): it reads a property off the features of a frozen diffusion model.",
+             words or "A readout head (arXiv 2312.02150): it reads a property off the features of a frozen diffusion "
+                      "model.",
              f"- Model: `{base or 'not said'}`; it fits no other.\n- Reads: "
-             + (f"a map of {spatial} channels" if spatial else f"{config.get('width')} features a cell, to be compared between pictures"
-                ) + ("." if not extra.get("keypoints") else f", one for each keypoint: {', '.join(extra['keypoints'])}.")]
+             + (f"a map of {spatial} channels" if spatial else f"{config.get('width')} features a cell, to be compared "
+                                                               "between pictures"
+                ) + ("." if not extra.get("keypoints") else ", one for each keypoint: "
+                                                            f"{', '.join(extra['keypoints'])}.")]
     for name, scores in extra.get("scores", {}).items():
-        parts.append(f"## Held-out score\n\n{name}:\n\n| timestep | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}\n| score | "
+        parts.append(f"## Held-out score\n\n{name}:\n\n| timestep | {' | '.join(scores)} "
+                     f"|\n|---|{'---|' * len(scores)}\n| score | "
                      + " | ".join(f"{value:.4f}" for value in scores.values()) + " |")
     for title in ("data", "recipe"):
         if extra.get(title):
@@ -90,6 +97,7 @@ def card(config: dict, place: str, words: str = "") -> str:
             parts.append(f"## {said}\n\n" + "\n".join(f"- {each}" for each in extra[title]))
     shown = {name: value for name, value in config.items() if name != "extra"}
     parts.append("## Config\n\n" + "\n".join(f"- {name}: {value}" for name, value in shown.items()))
-    parts.append(f"## Loading\n\n```python\nfrom rg_minimal import load_head, load_pipeline, read_picture\n\npipe = load_pipeline({base!r})\n"
+    parts.append("## Loading\n\n```python\nfrom rg_minimal import load_head, load_pipeline, read_picture\n\npipe = "
+                 f"load_pipeline({base!r})\n"
                  f"head = load_head({str(place)!r}, pipe)\nreadout = read_picture(pipe, \"photo.jpg\", 100)(head)\n```")
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").content

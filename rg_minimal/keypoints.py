@@ -81,7 +81,8 @@ def keypoint_objective(head, points, image_size: int, **settings) -> SpatialObje
     points = points if torch.is_tensor(points) else checked("points", points, Points)
     points = points[None] if points.ndim == 2 else points
     if points.ndim == 3 and points.shape[1] != head.config.out_channels:
-        raise ValueError(f"points has {points.shape[1]} points a picture, but this head reads {head.config.out_channels}; pass all of them, "
+        raise ValueError(f"points has {points.shape[1]} points a picture, but this head reads "
+                         f"{head.config.out_channels}; pass all of them, "
                          f"(B or 1, {head.config.out_channels}, 2), and `mask` says which count")
     extra = head.config.extra
     target = heatmaps(points, extra.get("cells", 32), image_size, extra.get("heatmap_sigma_cells", 1.5))

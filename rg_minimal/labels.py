@@ -80,7 +80,8 @@ class Frame:
         model = denoiser(pipe)
         height, width = model.image_size(height=size, width=size)
         if height != width:
-            raise ValueError(f"this model makes pictures of {height} x {width} pixels, and labels are read for squares; pass size={min(height, width)}")
+            raise ValueError(f"this model makes pictures of {height} x {width} pixels, and labels are read for "
+                             f"squares; pass size={min(height, width)}")
         return cls(height, height // model.factor, fit)
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -190,7 +191,8 @@ class Labelled:
             held.add(groups[place])
         if len(groups) - len(held) < least:
             what = "identities" if self.kind == "triplets" else "samples that share no picture"
-            raise ValueError(f"there are {len(groups)} {what}, too few to hold {share:g} of them out (at least {least} on either side); bring more, "
+            raise ValueError(f"there are {len(groups)} {what}, too few to hold {share:g} of them out (at least {least} "
+                             "on either side); bring more, "
                              "or hold out 0 and do without a score")
         parts = [[i for i, group in enumerate(self.groups) if (group in held) == side] for side in (False, True)]
         return self[parts[0]], self[parts[1]]
@@ -201,7 +203,8 @@ class Labelled:
         sides = [[(place in last) for place in pair] for pair in self.shows.tolist()]
         learn, held = ([i for i, side in enumerate(sides) if all(each == late for each in side)] for late in (False, True))
         if not learn or not held:
-            raise ValueError(f"all {len(self)} pairs hang together, and the last {len(last)} frames share a pair with the others or with none; "
+            raise ValueError(f"all {len(self)} pairs hang together, and the last {len(last)} frames share a pair with "
+                             "the others or with none; "
                              "bring pairs of neighbouring frames, or hold out 0 and do without a score")
         return self[learn], self[held]
 
@@ -209,8 +212,10 @@ class Labelled:
 
     def encode(self, pipe, chunk: int = 8) -> Tensor:
         """The latents of all pictures (P, C, h, w), float32 on the CPU; `chunk` pictures at a time."""
-        parts = [encode(pipe, torch.cat([self.frame.picture(shot.picture()) for shot in self.shots[first:first + chunk]])).cpu().float()
-                 for first in range(0, len(self.shots), chunk)]
+        parts = []
+        for first in range(0, len(self.shots), chunk):
+            pictures = [self.frame.picture(shot.picture()) for shot in self.shots[first:first + chunk]]
+            parts.append(encode(pipe, torch.cat(pictures)).cpu().float())
         return torch.cat(parts)
 
     @declared
@@ -234,7 +239,8 @@ class Labelled:
         a picture of that, all with equal chances. ValueError where there are fewer than two identities."""
         members = [(self.truth[0] == each).nonzero()[:, 0] for each in self.truth[0].unique()]
         if len(members) < 2:
-            raise ValueError(f"there is {len(members)} identity; triplets need at least two, each with two pictures or more")
+            raise ValueError(f"there is {len(members)} identity; triplets need at least two, each with two pictures or "
+                             "more")
         pick = lambda end: int(torch.randint(end, (), generator=rng))
         rows = []
         for _ in range(count):
@@ -258,21 +264,29 @@ class Labelled:
     def score(self, *readouts_and_truth) -> Tensor:
         """For each sample (B,) how well it was read; see `measure`."""
         size = self.frame.size
-        return {"keypoints": lambda readout, points, labelled: keypoint_score(readout, points, labelled, size),
-                "points": lambda a, b, points_a, points_b: ((match_points(a, b, points_a, size) - points_b).norm(dim=-1) <= 0.05 * size).float().mean(-1),
-                "triplets": lambda *features: (nearness(features[0], features[1]) > nearness(features[0], features[2])).float(),
-                }.get(self.kind, lambda readout, target: (readout - target).square().mean((1, 2, 3)).sqrt() / 2)(*readouts_and_truth)
+        if self.kind == "keypoints":
+            return keypoint_score(*readouts_and_truth, size)
+        if self.kind == "points":
+            a, b, points_a, points_b = readouts_and_truth
+            return ((match_points(a, b, points_a, size) - points_b).norm(dim=-1) <= 0.05 * size).float().mean(-1)
+        if self.kind == "triplets":
+            anchor, positive, negative = readouts_and_truth
+            return (nearness(anchor, positive) > nearness(anchor, negative)).float()
+        readout, target = readouts_and_truth
+        return (readout - target).square().mean((1, 2, 3)).sqrt() / 2
 
     @property
     def measure(self) -> str:
         return {"keypoints": "PCK@0.05 (share of labelled keypoints within 5 % of the box around them)",
-                "points": "share of points found within 5 % of the picture's side", "triplets": "share of triplets with the positive nearer"
+                "points": "share of points found within 5 % of the picture's side", "triplets": "share of triplets "
+                    "with the positive nearer"
                 }.get(self.kind, "RMSE of the map in [0, 1] (smaller is better)")
 
     @declared
     def new_head(self, pipe, seed: Seed = 0, width: Count = 128, name: str = "") -> ReadoutHead:
         """An untrained head for this property and model; the seed decides its weights."""
-        spatial = {"keypoints": len(self.names), "map": self.truth[0].shape[1] if self.kind == "map" else 0, "lines": 1}.get(self.kind, 0)
+        channels = {"keypoints": lambda: len(self.names), "map": lambda: self.truth[0].shape[1], "lines": lambda: 1}
+        spatial = channels.get(self.kind, lambda: 0)()
         extra = {"kind": self.kind, "image_size": self.frame.size, "cells": self.frame.cells}
         extra |= {"keypoints": {"keypoints": list(self.names), "heatmap_sigma_cells": 1.5}, "map": {"value_range": [-1, 1]},
                   "lines": {"value_range": [-1, 1]}}.get(self.kind, {})
@@ -297,8 +311,9 @@ def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 # ---- the doors ---------------------------------------------------------------------------------------------------------
 
 @declared
-def read_labels(kind: Kind, pipe, pictures: SomeName, labels: SomeName | None = None, *, fit: Fit = "crop", size: Count | None = None,
-                category: str | None = None, skip_bad: Truth = False, look: Function | None = None) -> Labelled:
+def read_labels(kind: Kind, pipe, pictures: SomeName, labels: SomeName | None = None, *, fit: Fit = "crop",
+                size: Count | None = None, category: str | None = None, skip_bad: Truth = False,
+                look: Function | None = None) -> Labelled:
     """Pictures in a folder with their labels, see above.
 
     Args:
@@ -312,10 +327,13 @@ def read_labels(kind: Kind, pipe, pictures: SomeName, labels: SomeName | None = 
     """
     frame, folder, finds = Frame.of(pipe, size, fit), Path(pictures), Finds()
     if not folder.is_dir():
-        raise ValueError(f"pictures is {pictures!r}, which is {'a file' if folder.exists() else 'not there'}; pass a folder of pictures")
+        raise ValueError(f"pictures is {pictures!r}, which is {'a file' if folder.exists() else 'not there'}; pass a "
+                         "folder of pictures")
     if (labels is None) != (kind == "triplets"):
-        raise ValueError("labels are given, but triplets have none: the folder that a picture lies in says what it shows" if labels is not None else
-                         f"labels are missing: {kind} need {'a folder of maps' if kind in ('map', 'lines') else 'a file'}")
+        raise ValueError("labels are given, but triplets have none: the folder that a picture lies in says what it "
+                         "shows" if labels is not None else
+                         f"labels are missing: {kind} need "
+                         f"{'a folder of maps' if kind in ('map', 'lines') else 'a file'}")
     if category is not None and kind != "keypoints":
         raise ValueError(f"category is {category!r}, but only keypoints have categories; leave it out")
     if kind == "keypoints":
@@ -330,8 +348,8 @@ def read_labels(kind: Kind, pipe, pictures: SomeName, labels: SomeName | None = 
 
 
 @declared
-def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, names: Iterable = (), fit: Fit = "crop", size: Count | None = None,
-                 skip_bad: Truth = False, look: Function | None = None) -> Labelled:
+def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, names: Iterable = (), fit: Fit = "crop",
+                 size: Count | None = None, skip_bad: Truth = False, look: Function | None = None) -> Labelled:
     """The same from a `datasets.Dataset`, or any sequence of dicts. `columns` says which of its columns is what, by default
     {name: name}: picture and keypoints (N x (x, y) or (x, y, visibility), or one flat list of 3 N numbers); picture and map; picture_a,
     picture_b, points_a and points_b (N x (x, y)); picture and identity. `names` are those of the keypoints."""
@@ -340,8 +358,10 @@ def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, name
     there = list(getattr(dataset, "column_names", None) or (dataset[0] if len(dataset) else ()))
     wrong = [name for name in given if name not in wanted] + [column for column in given.values() if column not in there]
     if isinstance(there, dict) or not hasattr(dataset, "__getitem__") or wrong:
-        raise ValueError(f"columns say {', '.join(f'{name}={column}' for name, column in given.items())}, but {kind} are {', '.join(wanted)}, and the data "
-                         f"set has the columns {', '.join(map(str, there)) or 'none'}; pass columns={{name: column of the data set}}")
+        raise ValueError(f"columns say {', '.join(f'{name}={column}' for name, column in given.items())}, but {kind} "
+                         f"are {', '.join(wanted)}, and the data "
+                         f"set has the columns {', '.join(map(str, there)) or 'none'}; pass "
+                         f"columns={{name: column of the data set}}")
     rows = list(dataset_rows(kind, dataset, given, finds))
     names = tuple(names)
     if kind == "keypoints" and rows and not names:
@@ -357,11 +377,13 @@ def open_dataset(name: SomeName, split: str | None = None, local_files_only: Tru
     except ImportError:
         raise ValueError('data sets need a package more: pip install "rg-minimal[labels]"') from None
     if not Path(name).exists() and local_files_only:
-        raise ValueError(f"there is no folder {name}; pass one that `save_to_disk` wrote, or local_files_only=False (--download) to ask the hub")
+        raise ValueError(f"there is no folder {name}; pass one that `save_to_disk` wrote, or local_files_only=False "
+                         "(--download) to ask the hub")
     try:
         found = datasets.load_from_disk(name) if Path(name).exists() else datasets.load_dataset(name, split=split)
     except Exception as error:                  # arrow, the hub and the readers each raise their own
-        raise ValueError(f"the data set {name} cannot be read ({' '.join(str(error).split())[:300]}); pass a folder that `save_to_disk` wrote") from error
+        raise ValueError(f"the data set {name} cannot be read ({' '.join(str(error).split())[:300]}); pass a folder "
+                         "that `save_to_disk` wrote") from error
     if isinstance(found, datasets.Dataset):
         return found
     if split not in found:
@@ -374,11 +396,12 @@ def open_dataset(name: SomeName, split: str | None = None, local_files_only: Tru
 def gather(kind, frame, rows, names, finds: Finds, skip_bad: bool, look) -> Labelled:
     """Look at every picture, bring its labels to the square, and raise what cannot be used, or leave it out."""
     album = Album(frame, finds, look, sum(1 if kind != "points" else 2 for _ in rows))
-    made = {"keypoints": keypoint_samples, "points": point_samples, "triplets": identity_samples}.get(kind, map_samples)(kind, frame, rows, album, finds)
-    shows, truth, groups, found = made
+    take = {"keypoints": keypoint_samples, "points": point_samples, "triplets": identity_samples}.get(kind, map_samples)
+    shows, truth, groups, found = take(kind, frame, rows, album, finds)
     names = found or names
     if finds.problems and not skip_bad:
-        raise ValueError(f"{len(finds.problems)} of the files cannot be used: {shown(finds.problems)}. Mend them, or leave them out and have them listed "
+        raise ValueError(f"{len(finds.problems)} of the files cannot be used: {shown(finds.problems)}. Mend them, or "
+                         "leave them out and have them listed "
                          "(skip_bad=True, --skip-bad)")
     if not shows:
         raise ValueError(f"no picture with a label is left. {shown(finds.problems, 'There is none.')}")
@@ -431,12 +454,14 @@ def keypoint_samples(kind, frame, rows, album, finds):
         count = len(points) if count is None else count
         if told and tuple(told) != (height, width):
             turned = ": it is turned by its EXIF data, and was labelled lying down" if tuple(told) == (width, height) else ""
-            finds.bad(shot.name, f"is {height} x {width} pixels large (height x width), and its labels are for {told[0]} x {told[1]}{turned}")
+            finds.bad(shot.name, f"is {height} x {width} pixels large (height x width), and its labels are for "
+                                 f"{told[0]} x {told[1]}{turned}")
         elif len(points) != count:
             finds.bad(shot.name, f"has {len(points)} keypoints where the others have {count}")
         elif outside.any():
             x, y = points[outside][0].tolist()
-            finds.bad(shot.name, f"the keypoint ({x:g}, {y:g}) lies outside the picture of {width} x {height} pixels (width x height)")
+            finds.bad(shot.name, f"the keypoint ({x:g}, {y:g}) lies outside the picture of {width} x {height} pixels "
+                                 "(width x height)")
         elif not labelled.any():
             finds.bad(shot.name, "no keypoint is labelled (all have visibility 0)")
         elif int(labelled.sum()) > 1 and points[labelled].max() <= 1:
@@ -448,7 +473,8 @@ def keypoint_samples(kind, frame, rows, album, finds):
                 finds.bad(shot.name, "every labelled keypoint lies in what the crop cuts off (fit='stretch' keeps it)")
                 continue
             if not labelled.all() or not kept.all():
-                finds.note(shot.name, f"{int((~labelled).sum())} keypoints unlabelled, {int((labelled & ~kept).sum())} cut off by the crop")
+                finds.note(shot.name, f"{int((~labelled).sum())} keypoints unlabelled, {int((labelled & ~kept).sum())} "
+                                      "cut off by the crop")
             placed = torch.where(kept[:, None], placed, torch.full_like(placed, frame.size / 2))
             shows.append([number]), groups.append(number), truth.append((placed.float(), kept))
     return shows, truth, groups, ()
@@ -466,17 +492,23 @@ def map_samples(kind, frame, rows, album, finds):
             height, width = album.sizes[number]
             rows_, columns = found.shape[-2:]
             if abs(rows_ * width - columns * height) > max(rows_, columns, height, width):
-                raise ValueError(f"is {rows_} x {columns} pixels large (height x width), and its picture {height} x {width}: another shape")
+                raise ValueError(f"is {rows_} x {columns} pixels large (height x width), and its picture {height} x "
+                                 f"{width}: another shape")
             channels = found.shape[1] if channels is None else channels
             if found.shape[1] != channels or kind == "lines" and channels != 1:
-                raise ValueError(f"has {found.shape[1]} channels where {'lines have 1' if kind == 'lines' else f'the others have {channels}'}")
+                raise ValueError(f"has {found.shape[1]} channels where "
+                                 f"{'lines have 1' if kind == 'lines' else f'the others have {channels}'}")
             cut = frame.cut(found)
             if min(cut.shape[-2:]) < frame.cells:
-                raise ValueError(f"is {rows_} x {columns} pixels large, and this model reads {frame.cells} x {frame.cells} cells; make it larger")
+                raise ValueError(f"is {rows_} x {columns} pixels large, and this model reads {frame.cells} x "
+                                 f"{frame.cells} cells; make it larger")
         except (ValueError, OSError) as error:
             finds.bad(label.name, error)
             continue
-        pooled = (F.adaptive_max_pool2d(cut, frame.cells) >= 0.5).float() if kind == "lines" else F.adaptive_avg_pool2d(cut, frame.cells)
+        if kind == "lines":
+            pooled = (F.adaptive_max_pool2d(cut, frame.cells) >= 0.5).float()
+        else:
+            pooled = F.adaptive_avg_pool2d(cut, frame.cells)
         shows.append([number]), groups.append(number), truth.append(((pooled * 2 - 1)[0],))
     return shows, truth, groups, ()
 
@@ -510,7 +542,8 @@ def point_samples(kind, frame, rows, album, finds):
             finds.note(name, f"{int((~inside).sum())} of {len(inside)} points cut off by the crop")
         kept = inside.nonzero()[:, 0]
         rng = torch.Generator().manual_seed(len(shows))
-        kept = kept[torch.randperm(len(kept), generator=rng)[:POINTS].sort().values if len(kept) > POINTS else torch.arange(POINTS) % len(kept)]
+        some = torch.randperm(len(kept), generator=rng)[:POINTS].sort().values
+        kept = kept[some if len(kept) > POINTS else torch.arange(POINTS) % len(kept)]
         shows.append([a, b]), pairs.append((a, b)), truth.append(tuple(each[kept].float() for each in placed))
     return shows, truth, components(pairs), ()
 
@@ -539,7 +572,8 @@ def identity_samples(kind, frame, rows, album, finds):
         del members[identity]
     names = tuple(str(each) for each in members)
     if len(names) < 2:
-        finds.bad("identities", f"there {'is one' if names else 'is none'} with two usable pictures; triplets need at least two")
+        finds.bad("identities", f"there {'is one' if names else 'is none'} with two usable pictures; triplets need at "
+                                "least two")
         return [], [], [], names
     flat = [(number, place) for place, numbers in enumerate(members.values()) for number in numbers]
     return [[number] for number, _ in flat], [(torch.tensor(place),) for _, place in flat], [place for _, place in flat], names
@@ -588,21 +622,25 @@ class Coco(BaseModel):
 def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
     """(rows (shot, (H, W) or None, points (N, 2), labelled (N,)), the names of the keypoints) of a COCO file."""
     if file.is_dir() or not file.exists():
-        raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a COCO file of keypoints (JSON)")
+        raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a "
+                         "COCO file of keypoints (JSON)")
     try:
         coco = Coco.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise ValueError(f"{file} is no COCO file of keypoints: {place}: {first['msg']} ({error.error_count()} such faults); it needs images, annotations and "
+        raise ValueError(f"{file} is no COCO file of keypoints: {place}: {first['msg']} ({error.error_count()} such "
+                         "faults); it needs images, annotations and "
                          "categories") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as JSON ({error}); pass a COCO file of keypoints") from None
     kinds = {each.id: each for each in coco.categories if each.keypoints}
     asked = [each for each in kinds.values() if category in (None, each.name)]
     if len(asked) != 1:
-        raise ValueError(f"{file} has {len(asked)} categories with keypoints{f' called {category!r}' if category else ''}, of {len(coco.categories)}"
-                         f" ({', '.join(each.name for each in coco.categories) or 'none'}); name one with category (--category)")
+        raise ValueError(f"{file} has {len(asked)} categories with "
+                         f"keypoints{f' called {category!r}' if category else ''}, of {len(coco.categories)}"
+                         f" ({', '.join(each.name for each in coco.categories) or 'none'}); name one with category "
+                         "(--category)")
     kind, by_picture, ids = asked[0], {}, {each.id for each in coco.images}
     for place, each in enumerate(coco.annotations):
         if each.image_id not in ids:
@@ -613,7 +651,8 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
     for each in coco.images:
         path = PurePosixPath(each.file_name.replace("\\", "/"))
         if each.id in seen or each.file_name in files:
-            finds.bad(each.file_name, "is listed twice" if each.file_name in files else f"its id {each.id} belongs to another picture, too")
+            finds.bad(each.file_name, "is listed twice" if each.file_name in files else f"its id {each.id} belongs to "
+                "another picture, too")
             continue
         seen.add(each.id)
         files[each.file_name] = True
@@ -626,7 +665,8 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
         elif not found:
             finds.bad(each.file_name, f"has no annotation of {kind.name or 'this category'}")
         elif wrong:
-            finds.bad(each.file_name, f"annotation {wrong[0]} has {len(found[0][1].keypoints or ())} numbers, and {len(kind.keypoints)} keypoints need "
+            finds.bad(each.file_name, f"annotation {wrong[0]} has {len(found[0][1].keypoints or ())} numbers, and "
+                                      f"{len(kind.keypoints)} keypoints need "
                                       f"{3 * len(kind.keypoints)} (x, y, visibility)")
         else:
             if len(found) > 1:
@@ -647,7 +687,8 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
 def read_maps(folder: Path, maps: Path, finds: Finds):
     """Rows (shot, shot of its map), paired by stem."""
     if not maps.is_dir():
-        raise ValueError(f"labels is {str(maps)!r}, which is {'a file' if maps.exists() else 'not there'}; pass a folder of maps with the pictures' stems")
+        raise ValueError(f"labels is {str(maps)!r}, which is {'a file' if maps.exists() else 'not there'}; pass a "
+                         "folder of maps with the pictures' stems")
     sides = []
     for place, more in ((folder, ()), (maps, (".npy",))):
         found = {}
@@ -658,7 +699,8 @@ def read_maps(folder: Path, maps: Path, finds: Finds):
     for stem in sorted({*sides[0], *sides[1]}):
         pictures, labels = (side.get(stem, []) for side in sides)
         if len(pictures) > 1 or len(labels) > 1:
-            finds.bad(stem, f"has {len(pictures)} pictures and {len(labels)} maps ({', '.join(path.name for path in pictures + labels)}); keep one of each")
+            finds.bad(stem, f"has {len(pictures)} pictures and {len(labels)} maps "
+                            f"({', '.join(path.name for path in pictures + labels)}); keep one of each")
         elif not labels:
             finds.bad(pictures[0].name, f"has no map {stem}.png or {stem}.npy in {maps}")
         elif not pictures:
@@ -687,7 +729,8 @@ def as_label_map(value) -> Tensor:
     """An image or an array as a map (1, k, H, W) in [0, 1]: grey or colours, never a palette, which stands for classes."""
     if isinstance(value, Image.Image):
         if value.mode in ("P", "PA") or value.mode not in ("1", "L", "RGB", "I", "F") and not value.mode.startswith("I;16"):
-            raise ValueError(f"is in mode {value.mode}; a map is grey (8 or 16 bits) or RGB, classes are one grey mask each")
+            raise ValueError(f"is in mode {value.mode}; a map is grey (8 or 16 bits) or RGB, classes are one grey mask "
+                             "each")
         told = value.mode
         picture = as_pictures(value, "the map")
         grey = told != "RGB" or torch.equal(picture[:, 0], picture[:, 1]) and torch.equal(picture[:, 0], picture[:, 2])
@@ -700,7 +743,8 @@ def as_label_map(value) -> Tensor:
     found = torch.from_numpy(numpy.ascontiguousarray(array, dtype=numpy.float32))
     found = found[None, None] if found.ndim == 2 else found.permute(2, 0, 1)[None]
     if not found.isfinite().all() or found.min() < 0 or found.max() > 1:
-        raise ValueError(f"has values in [{float(found.min()):g}, {float(found.max()):g}]; a map of floats lies in [0, 1], without NaN: scale it")
+        raise ValueError(f"has values in [{float(found.min()):g}, {float(found.max()):g}]; a map of floats lies in [0, "
+                         "1], without NaN: scale it")
     return found
 
 
@@ -719,7 +763,8 @@ class Match(BaseModel):
 def read_points(folder: Path, file: Path, finds: Finds):
     """Rows (shot of frame a, shot of frame b, points (N, 4)) of a table of tracked points."""
     if file.is_dir() or not file.exists():
-        raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a table (CSV) of {', '.join(TABLE)}")
+        raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a "
+                         f"table (CSV) of {', '.join(TABLE)}")
     try:
         with open(file, newline="", encoding="utf-8-sig") as opened_file:
             table = csv.DictReader(opened_file)
@@ -727,7 +772,8 @@ def read_points(folder: Path, file: Path, finds: Finds):
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read as a table ({error}); pass a CSV file of {', '.join(TABLE)}") from None
     if not set(TABLE) <= set(header):
-        raise ValueError(f"{file} has the columns {', '.join(header) or 'none'}; a table of points needs {', '.join(TABLE)}, in its first line")
+        raise ValueError(f"{file} has the columns {', '.join(header) or 'none'}; a table of points needs "
+                         f"{', '.join(TABLE)}, in its first line")
     pairs, partners = {}, {}
     for number, line in enumerate(lines, 2):
         try:
@@ -739,10 +785,12 @@ def read_points(folder: Path, file: Path, finds: Finds):
         found, start, end = pairs.setdefault((match.frame_a, match.frame_b), []), (match.x_a, match.y_a), (match.x_b, match.y_b)
         before = partners.setdefault((match.frame_a, match.frame_b, start), end)
         if before != end:
-            finds.bad(f"{file.name}, line {number}", f"the point {start} of {match.frame_a} goes to two places of {match.frame_b}, {before} and {end}")
+            finds.bad(f"{file.name}, line {number}", f"the point {start} of {match.frame_a} goes to two places of "
+                                                     f"{match.frame_b}, {before} and {end}")
             continue
         if (*start, *end) in found:
-            finds.note(f"{file.name}, line {number}", f"stands there twice, and counts twice: {start} of {match.frame_a}")
+            finds.note(f"{file.name}, line {number}", f"stands there twice, and counts twice: {start} of "
+                                                      f"{match.frame_a}")
         found.append((*start, *end))
     missing = {name for pair in pairs for name in pair if not inside_folder(folder, name)}
     for name in sorted(missing):
@@ -796,8 +844,10 @@ def dataset_rows(kind, dataset, columns, finds: Finds):
                 yield shot("picture"), None, points[:, :2], labelled
             elif kind == "points":
                 both = [torch.as_tensor(numpy.asarray(part(which), dtype=numpy.float64)) for which in ("points_a", "points_b")]
-                if both[0].shape != both[1].shape or both[0].ndim != 2 or both[0].shape[1] != 2 or not len(both[0]) or not torch.cat(both).isfinite().all():
-                    raise ValueError(f"points_a is {describe(both[0])} and points_b {describe(both[1])}; pass N x (x, y) each")
+                good = both[0].shape == both[1].shape and both[0].ndim == 2 and both[0].shape[1] == 2 and len(both[0])
+                if not good or not torch.cat(both).isfinite().all():
+                    raise ValueError(f"points_a is {describe(both[0])} and points_b {describe(both[1])}; pass N x (x, "
+                                     "y) each")
                 yield shot("picture_a"), shot("picture_b"), torch.cat(both, 1)
             elif kind == "triplets":
                 yield shot("picture"), part("identity")

@@ -94,18 +94,21 @@ def released_file(name: str, repo_id: str | None, revision: str | None, local_fi
     file = name if repo_id else f"weights/{Path(name).stem}.pt"
     repo_id = repo_id or REPOSITORY
     if not local_files_only and not (revision and hub.COMMIT.fullmatch(revision)):
-        raise ValueError(f"revision is {revision!r}; to fetch {file} of {repo_id} from the hub pass the commit that you mean, 40 digits and letters from a to f, as "
+        raise ValueError(f"revision is {revision!r}; to fetch {file} of {repo_id} from the hub pass the commit that "
+                         "you mean, 40 digits and letters from a to f, as "
                          f"https://huggingface.co/{repo_id}/commits/main lists them")
     found = hub.fetch(repo_id, file, revision, local_files_only)
     if found is None:
-        raise ValueError(f"there is no file {name}, and the hub's cache has no {file} of {repo_id}{f' at {revision}' if revision else ''}; pass the path of the file, "
+        raise ValueError(f"there is no file {name}, and the hub's cache has no {file} of "
+                         f"{repo_id}{f' at {revision}' if revision else ''}; pass the path of the file, "
                          "or fetch it: local_files_only=False, revision=the commit")
     return found
 
 
 @declared
-def load_reference_head(path: SomeName, timestep_convention: Literal["timestep", "step_index"] = "timestep", *, revision: Words | None = None,
-                        repo_id: Words | None = None, local_files_only: Truth = True) -> ReadoutHead:
+def load_reference_head(path: SomeName, timestep_convention: Literal["timestep", "step_index"] = "timestep", *,
+                        revision: Words | None = None, repo_id: Words | None = None,
+                        local_files_only: Truth = True) -> ReadoutHead:
     """Load a `*.pt` file in the layout of the authors' released heads (nothing in the file is executed).
 
     `path` is a file, or one of `RELEASED`, such as "readout_sdv15_spatial_pose", which lies in the hub's cache, or is fetched
@@ -120,7 +123,8 @@ def load_reference_head(path: SomeName, timestep_convention: Literal["timestep",
     if asked:
         path = released_file(str(path), repo_id, revision, local_files_only)
     elif revision or not local_files_only:
-        raise ValueError(f"{path} is {'a file' if Path(path).exists() else 'none of the released heads'}, so neither revision nor the hub is asked; leave them "
+        raise ValueError(f"{path} is {'a file' if Path(path).exists() else 'none of the released heads'}, so neither "
+                         "revision nor the hub is asked; leave them "
                          f"out, or pass one of {', '.join(RELEASED)}")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -149,7 +153,8 @@ class Convention:
 
 @declared
 @torch.no_grad()
-def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function = spatial_loss, timesteps=(20, 100, 250, 750, 900, 980), seed: Seed = 0) -> Convention:
+def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function = spatial_loss,
+                    timesteps=(20, 100, 250, 750, 900, 980), seed: Seed = 0) -> Convention:
     """Which convention a head reads best with, 'timestep' or 'step_index', by its own loss on a few labelled pictures.
 
     Args:
@@ -159,7 +164,8 @@ def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function =
     ValueError for a head that ignores the timestep, which reads alike with both.
     """
     if not head.config.use_timestep:
-        raise ValueError("this head ignores the timestep (use_timestep is False), so it reads alike with both conventions; load it with either")
+        raise ValueError("this head ignores the timestep (use_timestep is False), so it reads alike with both "
+                         "conventions; load it with either")
     head.check(pipe)
     losses = {}
     for name, kind in CONVENTIONS.items():
@@ -168,6 +174,7 @@ def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function =
         for timestep in timesteps:
             rng = torch.Generator().manual_seed(seed + timestep)
             readouts = [read_picture(pipe, each, timestep, generator=rng)(reader) for each in members(pictures)]
-            values.append(float(loss(*readouts, *(each.to(readouts[0].device) if torch.is_tensor(each) else each for each in labels))))
+            there = [each.to(readouts[0].device) if torch.is_tensor(each) else each for each in labels]
+            values.append(float(loss(*readouts, *there)))
         losses[name] = sum(values) / len(values)
     return Convention(min(losses, key=losses.get), losses)

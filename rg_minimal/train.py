@@ -53,8 +53,9 @@ def check_output(folder) -> Path:
 
 
 @declared
-def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, batch: Count = 16, lr: Positive = 1e-3, width: Count = 128,
-                 seed: Seed = 0, held_out: Fraction = 0.1, every: Count = 50, name: Text = "", model: Text = "", told: dict | None = None) -> Iterator[Progress]:
+def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, batch: Count = 16, lr: Positive = 1e-3,
+                 width: Count = 128, seed: Seed = 0, held_out: Fraction = 0.1, every: Count = 50, name: Text = "",
+                 model: Text = "", told: dict | None = None) -> Iterator[Progress]:
     """Train a head on labelled pictures and write it with its card into a folder; a generator that yields after every step.
 
     Args:
@@ -78,15 +79,18 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     cosine = lambda done: lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     states = train_head(head, pipe, draw, steps, data.loss, cosine, torch.Generator().manual_seed(seed), checkpoint=checkpoint,
                         checkpoint_every=every, latents=True)
-    facts = {"kind": data.kind, "pictures": f"{len(data.shots)}, of which {len(unseen.shots)} held out, {data.frame.size} x {data.frame.size} pixels, "
-             f"{'middle cut out' if data.frame.fit == 'crop' else 'stretched'}", "samples": f"{len(learn)} to learn from, {len(unseen)} held out", **(told or {})}
+    facts = {"kind": data.kind, "pictures": f"{len(data.shots)}, of which {len(unseen.shots)} held out, "
+                                            f"{data.frame.size} x {data.frame.size} pixels, "
+             f"{'middle cut out' if data.frame.fit == 'crop' else 'stretched'}", "samples": f"{len(learn)} to learn "
+                 f"from, {len(unseen)} held out", **(told or {})}
 
     def run() -> Iterator[Progress]:
         for state in states:
             now = scored(head) if scored and (state.step % every == 0 or state.step == steps) else None
             yield Progress(state.step, steps, state.loss, now, head)
         scores = scored(head) if scored else {}
-        head.config.extra |= {"scores": {data.measure: {f"t = {t}": value for t, value in scores.items()}} if scores else {}, "data": facts, "recipe": recipe,
+        table = {data.measure: {f"t = {t}": value for t, value in scores.items()}} if scores else {}
+        head.config.extra |= {"scores": table, "data": facts, "recipe": recipe,
                               "left_out": listed(data.left_out), "notes": listed(data.notes)}
         write_file(folder / "README.md", hub.card(asdict(head.config), folder))
         head.eval().save_pretrained(folder)
@@ -104,16 +108,18 @@ def scorer(data: Labelled, pipe, seed: int = 0, timesteps=TIMESTEPS, chunk: int 
     """A function that scores a head on these samples: {timestep: mean score}. Noise and triplets are the same at each call."""
     latents, rows, truth = data.encode(pipe), data.shows, data.truth
     if data.kind == "triplets":
-        rows, truth = torch.stack([data.shows[each, 0] for each in data.draw_triplets(TRIPLETS, torch.Generator().manual_seed(seed))], 1), ()
+        drawn = data.draw_triplets(TRIPLETS, torch.Generator().manual_seed(seed))
+        rows, truth = torch.stack([data.shows[each, 0] for each in drawn], 1), ()
 
     @torch.no_grad()
     def score(head: ReadoutHead) -> dict[int, float]:
         scores = {}
         for timestep in timesteps:
             rng = torch.Generator().manual_seed(seed + timestep)
-            readouts = torch.cat([read_picture(pipe, None, timestep, generator=rng, latents=part)(head).float().cpu() for part in latents.split(chunk)])
-            values = [data.score(*(readouts[place] for place in rows[first:first + chunk].T), *(each[first:first + chunk] for each in truth))
-                      for first in range(0, len(rows), chunk)]
+            readings = (read_picture(pipe, None, timestep, generator=rng, latents=part) for part in latents.split(chunk))
+            readouts = torch.cat([reading(head).float().cpu() for reading in readings])
+            parts = (slice(first, first + chunk) for first in range(0, len(rows), chunk))
+            values = [data.score(*(readouts[place] for place in rows[part].T), *(each[part] for each in truth)) for part in parts]
             scores[timestep] = torch.cat(values).mean().item()
         return scores
     return score
@@ -147,20 +153,25 @@ def column(text: str) -> tuple[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m rg_minimal.train", description="Train a readout head on pictures and labels of your own.",
+    made = argparse.ArgumentParser(prog="python -m rg_minimal.train", description="Train a readout head on pictures "
+        "and labels of your own.",
                                    epilog="A run that was killed goes on when the same command is given again.")
-    made.add_argument("--kind", required=True, choices=get_args(Kind), help="what the labels are; see rg_minimal/labels.py")
+    made.add_argument("--kind", required=True, choices=get_args(Kind), help="what the labels are; see "
+        "rg_minimal/labels.py")
     made.add_argument("--pictures", help="folder of pictures")
     made.add_argument("--labels", help="COCO file, folder of maps, or table of points; triplets have none")
-    made.add_argument("--dataset", help="instead of both: a folder that datasets' save_to_disk wrote, or with --download a name on the hub")
+    made.add_argument("--dataset", help="instead of both: a folder that datasets' save_to_disk wrote, or with "
+                                        "--download a name on the hub")
     made.add_argument("--split", help="of the data set, where it has several")
-    made.add_argument("--columns", nargs="+", type=column, default=[], metavar="NAME=COLUMN", help="which column of the data set is what")
+    made.add_argument("--columns", nargs="+", type=column, default=[], metavar="NAME=COLUMN", help="which column of "
+        "the data set is what")
     made.add_argument("--download", action="store_true", help="ask the hub for model and data set")
     made.add_argument("--model", default=DEFAULT, help="folder or hub name of the diffusion model")
     made.add_argument("--output", required=True, help="folder for head and card")
     made.add_argument("--name", default="", help="of the property")
     made.add_argument("--category", help="of the COCO file, where several have keypoints")
-    made.add_argument("--fit", default="crop", choices=get_args(Fit), help="cut the middle out of pictures that are not square, or stretch them")
+    made.add_argument("--fit", default="crop", choices=get_args(Fit), help="cut the middle out of pictures that are "
+        "not square, or stretch them")
     made.add_argument("--size", type=option(Count), help="side of the square in pixels, by default the model's")
     made.add_argument("--skip-bad", action="store_true", help="leave out what cannot be used, and list it")
     made.add_argument("--held-out", type=number(Fraction), default=0.1, help="share of samples to score on; 0 for none")
@@ -179,7 +190,8 @@ def read(asked, pipe) -> Labelled:
     settings = dict(fit=asked.fit, size=asked.size, skip_bad=asked.skip_bad, look=looked)
     if asked.dataset is None:
         return read_labels(asked.kind, pipe, asked.pictures, asked.labels, category=asked.category, **settings)
-    return from_dataset(asked.kind, pipe, open_dataset(asked.dataset, asked.split, local_files_only=not asked.download), dict(asked.columns), **settings)
+    dataset = open_dataset(asked.dataset, asked.split, local_files_only=not asked.download)
+    return from_dataset(asked.kind, pipe, dataset, dict(asked.columns), **settings)
 
 
 def looked(done: int, of: int) -> None:
@@ -207,10 +219,12 @@ def main(arguments=None) -> None:
         data = read(asked, pipe)
         for each in data.notes[:SHOWN]:
             print("note:", each)
-        print(f"{len(data)} samples of {len(data.shots)} pictures; {len(data.left_out)} left out, {len(data.notes)} notes", flush=True)
-        told = {"from": asked.dataset or f"{Path(asked.pictures).name}, {Path(asked.labels).name}" if asked.labels or asked.dataset else Path(asked.pictures).name}
-        training = train_labels(data, pipe, asked.output, steps=asked.steps, batch=asked.batch, lr=asked.lr, width=asked.width, seed=asked.seed,
-                                held_out=asked.held_out, every=asked.every, name=asked.name, model=str(asked.model), told=told)
+        print(f"{len(data)} samples of {len(data.shots)} pictures; {len(data.left_out)} left out, {len(data.notes)} "
+              "notes", flush=True)
+        told = {"from": asked.dataset or ", ".join(Path(each).name for each in (asked.pictures, asked.labels) if each)}
+        training = train_labels(data, pipe, asked.output, steps=asked.steps, batch=asked.batch, lr=asked.lr,
+                                width=asked.width, seed=asked.seed, held_out=asked.held_out, every=asked.every,
+                                name=asked.name, model=str(asked.model), told=told)
     state = None
     for state in training:
         if state.scores is not None or state.step % asked.every == 0 or state.step in (1, state.steps):

@@ -87,6 +87,13 @@ def test_a_head_trained_from_files_is_the_one_trained_in_memory(pipe, made, kind
     assert same(from_files(pipe, data), in_memory(pipe, task, samples))
 
 
+def test_hidden_joints_are_labelled(made):
+    """COCO's visibility 1: behind something, and known all the same."""
+    told = {number for each in json.loads(made["keypoints"][1].read_text())["annotations"] for number in each["keypoints"][2::3]}
+    assert told == {1, 2}
+    assert read_labels("keypoints", tiny_pipe(), *map(str, made["keypoints"])).truth[1].all()
+
+
 def test_lines_from_files_train_as_in_memory(pipe, made):
     data = read_labels("lines", pipe, *map(str, made["lines"]))
     frames = render(sample_scenes(COUNT, SEED))

@@ -50,8 +50,8 @@ def export_puppets(kind: Kind, folder: SomeName, count: Count = 100, seed: Seed 
     labels = folder / "labels"
     for i in range(count):
         shown = frames.depth[i, 0] if kind == "map" else frames.edges[i, 0].float()
-        whole = (shown * 65535).round().numpy().astype(numpy.uint16) if kind == "map" else (shown * 255).round().numpy().astype(numpy.uint8)
-        write_png(labels / f"{i:05}.png", whole)
+        most, number = (65535, numpy.uint16) if kind == "map" else (255, numpy.uint8)
+        write_png(labels / f"{i:05}.png", (shown * most).round().numpy().astype(number))
     return pictures, labels
 
 
@@ -62,7 +62,8 @@ def coco(frames) -> dict:
         across, down = zip(*joints)
         box = [min(across), min(down), max(across) - min(across), max(down) - min(down)]
         images.append({"id": i, "file_name": f"{i - 1:05}.png", "width": world.SIZE, "height": world.SIZE})
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": box, "area": box[2] * box[3], "num_keypoints": len(joints),
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": box, "area": box[2] * box[3],
+                            "num_keypoints": len(joints),
                             "keypoints": [number for (x, y), seen in zip(joints, visible) for number in (x, y, 2 if seen else 1)]})
     return {"images": images, "annotations": annotations,
             "categories": [{"id": 1, "name": "puppet", "keypoints": list(world.JOINTS), "skeleton": []}]}
