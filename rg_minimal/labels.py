@@ -166,7 +166,7 @@ class Labelled:
 
     def __getitem__(self, index) -> "Labelled":
         """The samples of these numbers, and the pictures that they show."""
-        index = torch.as_tensor(index, dtype=torch.long)
+        index = torch.as_tensor(list(index), dtype=torch.long)
         used, places = self.shows[index].unique(return_inverse=True)
         return replace(self, shots=[self.shots[i] for i in used.tolist()], shows=places.view(len(index), self.shows.shape[1]),
                        truth=tuple(each[index] for each in self.truth), groups=[self.groups[i] for i in index.tolist()])
@@ -406,7 +406,8 @@ def gather(kind, frame, rows, names, finds: Finds, skip_bad: bool, look) -> Labe
     if not shows:
         raise ValueError(f"no picture with a label is left. {shown(finds.problems, 'There is none.')}")
     truth = tuple(torch.stack(each) for each in zip(*truth))
-    return Labelled(kind, frame, album.shots, torch.tensor(shows), truth, groups, tuple(names), finds.problems, finds.notes)
+    found = Labelled(kind, frame, album.shots, torch.tensor(shows), truth, groups, tuple(names), finds.problems, finds.notes)
+    return found[range(len(found))]                                 # without pictures whose labels were left out
 
 
 class Album:

@@ -356,6 +356,7 @@ def test_bad_files_are_named_and_can_be_left_out(made, tiny, tmp_path, capsys):
     assert "00003.png" in said and "00005.png" in said and "--skip-bad" in said and not (tmp_path / "head").exists()
     command(here, "keypoints", tmp_path / "head", "--skip-bad")
     said, card = capsys.readouterr().out, (tmp_path / "head" / "README.md").read_text()
+    assert "6 samples of 6 pictures; 2 left out" in said
     assert all(f"left out: {name}" in said and name in card.split("## Left out")[1] for name in ("00003.png", "00005.png"))
 
 
