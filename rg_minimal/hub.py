@@ -19,8 +19,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_hub_name(name) -> bool:
-    """Whether this may be the name of a repository, "who/what"; a folder that is there never is."""
-    return not Path(name).exists() and bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)))
+    """Whether this may be the name of a repository, "who/what"; a folder that is there, or beside the package, never is."""
+    if Path(name).exists() or (Path(__file__).resolve().parent.parent / name).exists():
+        return False
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)))
 
 
 def fetch(repo_id: str, filename: str, revision: str | None = None, local_files_only: bool = True) -> Path | None:
@@ -39,7 +41,8 @@ def fetch(repo_id: str, filename: str, revision: str | None = None, local_files_
 def _said(repo_id, filename, revision, error) -> str:
     reason = " ".join(str(error).split())[:300]
     pinned = f" at {revision}" if revision else ""
-    return (f"{filename} of {repo_id}{pinned} could not be fetched from the hub ({reason}); pass a file or folder, or try "
+    return (f"{filename} of {repo_id}{pinned} could not be fetched from the hub ({reason}); pass a file or folder, or "
+            "try "
             "again where the hub can be reached")
 
 

@@ -354,18 +354,25 @@ def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, name
     {name: name}: picture and keypoints (N x (x, y) or (x, y, visibility), or one flat list of 3 N numbers); picture and map; picture_a,
     picture_b, points_a and points_b (N x (x, y)); picture and identity. `names` are those of the keypoints."""
     wanted, finds, frame = COLUMNS[kind], Finds(), Frame.of(pipe, size, fit)
-    given = {name: name for name in wanted} | dict(columns or {})
-    there = list(getattr(dataset, "column_names", None) or (dataset[0] if len(dataset) else ()))
-    wrong = [name for name in given if name not in wanted] + [column for column in given.values() if column not in there]
-    if isinstance(there, dict) or not hasattr(dataset, "__getitem__") or wrong:
-        raise ValueError(f"columns say {', '.join(f'{name}={column}' for name, column in given.items())}, but {kind} "
-                         f"are {', '.join(wanted)}, and the data "
-                         f"set has the columns {', '.join(map(str, there)) or 'none'}; pass "
-                         f"columns={{name: column of the data set}}")
+    there = getattr(dataset, "column_names", None)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(there, dict) or isinstance(dataset, (str, dict)):
+        raise ValueError(f"dataset is {describe(type(dataset))}; pass a datasets.Dataset (of several, one: "
+                         "dataset['train']), or a list of dicts")
+    if not isinstance(columns, dict | None):
+        raise ValueError(f"columns is {describe(columns)}; pass a dict, {{name: column of the data set}}")
+    there = there or (list(dataset[0]) if len(dataset) else [])
+    given = {name: name for name in wanted} | (columns or {})
+    if not set(given) <= set(wanted) or not set(given.values()) <= set(there):
+        told = ", ".join(f"{name}={column}" for name, column in given.items())
+        raise ValueError(f"columns say {told}, but {kind} are {', '.join(wanted)}, and the data set has the columns "
+                         f"{', '.join(map(str, there)) or 'none'}; pass columns={{name: column of the data set}}")
     rows = list(dataset_rows(kind, dataset, given, finds))
     names = tuple(names)
-    if kind == "keypoints" and rows and not names:
-        names = tuple(str(i) for i in range(len(rows[0][2])))
+    if kind == "keypoints" and rows:
+        count = len(rows[0][2])
+        names = names or tuple(str(i) for i in range(count))
+        if len(names) != count:
+            raise ValueError(f"names are {len(names)}, and row 0 has {count} keypoints; name each of them")
     return gather(kind, frame, rows, names, finds, skip_bad, look)
 
 

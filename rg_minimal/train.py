@@ -165,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--split", help="of the data set, where it has several")
     made.add_argument("--columns", nargs="+", type=column, default=[], metavar="NAME=COLUMN", help="which column of "
         "the data set is what")
+    made.add_argument("--names", nargs="+", default=[], help="of the data set's keypoints; a COCO file has them")
     made.add_argument("--download", action="store_true", help="ask the hub for model and data set")
     made.add_argument("--model", default=DEFAULT, help="folder or hub name of the diffusion model")
     made.add_argument("--output", required=True, help="folder for head and card")
@@ -191,7 +192,7 @@ def read(asked, pipe) -> Labelled:
     if asked.dataset is None:
         return read_labels(asked.kind, pipe, asked.pictures, asked.labels, category=asked.category, **settings)
     dataset = open_dataset(asked.dataset, asked.split, local_files_only=not asked.download)
-    return from_dataset(asked.kind, pipe, dataset, dict(asked.columns), **settings)
+    return from_dataset(asked.kind, pipe, dataset, dict(asked.columns), names=asked.names, **settings)
 
 
 def looked(done: int, of: int) -> None:
@@ -203,8 +204,8 @@ def check_asked(asked) -> None:
     """ValueError where the command's options do not go together."""
     if (asked.dataset is None) == (asked.pictures is None) or asked.dataset is not None and asked.labels is not None:
         raise ValueError("pass either --pictures (and, but for triplets, --labels), or --dataset")
-    if asked.dataset is None and (asked.columns or asked.split):
-        raise ValueError("--columns and --split are of a --dataset, which is not given")
+    if asked.dataset is None and (asked.columns or asked.split or asked.names):
+        raise ValueError("--columns, --names and --split are of a --dataset, which is not given")
     if asked.push is not None and not hub.is_hub_name(asked.push):
         raise ValueError(f"--push is {asked.push!r}; pass the repository's name, WHO/WHAT")
     check_output(asked.output)
@@ -228,8 +229,8 @@ def main(arguments=None) -> None:
     state = None
     for state in training:
         if state.scores is not None or state.step % asked.every == 0 or state.step in (1, state.steps):
-            said = "".join(f", {value:.3f} at t = {t}" for t, value in (state.scores or {}).items())
-            print(f"step {state.step} of {state.steps}, loss {state.loss:.5f}{f'; held out{said}' if said else ''}", flush=True)
+            said = ", ".join(f"{value:.3f} at t = {t}" for t, value in (state.scores or {}).items())
+            print(f"step {state.step} of {state.steps}, loss {state.loss:.5f}{'; held out: ' * bool(said)}{said}", flush=True)
     for each in data.left_out:
         print("left out:", each)
     print(f"head and card are in {asked.output}; score: {data.measure}")

@@ -133,6 +133,13 @@ def test_a_folder_has_no_revision(tmp_path):
         rg_minimal.load_head(tmp_path / "head", revision="v1")
 
 
+def test_what_lies_in_the_repository_is_no_name_on_the_hub():
+    from rg_minimal import hub
+    assert not hub.is_hub_name("data/heads") and hub.is_hub_name("some/model")
+    config = make_head(tiny_pipe(), base_model="data/puppet-diffusion").config
+    assert huggingface_hub.ModelCard(hub.card(vars(config), "me/pose")).data.base_model is None
+
+
 # ---- the released heads ------------------------------------------------------------------------------------------------
 
 def released(path, pipe=None):

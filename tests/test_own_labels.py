@@ -139,6 +139,9 @@ def test_a_data_set_trains_as_its_files(pipe, made, tmp_path):
     datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "set"))
     columns = {"picture": "image", "keypoints": "spots"}
     data = from_dataset("keypoints", pipe, open_dataset(tmp_path / "set"), columns, names=told["categories"][0]["keypoints"])
+    T.main(["--kind", "keypoints", "--dataset", str(tmp_path / "set"), "--columns", "picture=image", "keypoints=spots", "--names",
+            *data.names, "--model", str(ROOT / "data" / "puppet-diffusion"), "--output", str(tmp_path / "head"), "--steps", "1", "--batch", "2"])
+    assert rg_minimal.load_head(tmp_path / "head", pipe).config.extra["keypoints"] == list(data.names)
     files = read_labels("keypoints", pipe, str(pictures), str(labels))
     assert data.names == files.names and all(torch.equal(a, b) for a, b in zip(data.truth, files.truth))
     assert torch.equal(data.encode(pipe), files.encode(pipe))

@@ -241,6 +241,12 @@ for name, rows, columns, says in (
         ("other keypoints", [SPOT, {**OTHER, "keypoints": [[4, 5]]}], None, ("row 1", "where the others have 2")),
         ("twice", [SPOT, SPOT], None, ("row 1", "same picture"))):
     CASES.append(Case("labels: data set", name, lambda rows=rows, columns=columns: from_dataset("keypoints", tiny_pipe(), rows, columns), says))
+for name, call, says in (
+        ("a number", lambda: from_dataset("keypoints", tiny_pipe(), 7), ("dataset is", "list of dicts")),
+        ("a dict of splits", lambda: from_dataset("keypoints", tiny_pipe(), {"train": [SPOT]}), ("dataset is", "dataset['train']")),
+        ("columns in a list", lambda: from_dataset("keypoints", tiny_pipe(), [SPOT], ["picture"]), ("columns is", "pass a dict")),
+        ("too few names", lambda: from_dataset("keypoints", tiny_pipe(), [SPOT], names=["a"]), ("names are 1", "2 keypoints"))):
+    CASES.append(Case("labels: data set", name, call, says))
 CASES.append(Case("labels: data set", "no folder", lambda: open_dataset("nowhere"), ("nowhere", "save_to_disk", "--download")))
 CASES.append(Case("labels: data set", "a folder of something else", lambda: open_dataset("."), ("cannot be read", "save_to_disk")))
 
