@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor
 
-from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, as_number, check_course, check_source, checked,
+from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, Words, as_number, check_course, check_source, checked,
                      declared, describe)
 from .conditioning import Conditioning, warn_unknown_words
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
@@ -240,13 +240,14 @@ def prepare_pipeline(pipe):
 
 
 @declared
-def load_head(folder: FileName, pipe=None) -> ReadoutHead:
+def load_head(folder: FileName, pipe=None, revision: Words | None = None, local_files_only: Truth = True) -> ReadoutHead:
     """Load a head, on the pipeline's device if one is given, which it then has to fit.
 
-    A relative folder such as "data/heads/pose" is found from any folder inside the repository. Raises ValueError where
+    A relative folder such as "data/heads/pose" is found from any folder inside the repository; "who/what" is a head on the hub, whose
+    cache alone is asked unless local_files_only=False. Raises ValueError where
     it is missing, damaged, or made for another model.
     """
-    head = ReadoutHead.from_pretrained(find_folder(folder))
+    head = ReadoutHead.from_pretrained(find_folder(folder), revision, local_files_only)
     if pipe is not None:
         head.check(pipe)
         head.to(denoiser(pipe).device)

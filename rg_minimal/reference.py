@@ -8,15 +8,19 @@ Source: the repository `readout_guidance` of Luo et al., arXiv 2312.02150.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import SomeName, declared
-from .readout import HeadConfig, Objective, Reading
-from .saving import ReadoutHead
+from . import hub
+from .checks import Function, Seed, SomeName, Truth, Words, declared
+from .denoisers import denoiser
+from .pipelines import read_picture
+from .readout import HeadConfig, Objective, Reading, spatial_loss
+from .saving import ReadoutHead, members
 
 
 def adam_step(gradients, mask=None) -> Tensor:
@@ -75,15 +79,53 @@ class MirroredHead(ReadoutHead):
         return reading.model.embed(999 - reading.timestep, reading.latents.device).to(self.mixing_weights)
 
 
+CONVENTIONS = {"timestep": ReadoutHead, "step_index": MirroredHead}
+REPOSITORY = "g-luo/readout-guidance"                       # on the hub; the files lie in its folder `weights`
+RELEASED = tuple(f"readout_{model}_{what}" for model in ("sdv15", "sdxl") for what in (
+    "spatial_pose", "spatial_depth", "spatial_edge", "drag_correspondence", "drag_appearance"))
+
+
+def released_file(name: str, repo_id: str | None, revision: str | None, local_files_only: bool) -> Path:
+    """A released head by its name, or a file of another repository. ValueError where it is not there.
+
+    What the hub is asked for is pinned: `revision` is a commit (40 digits), which the repository's history shows, so that another
+    file never takes its place in silence.
+    """
+    file = name if repo_id else f"weights/{Path(name).stem}.pt"
+    repo_id = repo_id or REPOSITORY
+    if not local_files_only and not (revision and hub.COMMIT.fullmatch(revision)):
+        raise ValueError(f"revision is {revision!r}; to fetch {file} of {repo_id} from the hub pass the commit that "
+                         "you mean, 40 digits and letters from a to f, as "
+                         f"https://huggingface.co/{repo_id}/commits/main lists them")
+    found = hub.fetch(repo_id, file, revision, local_files_only)
+    if found is None:
+        raise ValueError(f"there is no file {name}, and the hub's cache has no {file} of "
+                         f"{repo_id}{f' at {revision}' if revision else ''}; pass the path of the file, "
+                         "or fetch it: local_files_only=False, revision=the commit")
+    return found
+
+
 @declared
-def load_reference_head(path: SomeName, timestep_convention: Literal["timestep", "step_index"] = "timestep") -> ReadoutHead:
+def load_reference_head(path: SomeName, timestep_convention: Literal["timestep", "step_index"] = "timestep", *,
+                        revision: Words | None = None, repo_id: Words | None = None,
+                        local_files_only: Truth = True) -> ReadoutHead:
     """Load a `*.pt` file in the layout of the authors' released heads (nothing in the file is executed).
+
+    `path` is a file, or one of `RELEASED`, such as "readout_sdv15_spatial_pose", which lies in the hub's cache, or is fetched
+    (`local_files_only=False`, and `revision` the commit). With `repo_id` it is a file's name in that repository.
 
     The released heads were trained on the embedding of the *step index* 999 - t, but the authors' guidance gives them
     that of t. 'timestep' does as their guidance does, 'step_index' as their training did.
-    Raises ValueError for another file, and for another convention.
+    `best_convention` says which one a head reads best with. Raises ValueError for another file, and for
+    another convention.
     """
-    kinds = {"timestep": ReadoutHead, "step_index": MirroredHead}
+    asked = repo_id or not Path(path).exists() and Path(path).name.removesuffix(".pt") in RELEASED
+    if asked:
+        path = released_file(str(path), repo_id, revision, local_files_only)
+    elif revision or not local_files_only:
+        raise ValueError(f"{path} is {'a file' if Path(path).exists() else 'none of the released heads'}, so neither "
+                         "revision nor the hub is asked; leave them "
+                         f"out, or pass one of {', '.join(RELEASED)}")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         old, tensors = saved["config"], saved["aggregation_network"]
@@ -99,4 +141,40 @@ def load_reference_head(path: SomeName, timestep_convention: Literal["timestep",
             activation="tanh" if options.get("output_head_act", True) else "none", base_model=old.get("model_id", ""))
     except Exception as error:                  # pickle, zip, torch, and what else the file makes of it
         raise ValueError(f"{path} is not a head in the reference's layout ({error})") from error
-    return kinds[timestep_convention].from_tensors(config, tensors, path)
+    return CONVENTIONS[timestep_convention].from_tensors(config, tensors, path)
+
+
+@dataclass
+class Convention:
+    """What `best_convention` found: the better one, and each one's mean loss."""
+    best: str
+    losses: dict[str, float]
+
+
+@declared
+@torch.no_grad()
+def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function = spatial_loss,
+                    timesteps=(20, 100, 250, 750, 900, 980), seed: Seed = 0) -> Convention:
+    """Which convention a head reads best with, 'timestep' or 'step_index', by its own loss on a few labelled pictures.
+
+    Args:
+        pictures: whatever `as_pictures` takes; a tuple of them for a head that compares pictures.
+        labels, loss: as a batch of `train_head` has them, loss(*readouts, *labels).
+        timesteps: at which the pictures are read, with the same noise for both; near 500 the two are alike.
+    ValueError for a head that ignores the timestep, which reads alike with both.
+    """
+    if not head.config.use_timestep:
+        raise ValueError("this head ignores the timestep (use_timestep is False), so it reads alike with both "
+                         "conventions; load it with either")
+    head.check(pipe)
+    losses = {}
+    for name, kind in CONVENTIONS.items():
+        reader = kind.from_tensors(head.config, head.state_dict(), "this head").to(denoiser(pipe).device)
+        values = []
+        for timestep in timesteps:
+            rng = torch.Generator().manual_seed(seed + timestep)
+            readouts = [read_picture(pipe, each, timestep, generator=rng)(reader) for each in members(pictures)]
+            there = [each.to(readouts[0].device) if torch.is_tensor(each) else each for each in labels]
+            values.append(float(loss(*readouts, *there)))
+        losses[name] = sum(values) / len(values)
+    return Convention(min(losses, key=losses.get), losses)

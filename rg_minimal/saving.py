@@ -16,7 +16,8 @@ from typing import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .checks import Count, FileName, Function, RateOrFunction, SomeName, Truth, as_whole, check_target, check_weights, declared, describe, label_like
+from . import hub
+from .checks import Count, FileName, Function, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, declared, describe, label_like
 from .denoisers import denoiser
 from .files import read_tensors, read_weights, write_tensors, write_weights
 from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
@@ -26,15 +27,28 @@ class ReadoutHead(Head):
     """A head that can be saved: head.safetensors and config.json in a folder."""
 
     @declared
-    def save_pretrained(self, folder: SomeName) -> None:
-        """Write both files. The weights hold the config too, so whenever this is killed, the head that is read is a whole one."""
+    def save_pretrained(self, folder: SomeName, push_to_hub: Truth = False, repo_id: Words | None = None, private: Truth | None = None,
+                        revision: Words | None = None, token: str | None = None) -> str | None:
+        """Write both files. The weights hold the config too, so whenever this is killed, the head that is read is a whole one.
+
+        With `push_to_hub` they are then shared on the hub as `repo_id` ("who/what"), with a card that is made from the config where the
+        folder has none; the commit's address is returned. ValueError where that fails, and before anything is written where
+        `repo_id` is missing.
+        """
+        if push_to_hub and not (repo_id and hub.is_hub_name(repo_id)) or repo_id and not push_to_hub:
+            raise ValueError(f"repo_id is {repo_id!r} and push_to_hub {push_to_hub}; to share a head pass push_to_hub=True and the repository's name, "
+                             "repo_id='who/what'")
         write_weights(Path(folder) / "head.safetensors", self.state_dict(), asdict(self.config))
+        return hub.push(folder, repo_id, asdict(self.config), private, revision, token) if push_to_hub else None
 
     @classmethod
     @declared
-    def from_pretrained(cls, folder: SomeName) -> "ReadoutHead":
-        """Load a head saved by `save_pretrained`. ValueError names what is missing, corrupt or does not fit."""
-        folder = Path(folder)
+    def from_pretrained(cls, folder: SomeName, revision: Words | None = None, local_files_only: Truth = True) -> "ReadoutHead":
+        """Load a head saved by `save_pretrained`: a folder, or a name on the hub ("who/what"), which is looked for in the hub's cache
+        alone, unless local_files_only=False. ValueError names what is missing, corrupt or does not fit."""
+        if revision and Path(folder).exists():
+            raise ValueError(f"revision is {revision!r}, but {folder} is a folder here, which has none; leave revision out")
+        folder = hub.head_folder(folder, revision, local_files_only) or Path(folder)
         if not (folder / "head.safetensors").is_file():
             heads = sorted(path.parent.name for path in folder.parent.glob("*/head.safetensors"))
             raise ValueError(f"{folder} is not a head (it needs head.safetensors and config.json); "

@@ -41,6 +41,7 @@ def fault(name, file, old, new, *tests) -> Fault:
 READOUT, MAPS, DENOISERS, SAVING = "readout.py", "maps.py", "denoisers.py", "saving.py"
 HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "puppets/editing.py", "puppets/judge.py"
 CASES = "puppets/cases.py"
+KEYPOINTS, LABELS, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "train.py", "hub.py", "reference.py"
 BASE = "puppets/basemodel.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
@@ -507,11 +508,11 @@ FAULTS = (
     fault("pose: hidden joints are scored", HEADS, "pck(read_joints(readout)[0], joints, 0.05, visible)",
           "pck(read_joints(readout)[0], joints, 0.05)",
           "test_scores_of_poses_count_what_is_visible_and_scores_of_triplets_the_nearer"),
-    fault("pose: as much weight where no joint is", HEADS, "(1 + 20 * target)", "1",
+    fault("pose: as much weight where no joint is", KEYPOINTS, "(1 + 20 * target)", "1",
           "test_heads.py::test_the_pose_loss_counts_more_where_a_joint_is"),
-    fault("heatmaps with rows and columns exchanged", HEADS, "return down[..., :, None] * across[..., None, :]",
+    fault("heatmaps with rows and columns exchanged", KEYPOINTS, "return down[..., :, None] * across[..., None, :]",
           "return across[..., :, None] * down[..., None, :]", "test_heads.py::test_a_heatmap_by_hand"),
-    fault("heatmaps as wide as their variance", HEADS, "spread = 2 * (sigma * image_size / cells) ** 2",
+    fault("heatmaps as wide as their variance", KEYPOINTS, "spread = 2 * (sigma * image_size / cells) ** 2",
           "spread = (sigma * image_size / cells) ** 2", "test_heads.py::test_a_heatmap_by_hand"),
     fault("depth: nearer is smaller", HEADS, "CELLS) * 2 - 1", "CELLS) * -2 + 1",
           "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
@@ -520,7 +521,7 @@ FAULTS = (
           "test_heads.py::test_depth_is_averaged_over_cells_and_read_back"),
     fault("edges: background asked for as much whatever is said", HEADS, "+ background * (1 - drawn)", "+ (1 - drawn)",
           "test_heads.py::test_an_edge_objective_balances_lines_and_background"),
-    fault("matches with rows and columns exchanged", HEADS,
+    fault("matches with rows and columns exchanged", KEYPOINTS,
           "(cell % width + 0.5) * image_size / width, (cell // width + 0.5)",
           "(cell // width + 0.5) * image_size / width, (cell % width + 0.5)",
           "test_heads.py::test_shifted_features_are_matched_where_they_went"),
@@ -603,6 +604,42 @@ FAULTS = (
     fault("a joint that is absent is nowhere at all", JUDGE, "torch.cat((spot, (~present)[..., None].float()), -1)",
           "torch.cat((spot, torch.zeros_like(present)[..., None].float()), -1)",
           "test_a_joint_outside_or_under_a_patch_is_nowhere"),
+
+    # ---- labels of one's own, and the hub ----------------------------------------------------------------------------
+    fault("unlabelled keypoints are learned", KEYPOINTS, "else error[labelled].mean()", "else error.mean()",
+          "test_own_labels.py::test_unlabelled_keypoints_do_not_count"),
+    fault("unlabelled keypoints are scored", KEYPOINTS, "<= a * side[:, None]) & labelled", "<= a * side[:, None])",
+          "test_own_labels.py::test_a_score_of_keypoints_by_hand"),
+    fault("a crop begins at the corner", LABELS, "return (height - side) // 2, (width - side) // 2, side, side",
+          "return 0, 0, side, side", "test_own_labels.py::test_points_go_along_when_a_picture_is_cut_or_stretched"),
+    fault("points stay where they were when a picture is cut", LABELS, "(points - points.new_tensor((left, top)))", "points",
+          "test_own_labels.py::test_a_bright_spot_stays_under_its_keypoint"),
+    fault("points are scaled by the other side", LABELS, "self.size / width, self.size / height", "self.size / height, self.size / width",
+          "test_own_labels.py::test_points_go_along_when_a_picture_is_cut_or_stretched"),
+    fault("cut off keypoints count", LABELS, "kept = labelled & frame.inside(placed)", "kept = labelled",
+          "test_own_labels.py::test_points_go_along_when_a_picture_is_cut_or_stretched"),
+    fault("the smallest person counts", LABELS, "largest = max(", "largest = min(",
+          "test_own_labels.py::test_the_largest_of_several_people_counts"),
+    fault("hidden joints are unlabelled", LABELS, "numbers[:, 2] > 0)", "numbers[:, 2] > 1)",
+          "test_own_labels.py::test_hidden_joints_are_labelled"),
+    fault("frames of one film on both sides", LABELS, "root[find(b)] = find(a)", "find(a), find(b)",
+          "test_own_labels.py::test_of_one_film_the_last_frames_are_held_out_and_pairs_across_left_out"),
+    fault("a negative of the same identity", LABELS, "other = (same + 1 + pick(len(members) - 1)) % len(members)", "other = pick(len(members))",
+          "test_own_labels.py::test_triplets_are_of_two_identities_and_different_pictures"),
+    fault("lines are averaged", LABELS, "(F.adaptive_max_pool2d(cut, frame.cells) >= 0.5)", "(F.adaptive_avg_pool2d(cut, frame.cells) >= 0.5)",
+          "test_own_labels.py::test_lines_from_files_train_as_in_memory"),
+    fault("bad files pass in silence", LABELS, "if finds.problems and not skip_bad:", "if False:",
+          "test_own_labels.py::test_bad_files_are_named_and_can_be_left_out"),
+    fault("what was left out is not in the card", TRAIN, '"left_out": listed(data.left_out)', '"left_out": []',
+          "test_own_labels.py::test_bad_files_are_named_and_can_be_left_out"),
+    fault("any training goes on from a checkpoint", TRAIN, "    return mark.hexdigest()", '    return "0" * 12',
+          "test_own_labels.py::test_another_recipe_does_not_go_on_from_a_checkpoint"),
+    fault("the hub is asked unpinned", REFERENCE_FILE, "and not (revision and hub.COMMIT.fullmatch(revision))", "and not revision",
+          "test_hub.py::test_a_fetched_head_is_pinned"),
+    fault("a card that is there is lost", HUB, 'if not (folder / "README.md").exists():', "if True:",
+          "test_hub.py::test_a_card_that_is_there_is_kept"),
+    fault("the worse convention is the best", REFERENCE_FILE, "return Convention(min(losses", "return Convention(max(losses",
+          "test_hub.py::test_a_head_reads_best_with_the_convention_that_it_was_trained_with"),
 )
 
 

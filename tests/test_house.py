@@ -38,7 +38,7 @@ NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb" and path.is_relat
 PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 REQUIREMENTS = [Requirement(line) for line in
-                PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])]
+                PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []) if not line.startswith(PROJECT["name"] + "[")]
 DECLARED = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -240,9 +240,9 @@ def test_torch_load_never_runs_code_from_a_file():
 
 
 # Who may know whom: a module those that stand before it, a room the rooms before it. The judge knows the world alone.
-METHOD = ["paces", "files", "checks", "maps", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "saving", "sources", "pipelines",
-          "callback", "guider", "reference"]
-PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.transformer", "puppets.heads", "puppets.grab", "puppets.editing",
+METHOD = ["paces", "files", "checks", "maps", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "keypoints", "hub", "saving", "sources",
+          "pipelines", "callback", "guider", "reference", "labels", "detectors", "train"]
+PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.transformer", "puppets.heads", "puppets.export", "puppets.grab", "puppets.editing",
            "puppets.cases", "puppets.tokens", "puppets.measure", "puppets.front"]
 ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"files"},
          "puppets.judge": {"checks", "files", "pictures", "puppets.world", "puppets.training"}, "files": set(), "checks": set(),

@@ -29,14 +29,15 @@ from torch import Tensor
 
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
+from .. import keypoints
 from ..checks import (Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words, as_map,
-                      as_points, as_whole, check_pixels, checked, declared, describe, one_sentence, option)
+                      as_points, as_whole, checked, declared, one_sentence, option)
 from ..denoisers import denoiser
 from ..files import refuse_file, write_file
-from ..maps import bilinear, pool_features, resize
+from ..maps import pool_features, resize
 from ..pipelines import encode, load_pipeline, read_picture
 from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
-                       correspondence_loss, point_similarity, spatial_loss)
+                       correspondence_loss, spatial_loss)
 from ..saving import ReadoutHead, train_head
 from ..sources import Source
 
@@ -51,48 +52,19 @@ CELLS, EDGE_CELLS = 32, 64               # a side of a readout; of the map of ed
 
 @declared
 def heatmaps(joints: Tensor, cells: Count = CELLS, image_size: Count = world.SIZE, sigma: Positive = 1.5) -> Tensor:
-    """Joints (B, N, 2) in pixels to heatmaps (B, N, cells, cells): Gaussians of height 1, `sigma` in cells.
-
-    Raises ValueError for joints that are not finite, lie outside the picture, or are fractions of it.
-    """
-    if not torch.is_tensor(joints) or joints.is_complex():
-        raise ValueError(f"joints are {describe(joints)}; pass a tensor (B, N, 2) of points (x, y) in pixels")
-    if joints.ndim != 3 or joints.shape[-1] != 2 or not joints.isfinite().all():
-        raise ValueError(f"joints have shape {tuple(joints.shape)}; pass finite (B, N, 2) points (x, y) in pixels")
-    if joints.min() < 0 or joints.max() > image_size:
-        x, y = joints[((joints < 0) | (joints > image_size)).any(-1)][0].tolist()
-        raise ValueError(f"the joint ({x:g}, {y:g}) lies outside the picture of {image_size} x {image_size} pixels: "
-                         f"move it inside")
-    check_pixels("joints", joints)
-    grid = (torch.arange(cells, device=joints.device) + 0.5) * image_size / cells   # centres of the cells, in pixels
-    spread = 2 * (sigma * image_size / cells) ** 2
-    across = torch.exp(-(grid - joints[..., :1]) ** 2 / spread)                     # (B, N, cells)
-    down = torch.exp(-(grid - joints[..., 1:]) ** 2 / spread)
-    return down[..., :, None] * across[..., None, :]
+    """`keypoints.heatmaps` for puppets: joints (B, N, 2) in pixels to heatmaps (B, N, cells, cells)."""
+    return keypoints.heatmaps(joints, cells, image_size, sigma)
 
 
 @declared
 def read_joints(maps: Tensor, image_size: Count = world.SIZE) -> tuple[Tensor, Tensor]:
-    """Heatmaps (B, N, h, w) to joints (B, N, 2) in pixels, finer than a cell, and their peaks (B, N).
-
-    A joint is the centre of mass of the 5 x 5 cells around it: the window starts on the highest cell and is moved to the
-    centre it found, twice, because a window that is off centre pulls the centre towards its own.
-    """
-    height, width = maps.shape[-2:]
-    peak, index = maps.flatten(2).max(-1)                                           # (B, N)
-    across, down = (torch.arange(side, device=maps.device) + 0.5 for side in (width, height))     # centres of the cells
-    x, y = index % width + 0.5, index // width + 0.5
-    for _ in range(3):
-        near_x, near_y = (3 - (across - x[..., None]).abs()).clamp(0, 1), (3 - (down - y[..., None]).abs()).clamp(0, 1)
-        mass = maps.clamp_min(1e-9) * near_y[..., :, None] * near_x[..., None, :]   # (B, N, h, w)
-        total = mass.sum((-2, -1))
-        x, y = (mass.sum(-2) * across).sum(-1) / total, (mass.sum(-1) * down).sum(-1) / total
-    return torch.stack((x * image_size / width, y * image_size / height), -1), peak
+    """`keypoints.read_joints` for puppets: heatmaps (B, N, h, w) to joints (B, N, 2) in pixels and their peaks (B, N)."""
+    return keypoints.read_joints(maps, image_size)
 
 
 def pose_loss(readout: Tensor, target: Tensor) -> Tensor:
     """Squared error of heatmaps (B, 14, h, w), counting more where a joint is."""
-    return _weighted_square(readout, target).mean()
+    return keypoints.weighted_square(readout, target).mean()
 
 
 def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObjective:
@@ -103,11 +75,7 @@ def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObje
     if joints.ndim == 3 and joints.shape[1] != head.config.out_channels:
         raise ValueError(f"joints has {joints.shape[1]} points a picture, but this head reads {head.config.out_channels}; pass all of them, "
                          f"(B or 1, {head.config.out_channels}, 2), and `mask` says which count")
-    return SpatialObjective(head=head, target=heatmaps(joints), distance=_weighted_square, **settings)
-
-
-def _weighted_square(readout: Tensor, target: Tensor) -> Tensor:
-    return (readout - target).square() * (1 + 20 * target)
+    return SpatialObjective(head=head, target=heatmaps(joints), distance=keypoints.weighted_square, **settings)
 
 
 def _pose_samples(count: int, seed: int):
@@ -225,14 +193,8 @@ POINTS, ON_PROP = 64, 16                 # matches of a training pair; those of 
 
 @declared
 def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: Count = world.SIZE) -> Tensor:
-    """Where points (B, N, 2) of picture a are in picture b, by nearest neighbour: centres of cells, (B, N, 2) in pixels.
-
-    The features are (B, C, h, w), compared by cosine similarity. What is found lives where the points do.
-    """
-    height, width = features_a.shape[-2:]
-    weights = bilinear(points.to(features_a), (height, width), (image_size, image_size))
-    cell = point_similarity(features_a, features_b, weights).argmax(-1)                 # (B, N)
-    return torch.stack(((cell % width + 0.5) * image_size / width, (cell // width + 0.5) * image_size / height), -1).to(points.device)
+    """`keypoints.match_points` for puppets: where points (B, N, 2) of picture a are in picture b, (B, N, 2) in pixels."""
+    return keypoints.match_points(features_a, features_b, points, image_size)
 
 
 def drag_objective(head: ReadoutHead, source: Source, handles, targets, **settings) -> CorrespondenceObjective:

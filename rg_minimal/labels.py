@@ -1,0 +1,865 @@
+"""Labels of your own: pictures and what is known about them, read from files, checked one by one before anything is trained.
+
+    data = read_labels("keypoints", pipe, "pictures", "labels.json")
+    learn, held_out = data.split(0.1)
+    for state in train_head(data.new_head(pipe), pipe, learn.batches(pipe, 16), 400, data.loss, latents=True): ...
+
+| kind | pictures | labels |
+|---|---|---|
+| keypoints | a folder | a COCO file of keypoints (JSON); visibility 0 is unlabelled and does not count, 1 and 2 do |
+| map | a folder | a folder of maps with the same stems: grey PNG of 8 or 16 bits (0 to 1), colours (3 channels), or .npy in [0, 1] |
+| lines | a folder | the same, of thin lines (edges): at least 0.5 on a line |
+| points | a folder of frames | a table (CSV) with the columns frame_a, frame_b, x_a, y_a, x_b, y_b |
+| triplets | a folder of folders, each of which shows one identity in several pictures | none |
+
+or a `datasets.Dataset` with columns of the same content (`from_dataset`).
+
+A picture is brought to a square of the model's own size: its middle is cut out (`fit="crop"`, the default) or it is stretched
+(`fit="stretch"`), and points and maps go along. What a crop leaves outside is unlabelled. Coordinates are distances in pixels from
+the upper left corner of the upright picture. Of several people in one picture the one with the largest area counts (the first of
+equals). Nothing is left out in silence: what cannot be used is raised with its file's name, all at once, or, with `skip_bad`,
+left out and listed in `left_out`; what is merely worth knowing is in `notes`.
+"""
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Callable, Iterable, Literal
+
+import numpy
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+from torch import Tensor
+
+from .checks import Count, Fraction, Function, Seed, SomeName, Truth, checked, declared, describe
+from .denoisers import denoiser
+from .keypoints import heatmaps, keypoint_loss, keypoint_score, match_points
+from .maps import pool_features
+from .pictures import as_pictures, opened
+from .pipelines import encode
+from .readout import HeadConfig, appearance_loss, correspondence_loss, spatial_loss
+from .saving import ReadoutHead
+
+Kind = Literal["keypoints", "map", "lines", "points", "triplets"]
+Fit = Literal["crop", "stretch"]
+POINTS = 64                 # matches of a pair of frames that a step learns from
+TRIPLETS = 128              # of held-out identities, that a head is scored on
+SHOWN = 12                  # files that a message names
+COLUMNS = {"keypoints": ("picture", "keypoints"), "map": ("picture", "map"), "lines": ("picture", "map"),
+           "points": ("picture_a", "picture_b", "points_a", "points_b"), "triplets": ("picture", "identity")}
+
+
+# ---- what is read ------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture that is looked at when it is needed: what messages call it, and what `as_pictures` takes, or a function that gives it."""
+    name: str
+    held: Any
+
+    def picture(self) -> Tensor:                                                        # (1, 3, H, W)
+        held = self.held() if callable(self.held) else str(self.held) if isinstance(self.held, Path) else self.held
+        return as_pictures(held, "the picture")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What pictures are brought to: a square of `size` pixels, which the model sees as `cells` x `cells`."""
+    size: int
+    cells: int
+    fit: str = "crop"
+
+    @classmethod
+    def of(cls, pipe, size: int | None, fit: str) -> "Frame":
+        model = denoiser(pipe)
+        height, width = model.image_size(height=size, width=size)
+        if height != width:
+            raise ValueError(f"this model makes pictures of {height} x {width} pixels, and labels are read for "
+                             f"squares; pass size={min(height, width)}")
+        return cls(height, height // model.factor, fit)
+
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """What is kept of (H, W) pixels: (top, left, height, width)."""
+        if self.fit == "stretch":
+            return 0, 0, height, width
+        side = min(height, width)
+        return (height - side) // 2, (width - side) // 2, side, side
+
+    def cut(self, picture: Tensor) -> Tensor:
+        """(1, C, H, W), cut as the fit says."""
+        top, left, height, width = self.box(*picture.shape[-2:])
+        return picture[..., top:top + height, left:left + width]
+
+    def picture(self, picture: Tensor) -> Tensor:
+        """(1, 3, H, W) to (1, 3, size, size)."""
+        picture = self.cut(picture)
+        if picture.shape[-2:] == (self.size, self.size):
+            return picture
+        return F.interpolate(picture, (self.size, self.size), mode="bilinear", antialias=True).clamp(0, 1)
+
+    def points(self, points: Tensor, height: int, width: int) -> Tensor:
+        """(N, 2) in pixels of the picture to (N, 2) in pixels of the square, float64; those outside were cut off."""
+        top, left, height, width = self.box(height, width)
+        return (points - points.new_tensor((left, top))) * points.new_tensor((self.size / width, self.size / height))
+
+    def inside(self, points: Tensor) -> Tensor:                                         # (N,) bool
+        return ((points >= 0) & (points <= self.size)).all(-1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file, and why it cannot be used."""
+    file: str
+    why: str
+
+    def __str__(self):
+        return f"{self.file}: {self.why}"
+
+
+class Finds:
+    """What is found while labels are read: problems and notes."""
+
+    def __init__(self):
+        self.problems, self.notes = [], []
+
+    def bad(self, file, why) -> None:
+        self.problems.append(Problem(str(file), " ".join(str(why).split())))
+
+    def note(self, file, what) -> None:
+        self.notes.append(Problem(str(file), what))
+
+
+def shown(each: list, what: str = "") -> str:
+    """Some of a list, for a message or a card."""
+    more = [f"and {len(each) - SHOWN} more"] if len(each) > SHOWN else []
+    return "; ".join([*map(str, each[:SHOWN]), *more]) or what
+
+
+# ---- labelled pictures -------------------------------------------------------------------------------------------------
+
+@dataclass
+class Labelled:
+    """S samples: which of P pictures each shows, and what is known about it.
+
+    `shows` is (S, M): of keypoints, maps and triplets M is 1, of points 2. `truth` is, of keypoints, points (S, N, 2) and which of
+    them are labelled (S, N); of maps and lines what is to be read (S, k, cells, cells); of points (S, POINTS, 2) twice; of triplets
+    the number of the identity (S,). Points are in pixels of the square. Samples of one group are never parted (`split`).
+    """
+    kind: str
+    frame: Frame
+    shots: list[Shot]
+    shows: Tensor
+    truth: tuple[Tensor, ...]
+    groups: list[int]
+    names: tuple[str, ...] = ()             # of keypoints, or of identities
+    left_out: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.shows)
+
+    def __getitem__(self, index) -> "Labelled":
+        """The samples of these numbers, and the pictures that they show."""
+        index = torch.as_tensor(list(index), dtype=torch.long)
+        used, places = self.shows[index].unique(return_inverse=True)
+        return replace(self, shots=[self.shots[i] for i in used.tolist()], shows=places.view(len(index), self.shows.shape[1]),
+                       truth=tuple(each[index] for each in self.truth), groups=[self.groups[i] for i in index.tolist()])
+
+    def split(self, share: float = 0.1, seed: int = 0) -> tuple["Labelled", "Labelled"]:
+        """(those to learn from, those held out), which have no picture in common, nor a frame or an identity.
+
+        Whole groups are drawn by the seed until `share` of the samples is reached. Where all samples hang together, as the pairs of
+        one film do, the last frames by name are held out, and pairs that would join the two are left out. ValueError where too few
+        are left on one side.
+        """
+        share, seed = checked("share", share, Fraction), checked("seed", seed, Seed)
+        if not share:
+            return self, self[[]]
+        rng, wanted, held = torch.Generator().manual_seed(seed), share * len(self), set()
+        groups, least = sorted(set(self.groups)), 2 if self.kind == "triplets" else 1
+        if len(groups) == 1 and self.kind == "points":
+            return self._split_film(share)
+        for place in torch.randperm(len(groups), generator=rng).tolist():
+            if len(held) >= least and sum(group in held for group in self.groups) >= wanted:
+                break
+            held.add(groups[place])
+        if len(groups) - len(held) < least:
+            what = "identities" if self.kind == "triplets" else "samples that share no picture"
+            raise ValueError(f"there are {len(groups)} {what}, too few to hold {share:g} of them out (at least {least} "
+                             "on either side); bring more, "
+                             "or hold out 0 and do without a score")
+        parts = [[i for i, group in enumerate(self.groups) if (group in held) == side] for side in (False, True)]
+        return self[parts[0]], self[parts[1]]
+
+    def _split_film(self, share: float) -> tuple["Labelled", "Labelled"]:
+        frames = sorted(range(len(self.shots)), key=lambda i: self.shots[i].name)
+        last = set(frames[-max(2, round(share * len(frames))):])
+        sides = [[(place in last) for place in pair] for pair in self.shows.tolist()]
+        learn, held = ([i for i, side in enumerate(sides) if all(each == late for each in side)] for late in (False, True))
+        if not learn or not held:
+            raise ValueError(f"all {len(self)} pairs hang together, and the last {len(last)} frames share a pair with "
+                             "the others or with none; "
+                             "bring pairs of neighbouring frames, or hold out 0 and do without a score")
+        return self[learn], self[held]
+
+    # ---- training --------------------------------------------------------------------------------------------------------
+
+    def encode(self, pipe, chunk: int = 8) -> Tensor:
+        """The latents of all pictures (P, C, h, w), float32 on the CPU; `chunk` pictures at a time."""
+        parts = []
+        for first in range(0, len(self.shots), chunk):
+            pictures = [self.frame.picture(shot.picture()) for shot in self.shots[first:first + chunk]]
+            parts.append(encode(pipe, torch.cat(pictures)).cpu().float())
+        return torch.cat(parts)
+
+    @declared
+    def batches(self, pipe, batch: Count, seed: Seed = 0, latents: Tensor | None = None) -> Callable[[int], tuple]:
+        """What `train_head(..., latents=True)` takes: a function from the step to (latents, *labels). All pictures are encoded now,
+        once, if their latents are not given. Batch n depends on (seed, n) alone, so that a training can resume."""
+        if not len(self):
+            raise ValueError("there is no sample to learn from; bring at least one")
+        latents = self.encode(pipe) if latents is None else latents
+
+        def draw(step: int) -> tuple:
+            rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            if self.kind == "triplets":
+                return tuple(latents[self.shows[index, 0]] for index in self.draw_triplets(batch, rng)),
+            index = torch.randint(len(self), (batch,), generator=rng)
+            return tuple(latents[place] for place in self.shows[index].T), *(each[index] for each in self.truth)
+        return draw
+
+    def draw_triplets(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(anchor, positive, negative), each (count,) numbers of samples: an identity, two different pictures of it, another identity,
+        a picture of that, all with equal chances. ValueError where there are fewer than two identities."""
+        members = [(self.truth[0] == each).nonzero()[:, 0] for each in self.truth[0].unique()]
+        if len(members) < 2:
+            raise ValueError(f"there is {len(members)} identity; triplets need at least two, each with two pictures or "
+                             "more")
+        pick = lambda end: int(torch.randint(end, (), generator=rng))
+        rows = []
+        for _ in range(count):
+            same = pick(len(members))
+            other = (same + 1 + pick(len(members) - 1)) % len(members)
+            first = pick(len(members[same]))
+            second = (first + 1 + pick(len(members[same]) - 1)) % len(members[same])
+            rows.append((members[same][first], members[same][second], members[other][pick(len(members[other]))]))
+        return tuple(torch.tensor(each) for each in zip(*rows))
+
+    @property
+    def loss(self) -> Callable:
+        """For `train_head`: loss(*readouts, *labels)."""
+        size, cells = self.frame.size, self.frame.cells
+        if self.kind == "keypoints":
+            return lambda readout, points, labelled: keypoint_loss(readout, heatmaps(points, cells, size), labelled)
+        if self.kind == "points":
+            return lambda a, b, points_a, points_b: correspondence_loss(a, b, points_a, points_b, (size, size))
+        return {"map": spatial_loss, "lines": partial(spatial_loss, background=-1.0), "triplets": triplet_loss}[self.kind]
+
+    def score(self, *readouts_and_truth) -> Tensor:
+        """For each sample (B,) how well it was read; see `measure`."""
+        size = self.frame.size
+        if self.kind == "keypoints":
+            return keypoint_score(*readouts_and_truth, size)
+        if self.kind == "points":
+            a, b, points_a, points_b = readouts_and_truth
+            return ((match_points(a, b, points_a, size) - points_b).norm(dim=-1) <= 0.05 * size).float().mean(-1)
+        if self.kind == "triplets":
+            anchor, positive, negative = readouts_and_truth
+            return (nearness(anchor, positive) > nearness(anchor, negative)).float()
+        readout, target = readouts_and_truth
+        return (readout - target).square().mean((1, 2, 3)).sqrt() / 2
+
+    @property
+    def measure(self) -> str:
+        return {"keypoints": "PCK@0.05 (share of labelled keypoints within 5 % of the box around them)",
+                "points": "share of points found within 5 % of the picture's side", "triplets": "share of triplets "
+                    "with the positive nearer"
+                }.get(self.kind, "RMSE of the map in [0, 1] (smaller is better)")
+
+    @declared
+    def new_head(self, pipe, seed: Seed = 0, width: Count = 128, name: str = "") -> ReadoutHead:
+        """An untrained head for this property and model; the seed decides its weights."""
+        channels = {"keypoints": lambda: len(self.names), "map": lambda: self.truth[0].shape[1], "lines": lambda: 1}
+        spatial = channels.get(self.kind, lambda: 0)()
+        extra = {"kind": self.kind, "image_size": self.frame.size, "cells": self.frame.cells}
+        extra |= {"keypoints": {"keypoints": list(self.names), "heatmap_sigma_cells": 1.5}, "map": {"value_range": [-1, 1]},
+                  "lines": {"value_range": [-1, 1]}}.get(self.kind, {})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = ReadoutHead(HeadConfig.for_model(
+                pipe, width=width, out_channels=spatial, hidden_channels=(64, 32), resize_late=True, property=name or self.kind,
+                activation="tanh" if self.kind in ("map", "lines") else "none", extra=extra))
+        return head.to(denoiser(pipe).device)
+
+
+def nearness(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of `pool_features` of two pictures' features (B, C, h, w): (B,)."""
+    return F.cosine_similarity(pool_features(a), pool_features(b), dim=1).mean((-2, -1))
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """`appearance_loss` of `pool_features`: what there is, wherever it is."""
+    return appearance_loss(*(pool_features(each) for each in (anchor, positive, negative)))
+
+
+# ---- the doors ---------------------------------------------------------------------------------------------------------
+
+@declared
+def read_labels(kind: Kind, pipe, pictures: SomeName, labels: SomeName | None = None, *, fit: Fit = "crop",
+                size: Count | None = None, category: str | None = None, skip_bad: Truth = False,
+                look: Function | None = None) -> Labelled:
+    """Pictures in a folder with their labels, see above.
+
+    Args:
+        kind: 'keypoints', 'map', 'lines', 'points' or 'triplets'.
+        pipe: the model that is to read them: it says how large pictures are.
+        size: another side of the square in pixels.
+        category: which of a COCO file's categories, where several have keypoints.
+        skip_bad: leave out what cannot be used, and list it in `left_out`.
+        look: called with (pictures looked at, pictures in all) after each of them.
+    Raises ValueError, which names every file that cannot be used, and why.
+    """
+    frame, folder, finds = Frame.of(pipe, size, fit), Path(pictures), Finds()
+    if not folder.is_dir():
+        raise ValueError(f"pictures is {pictures!r}, which is {'a file' if folder.exists() else 'not there'}; pass a "
+                         "folder of pictures")
+    if (labels is None) != (kind == "triplets"):
+        raise ValueError("labels are given, but triplets have none: the folder that a picture lies in says what it "
+                         "shows" if labels is not None else
+                         f"labels are missing: {kind} need "
+                         f"{'a folder of maps' if kind in ('map', 'lines') else 'a file'}")
+    if category is not None and kind != "keypoints":
+        raise ValueError(f"category is {category!r}, but only keypoints have categories; leave it out")
+    if kind == "keypoints":
+        rows, names = read_coco(folder, Path(labels), category, finds)
+    elif kind == "points":
+        rows, names = read_points(folder, Path(labels), finds), ()
+    elif kind == "triplets":
+        rows, names = read_identities(folder, finds), ()
+    else:
+        rows, names = read_maps(folder, Path(labels), finds), ()
+    return gather(kind, frame, rows, names, finds, skip_bad, look)
+
+
+@declared
+def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, names: Iterable = (), fit: Fit = "crop",
+                 size: Count | None = None, skip_bad: Truth = False, look: Function | None = None) -> Labelled:
+    """The same from a `datasets.Dataset`, or any sequence of dicts. `columns` says which of its columns is what, by default
+    {name: name}: picture and keypoints (N x (x, y) or (x, y, visibility), or one flat list of 3 N numbers); picture and map; picture_a,
+    picture_b, points_a and points_b (N x (x, y)); picture and identity. `names` are those of the keypoints."""
+    wanted, finds, frame = COLUMNS[kind], Finds(), Frame.of(pipe, size, fit)
+    there = getattr(dataset, "column_names", None)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(there, dict) or isinstance(dataset, (str, dict)):
+        raise ValueError(f"dataset is {describe(type(dataset))}; pass a datasets.Dataset (of several, one: "
+                         "dataset['train']), or a list of dicts")
+    if not isinstance(columns, dict | None):
+        raise ValueError(f"columns is {describe(columns)}; pass a dict, {{name: column of the data set}}")
+    there = there or (list(dataset[0]) if len(dataset) else [])
+    given = {name: name for name in wanted} | (columns or {})
+    if not set(given) <= set(wanted) or not set(given.values()) <= set(there):
+        told = ", ".join(f"{name}={column}" for name, column in given.items())
+        raise ValueError(f"columns say {told}, but {kind} are {', '.join(wanted)}, and the data set has the columns "
+                         f"{', '.join(map(str, there)) or 'none'}; pass columns={{name: column of the data set}}")
+    rows = list(dataset_rows(kind, dataset, given, finds))
+    names = tuple(names)
+    if kind == "keypoints" and rows:
+        count = len(rows[0][2])
+        names = names or tuple(str(i) for i in range(count))
+        if len(names) != count:
+            raise ValueError(f"names are {len(names)}, and row 0 has {count} keypoints; name each of them")
+    return gather(kind, frame, rows, names, finds, skip_bad, look)
+
+
+@declared
+def open_dataset(name: SomeName, split: str | None = None, local_files_only: Truth = True):
+    """A `datasets.Dataset`: a folder that `save_to_disk` wrote, or, with local_files_only=False, a name on the hub."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError('data sets need a package more: pip install "rg-minimal[labels]"') from None
+    if not Path(name).exists() and local_files_only:
+        raise ValueError(f"there is no folder {name}; pass one that `save_to_disk` wrote, or local_files_only=False "
+                         "(--download) to ask the hub")
+    try:
+        found = datasets.load_from_disk(name) if Path(name).exists() else datasets.load_dataset(name, split=split)
+    except Exception as error:                  # arrow, the hub and the readers each raise their own
+        raise ValueError(f"the data set {name} cannot be read ({' '.join(str(error).split())[:300]}); pass a folder "
+                         "that `save_to_disk` wrote") from error
+    if isinstance(found, datasets.Dataset):
+        return found
+    if split not in found:
+        raise ValueError(f"split is {split!r}, but {name} has {', '.join(found)}; name one of them")
+    return found[split]
+
+
+# ---- from rows to samples ----------------------------------------------------------------------------------------------
+
+def gather(kind, frame, rows, names, finds: Finds, skip_bad: bool, look) -> Labelled:
+    """Look at every picture, bring its labels to the square, and raise what cannot be used, or leave it out."""
+    album = Album(frame, finds, look, sum(1 if kind != "points" else 2 for _ in rows))
+    take = {"keypoints": keypoint_samples, "points": point_samples, "triplets": identity_samples}.get(kind, map_samples)
+    shows, truth, groups, found = take(kind, frame, rows, album, finds)
+    names = found or names
+    if finds.problems and not skip_bad:
+        raise ValueError(f"{len(finds.problems)} of the files cannot be used: {shown(finds.problems)}. Mend them, or "
+                         "leave them out and have them listed "
+                         "(skip_bad=True, --skip-bad)")
+    if not shows:
+        raise ValueError(f"no picture with a label is left. {shown(finds.problems, 'There is none.')}")
+    truth = tuple(torch.stack(each) for each in zip(*truth))
+    found = Labelled(kind, frame, album.shots, torch.tensor(shows), truth, groups, tuple(names), finds.problems, finds.notes)
+    return found[range(len(found))]                                 # without pictures whose labels were left out
+
+
+class Album:
+    """The pictures that samples show, each looked at once."""
+
+    def __init__(self, frame: Frame, finds: Finds, look, count: int):
+        self.frame, self.finds, self.look, self.count = frame, finds, look, count
+        self.shots, self.sizes, self.known, self.seen = [], [], {}, {}
+
+    def add(self, shot: Shot, again: bool = False) -> int | None:
+        """The picture's number, None where it cannot be used; `again` where a picture may come more than once, as frames do."""
+        if again and shot.name in self.known:
+            return self.known[shot.name]
+        number = None
+        try:
+            picture = shot.picture()
+            if len(picture) != 1:
+                raise ValueError(f"it holds {len(picture)} pictures; pass one")
+            fitted = self.frame.picture(picture)
+            mark = hashlib.blake2b(fitted.numpy().tobytes()).digest()
+            twin = self.seen.get(mark)
+            if twin is not None and not again:
+                raise ValueError(f"is the same picture as {self.shots[twin].name}; keep one of them")
+            number = twin
+            if number is None:
+                number = self.seen[mark] = len(self.shots)
+                self.shots.append(shot), self.sizes.append(tuple(picture.shape[-2:]))
+        except (ValueError, OSError) as error:
+            place = shot.held if isinstance(shot.held, Path) else Path(shot.name)
+            self.finds.bad(shot.name, str(error).replace(str(place), place.name))       # the file's name, not where it lies
+        self.known[shot.name] = number
+        if self.look:
+            self.look(min(len(self.known), self.count), self.count)
+        return number
+
+
+def keypoint_samples(kind, frame, rows, album, finds):
+    shows, truth, groups, count = [], [], [], None
+    for shot, told, points, labelled in rows:
+        number = album.add(shot)
+        if number is None:
+            continue
+        height, width = album.sizes[number]
+        outside = labelled & ~((points >= 0) & (points <= points.new_tensor((width, height)))).all(-1)
+        count = len(points) if count is None else count
+        if told and tuple(told) != (height, width):
+            turned = ": it is turned by its EXIF data, and was labelled lying down" if tuple(told) == (width, height) else ""
+            finds.bad(shot.name, f"is {height} x {width} pixels large (height x width), and its labels are for "
+                                 f"{told[0]} x {told[1]}{turned}")
+        elif len(points) != count:
+            finds.bad(shot.name, f"has {len(points)} keypoints where the others have {count}")
+        elif outside.any():
+            x, y = points[outside][0].tolist()
+            finds.bad(shot.name, f"the keypoint ({x:g}, {y:g}) lies outside the picture of {width} x {height} pixels "
+                                 "(width x height)")
+        elif not labelled.any():
+            finds.bad(shot.name, "no keypoint is labelled (all have visibility 0)")
+        elif int(labelled.sum()) > 1 and points[labelled].max() <= 1:
+            finds.bad(shot.name, "its keypoints all lie in [0, 1], which are fractions of the picture; pass pixels")
+        else:
+            placed = frame.points(points, height, width)
+            kept = labelled & frame.inside(placed)
+            if not kept.any():
+                finds.bad(shot.name, "every labelled keypoint lies in what the crop cuts off (fit='stretch' keeps it)")
+                continue
+            if not labelled.all() or not kept.all():
+                finds.note(shot.name, f"{int((~labelled).sum())} keypoints unlabelled, {int((labelled & ~kept).sum())} "
+                                      "cut off by the crop")
+            placed = torch.where(kept[:, None], placed, torch.full_like(placed, frame.size / 2))
+            shows.append([number]), groups.append(number), truth.append((placed.float(), kept))
+    return shows, truth, groups, ()
+
+
+def map_samples(kind, frame, rows, album, finds):
+    shows, truth, groups, channels = [], [], [], None
+    for shot, label in rows:
+        number = album.add(shot)
+        if number is None:
+            continue
+        try:
+            found = label.held() if callable(label.held) else label.held
+            found = found if torch.is_tensor(found) else as_label_map(found)                # (1, k, H, W) in [0, 1]
+            height, width = album.sizes[number]
+            rows_, columns = found.shape[-2:]
+            if abs(rows_ * width - columns * height) > max(rows_, columns, height, width):
+                raise ValueError(f"is {rows_} x {columns} pixels large (height x width), and its picture {height} x "
+                                 f"{width}: another shape")
+            channels = found.shape[1] if channels is None else channels
+            if found.shape[1] != channels or kind == "lines" and channels != 1:
+                raise ValueError(f"has {found.shape[1]} channels where "
+                                 f"{'lines have 1' if kind == 'lines' else f'the others have {channels}'}")
+            cut = frame.cut(found)
+            if min(cut.shape[-2:]) < frame.cells:
+                raise ValueError(f"is {rows_} x {columns} pixels large, and this model reads {frame.cells} x "
+                                 f"{frame.cells} cells; make it larger")
+        except (ValueError, OSError) as error:
+            finds.bad(label.name, error)
+            continue
+        if kind == "lines":
+            pooled = (F.adaptive_max_pool2d(cut, frame.cells) >= 0.5).float()
+        else:
+            pooled = F.adaptive_avg_pool2d(cut, frame.cells)
+        shows.append([number]), groups.append(number), truth.append(((pooled * 2 - 1)[0],))
+    return shows, truth, groups, ()
+
+
+def point_samples(kind, frame, rows, album, finds):
+    shows, truth, pairs = [], [], []
+    for shot_a, shot_b, points in rows:                                                 # points (N, 4), float64
+        a, b = album.add(shot_a, again=True), album.add(shot_b, again=True)
+        name = f"{shot_a.name} and {shot_b.name}"
+        if a is None or b is None:
+            continue
+        placed, wrong = [], None
+        for number, part, shot in ((a, points[:, :2], shot_a), (b, points[:, 2:], shot_b)):
+            height, width = album.sizes[number]
+            outside = ~((part >= 0) & (part <= part.new_tensor((width, height)))).all(-1)
+            if outside.any():
+                x, y = part[outside][0].tolist()
+                wrong = f"the point ({x:g}, {y:g}) lies outside {shot.name} of {width} x {height} pixels (width x height)"
+            placed.append(frame.points(part, height, width))
+        inside = frame.inside(placed[0]) & frame.inside(placed[1])
+        if a == b:
+            wrong = "both frames are the same picture"
+        elif len(points) > 1 and points.max() <= 1:
+            wrong = "its points all lie in [0, 1], which are fractions of the picture; pass pixels"
+        elif not inside.any():
+            wrong = wrong or "every point lies in what the crop cuts off (fit='stretch' keeps it)"
+        if wrong:
+            finds.bad(name, wrong)
+            continue
+        if not inside.all():
+            finds.note(name, f"{int((~inside).sum())} of {len(inside)} points cut off by the crop")
+        kept = inside.nonzero()[:, 0]
+        rng = torch.Generator().manual_seed(len(shows))
+        some = torch.randperm(len(kept), generator=rng)[:POINTS].sort().values
+        kept = kept[some if len(kept) > POINTS else torch.arange(POINTS) % len(kept)]
+        shows.append([a, b]), pairs.append((a, b)), truth.append(tuple(each[kept].float() for each in placed))
+    return shows, truth, components(pairs), ()
+
+
+def components(pairs) -> list[int]:
+    """For each pair the number of what it hangs together with by common members."""
+    root = {}
+
+    def find(each):
+        while root.setdefault(each, each) != each:
+            each = root[each]
+        return each
+    for a, b in pairs:
+        root[find(b)] = find(a)
+    return [find(a) for a, _ in pairs]
+
+
+def identity_samples(kind, frame, rows, album, finds):
+    members = {}
+    for shot, identity in rows:
+        number = album.add(shot)
+        if number is not None:
+            members.setdefault(identity, []).append(number)
+    for identity in [each for each, numbers in members.items() if len(numbers) < 2]:
+        finds.bad(identity, "has one usable picture, and triplets need two or more of each identity")
+        del members[identity]
+    names = tuple(str(each) for each in members)
+    if len(names) < 2:
+        finds.bad("identities", f"there {'is one' if names else 'is none'} with two usable pictures; triplets need at "
+                                "least two")
+        return [], [], [], names
+    flat = [(number, place) for place, numbers in enumerate(members.values()) for number in numbers]
+    return [[number] for number, _ in flat], [(torch.tensor(place),) for _, place in flat], [place for _, place in flat], names
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------
+
+class CocoPicture(BaseModel):
+    id: int
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class CocoAnnotation(BaseModel):
+    image_id: int
+    category_id: int
+    keypoints: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    area: float | None = None
+    bbox: list[float] | None = None
+    iscrowd: int = 0
+
+    def size(self) -> float:
+        """Its area, or that of its box, or of the box around its labelled keypoints."""
+        if self.area is not None:
+            return self.area
+        if self.bbox and len(self.bbox) == 4:
+            return self.bbox[2] * self.bbox[3]
+        seen = [point[:2] for point in torch.tensor(self.keypoints).view(-1, 3).tolist() if point[2]]
+        across, down = zip(*seen) if seen else ((0,), (0,))
+        return (max(across) - min(across)) * (max(down) - min(down))
+
+
+class CocoCategory(BaseModel):
+    id: int
+    name: str = ""
+    keypoints: list[str] | None = None
+
+
+class Coco(BaseModel):
+    images: list[CocoPicture]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
+    """(rows (shot, (H, W) or None, points (N, 2), labelled (N,)), the names of the keypoints) of a COCO file."""
+    if file.is_dir() or not file.exists():
+        raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a "
+                         "COCO file of keypoints (JSON)")
+    try:
+        coco = Coco.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{file} is no COCO file of keypoints: {place}: {first['msg']} ({error.error_count()} such "
+                         "faults); it needs images, annotations and "
+                         "categories") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error}); pass a COCO file of keypoints") from None
+    kinds = {each.id: each for each in coco.categories if each.keypoints}
+    asked = [each for each in kinds.values() if category in (None, each.name)]
+    if len(asked) != 1:
+        raise ValueError(f"{file} has {len(asked)} categories with "
+                         f"keypoints{f' called {category!r}' if category else ''}, of {len(coco.categories)}"
+                         f" ({', '.join(each.name for each in coco.categories) or 'none'}); name one with category "
+                         "(--category)")
+    kind, by_picture, ids = asked[0], {}, {each.id for each in coco.images}
+    for place, each in enumerate(coco.annotations):
+        if each.image_id not in ids:
+            finds.bad(f"{file.name}, annotation {place}", f"it belongs to image {each.image_id}, which is not listed")
+        elif each.category_id == kind.id and not each.iscrowd:
+            by_picture.setdefault(each.image_id, []).append((place, each))
+    rows, files, seen = [], {}, set()
+    for each in coco.images:
+        path = PurePosixPath(each.file_name.replace("\\", "/"))
+        if each.id in seen or each.file_name in files:
+            finds.bad(each.file_name, "is listed twice" if each.file_name in files else f"its id {each.id} belongs to "
+                "another picture, too")
+            continue
+        seen.add(each.id)
+        files[each.file_name] = True
+        found = by_picture.get(each.id, [])
+        wrong = [place for place, one in found if len(one.keypoints or ()) != 3 * len(kind.keypoints)]
+        if path.is_absolute() or ".." in path.parts:
+            finds.bad(each.file_name, "leads out of the folder of pictures")
+        elif not (folder / path).is_file():
+            finds.bad(each.file_name, f"is not in {folder}")
+        elif not found:
+            finds.bad(each.file_name, f"has no annotation of {kind.name or 'this category'}")
+        elif wrong:
+            finds.bad(each.file_name, f"annotation {wrong[0]} has {len(found[0][1].keypoints or ())} numbers, and "
+                                      f"{len(kind.keypoints)} keypoints need "
+                                      f"{3 * len(kind.keypoints)} (x, y, visibility)")
+        else:
+            if len(found) > 1:
+                finds.note(each.file_name, f"{len(found)} are annotated, and the largest counts")
+            largest = max((one for _, one in found), key=CocoAnnotation.size)
+            numbers = torch.tensor(largest.keypoints, dtype=torch.float64).view(-1, 3)
+            if not set(numbers[:, 2].tolist()) <= {0.0, 1.0, 2.0}:
+                finds.bad(each.file_name, "visibility is 0 (unlabelled), 1 (hidden) or 2 (seen), and there are others")
+                continue
+            told = (each.height, each.width) if each.height and each.width else None
+            rows.append((Shot(each.file_name, folder / path), told, numbers[:, :2], numbers[:, 2] > 0))
+    for path in pictures_in(folder, finds):
+        if path.name not in files and path.relative_to(folder).as_posix() not in files:
+            finds.note(path.name, f"is not in {file.name}, and is left alone")
+    return rows, tuple(kind.keypoints)
+
+
+def read_maps(folder: Path, maps: Path, finds: Finds):
+    """Rows (shot, shot of its map), paired by stem."""
+    if not maps.is_dir():
+        raise ValueError(f"labels is {str(maps)!r}, which is {'a file' if maps.exists() else 'not there'}; pass a "
+                         "folder of maps with the pictures' stems")
+    sides = []
+    for place, more in ((folder, ()), (maps, (".npy",))):
+        found = {}
+        for path in pictures_in(place, finds, more):
+            found.setdefault(path.stem, []).append(path)
+        sides.append(found)
+    rows = []
+    for stem in sorted({*sides[0], *sides[1]}):
+        pictures, labels = (side.get(stem, []) for side in sides)
+        if len(pictures) > 1 or len(labels) > 1:
+            finds.bad(stem, f"has {len(pictures)} pictures and {len(labels)} maps "
+                            f"({', '.join(path.name for path in pictures + labels)}); keep one of each")
+        elif not labels:
+            finds.bad(pictures[0].name, f"has no map {stem}.png or {stem}.npy in {maps}")
+        elif not pictures:
+            finds.bad(labels[0].name, f"belongs to no picture in {folder}")
+        else:
+            rows.append((Shot(pictures[0].name, pictures[0]), Shot(labels[0].name, partial(read_map, labels[0]))))
+    return rows
+
+
+def read_map(path: Path) -> Tensor:
+    """A label map (1, k, H, W) in [0, 1]. ValueError where it is none."""
+    if path.suffix.lower() == ".npy":
+        try:
+            return as_label_map(numpy.load(path, allow_pickle=False))
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"cannot be used ({error})") from None
+    with opened(path, "the map") as image:
+        try:
+            image.load()
+        except Exception as error:              # PIL's readers raise many kinds where a file is damaged
+            raise ValueError(f"cannot be read ({error})") from None
+        return as_label_map(image)
+
+
+def as_label_map(value) -> Tensor:
+    """An image or an array as a map (1, k, H, W) in [0, 1]: grey or colours, never a palette, which stands for classes."""
+    if isinstance(value, Image.Image):
+        if value.mode in ("P", "PA") or value.mode not in ("1", "L", "RGB", "I", "F") and not value.mode.startswith("I;16"):
+            raise ValueError(f"is in mode {value.mode}; a map is grey (8 or 16 bits) or RGB, classes are one grey mask "
+                             "each")
+        told = value.mode
+        picture = as_pictures(value, "the map")
+        grey = told != "RGB" or torch.equal(picture[:, 0], picture[:, 1]) and torch.equal(picture[:, 0], picture[:, 2])
+        return picture[:, :1] if grey else picture
+    array = numpy.asarray(value)
+    if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "fiub" or array.ndim == 3 and array.shape[-1] > 64:
+        raise ValueError(f"is {describe(array)}; an array of a map is (H, W) or (H, W, k), of numbers")
+    if array.dtype.kind == "u":
+        array = array / numpy.iinfo(array.dtype).max
+    found = torch.from_numpy(numpy.ascontiguousarray(array, dtype=numpy.float32))
+    found = found[None, None] if found.ndim == 2 else found.permute(2, 0, 1)[None]
+    if not found.isfinite().all() or found.min() < 0 or found.max() > 1:
+        raise ValueError(f"has values in [{float(found.min()):g}, {float(found.max()):g}]; a map of floats lies in [0, "
+                         "1], without NaN: scale it")
+    return found
+
+
+TABLE = ("frame_a", "frame_b", "x_a", "y_a", "x_b", "y_b")
+
+
+class Match(BaseModel):
+    frame_a: Annotated[str, Field(min_length=1)]
+    frame_b: Annotated[str, Field(min_length=1)]
+    x_a: Annotated[float, Field(allow_inf_nan=False)]
+    y_a: Annotated[float, Field(allow_inf_nan=False)]
+    x_b: Annotated[float, Field(allow_inf_nan=False)]
+    y_b: Annotated[float, Field(allow_inf_nan=False)]
+
+
+def read_points(folder: Path, file: Path, finds: Finds):
+    """Rows (shot of frame a, shot of frame b, points (N, 4)) of a table of tracked points."""
+    if file.is_dir() or not file.exists():
+        raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a "
+                         f"table (CSV) of {', '.join(TABLE)}")
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as opened_file:
+            table = csv.DictReader(opened_file)
+            header, lines = tuple(table.fieldnames or ()), list(table)
+    except (OSError, ValueError, csv.Error) as error:
+        raise ValueError(f"{file} cannot be read as a table ({error}); pass a CSV file of {', '.join(TABLE)}") from None
+    if not set(TABLE) <= set(header):
+        raise ValueError(f"{file} has the columns {', '.join(header) or 'none'}; a table of points needs "
+                         f"{', '.join(TABLE)}, in its first line")
+    pairs, partners = {}, {}
+    for number, line in enumerate(lines, 2):
+        try:
+            match = Match.model_validate({name: (line[name] or "").strip() for name in TABLE})
+        except ValidationError as error:
+            first = error.errors()[0]
+            finds.bad(f"{file.name}, line {number}", f"{first['loc'][0]} is {first['input']!r}: {first['msg']}")
+            continue
+        found, start, end = pairs.setdefault((match.frame_a, match.frame_b), []), (match.x_a, match.y_a), (match.x_b, match.y_b)
+        before = partners.setdefault((match.frame_a, match.frame_b, start), end)
+        if before != end:
+            finds.bad(f"{file.name}, line {number}", f"the point {start} of {match.frame_a} goes to two places of "
+                                                     f"{match.frame_b}, {before} and {end}")
+            continue
+        if (*start, *end) in found:
+            finds.note(f"{file.name}, line {number}", f"stands there twice, and counts twice: {start} of "
+                                                      f"{match.frame_a}")
+        found.append((*start, *end))
+    missing = {name for pair in pairs for name in pair if not inside_folder(folder, name)}
+    for name in sorted(missing):
+        finds.bad(name, f"is not in {folder}")
+    return [(Shot(a, folder / a), Shot(b, folder / b), torch.tensor(found, dtype=torch.float64))
+            for (a, b), found in pairs.items() if not {a, b} & missing]
+
+
+def inside_folder(folder: Path, name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and (folder / path).is_file()
+
+
+def read_identities(folder: Path, finds: Finds):
+    """Rows (shot, identity): each folder in `folder` is one."""
+    rows, folders = [], sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for path in pictures_in(folder, finds):
+        finds.bad(path.name, "lies in no identity's folder")
+    for place in folders:
+        found = pictures_in(place, finds)
+        if not found:
+            finds.bad(place.name, "is a folder without a picture")
+        rows += [(Shot(f"{place.name}/{path.name}", path), place.name) for path in found]
+    return rows
+
+
+def pictures_in(folder: Path, finds: Finds, more: tuple[str, ...] = ()) -> list[Path]:
+    """The files of a folder that are pictures by their names, in order; others are noted, hidden ones are not."""
+    known, found = {*Image.registered_extensions(), *more}, []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            if path.suffix.lower() in known:
+                found.append(path)
+            else:
+                finds.note(path.name, "is no picture by its name, and is left alone")
+    return found
+
+
+def dataset_rows(kind, dataset, columns, finds: Finds):
+    """Rows as the readers of files make them, of a data set whose columns were checked."""
+    for i in range(len(dataset)):
+        name, part = f"row {i}", lambda which, i=i: dataset[i][columns[which]]
+        shot = lambda which, name=name, part=part: Shot(name if which == "picture" else f"{name}, {which}", partial(part, which))
+        try:
+            if kind == "keypoints":
+                points = torch.as_tensor(numpy.asarray(part("keypoints"), dtype=numpy.float64))
+                points = points.view(-1, 3) if points.ndim == 1 and len(points) % 3 == 0 else points
+                if points.ndim != 2 or points.shape[1] not in (2, 3) or not points.isfinite().all():
+                    raise ValueError(f"keypoints are {describe(points)}; pass N x (x, y), or N x (x, y, visibility)")
+                labelled = points[:, 2] > 0 if points.shape[1] == 3 else torch.ones(len(points), dtype=torch.bool)
+                yield shot("picture"), None, points[:, :2], labelled
+            elif kind == "points":
+                both = [torch.as_tensor(numpy.asarray(part(which), dtype=numpy.float64)) for which in ("points_a", "points_b")]
+                good = both[0].shape == both[1].shape and both[0].ndim == 2 and both[0].shape[1] == 2 and len(both[0])
+                if not good or not torch.cat(both).isfinite().all():
+                    raise ValueError(f"points_a is {describe(both[0])} and points_b {describe(both[1])}; pass N x (x, "
+                                     "y) each")
+                yield shot("picture_a"), shot("picture_b"), torch.cat(both, 1)
+            elif kind == "triplets":
+                yield shot("picture"), part("identity")
+            else:
+                yield shot("picture"), Shot(f"{name}, map", partial(part, "map"))
+        except (ValueError, TypeError, OSError) as error:
+            finds.bad(name, error)

@@ -1,0 +1,375 @@
+"""Labels of your own: what is written and read back trains the same head, bit for bit; what cannot be used is named.
+
+The bad inputs are in `tests/inputs/own_labels.py`.
+"""
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+import rg_minimal
+from rg_minimal import train as T
+from rg_minimal.checks import describe
+from rg_minimal.keypoints import keypoint_loss, keypoint_objective, keypoint_score, read_joints
+from rg_minimal.labels import Frame, Labelled, as_label_map, from_dataset, open_dataset, read_labels, read_map, triplet_loss
+from rg_minimal.puppets import heads as H
+from rg_minimal.puppets import render, sample_scenes, world
+from rg_minimal.puppets.export import export_puppets
+from rg_minimal.saving import train_head
+from tiny import tiny_pipe
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT, STEPS, BATCH, SEED = 8, 2, 2, 7
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return rg_minimal.load_pipeline(ROOT / "data" / "puppet-diffusion", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of puppets for each kind."""
+    place = tmp_path_factory.mktemp("puppets")
+    return {kind: export_puppets(kind, place / kind, 5 if kind == "triplets" else COUNT, SEED)
+            for kind in ("keypoints", "map", "lines", "points", "triplets")}
+
+
+def quantised(pictures, most=255):
+    return (pictures * most).round() / most
+
+
+def weights(head):
+    return {name: tensor.clone() for name, tensor in head.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def from_files(pipe, data):
+    head = data.new_head(pipe)
+    batches = data.batches(pipe, BATCH)
+    rate = lambda done: 1e-3 * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * done, dtype=torch.float64)).item()))
+    for _ in train_head(head, pipe, batches, STEPS, data.loss, rate, latents=True):
+        pass
+    return weights(head)
+
+
+def in_memory(pipe, name, samples):
+    """The recipe of the shipped heads on pictures of 8 bits that never were files."""
+    def made(count, seed):
+        pictures, truth = samples(count, seed)
+        return tuple(quantised(each) for each in pictures), truth
+    task = replace(H.TASKS[name], samples=made, count=COUNT)
+    head = H.new_head(pipe, task)
+    for _ in H.train_task(pipe, task, H.collect(pipe, task, seed=SEED), head, steps=STEPS, batch=BATCH, lr=1e-3):
+        pass
+    return weights(head)
+
+
+def depth_samples(count, seed):
+    frames = render(sample_scenes(count, seed))
+    return (frames.image,), (H.depth_target(quantised(frames.depth, 65535)),)
+
+
+@pytest.mark.parametrize("kind, task, samples", [
+    ("keypoints", "pose", H.TASKS["pose"].samples), ("map", "depth", depth_samples), ("points", "correspondence", H.TASKS["correspondence"].samples)])
+def test_a_head_trained_from_files_is_the_one_trained_in_memory(pipe, made, kind, task, samples):
+    data = read_labels(kind, pipe, *map(str, made[kind]))
+    assert len(data) == COUNT and not data.left_out
+    assert same(from_files(pipe, data), in_memory(pipe, task, samples))
+
+
+def test_hidden_joints_are_labelled(made):
+    """COCO's visibility 1: behind something, and known all the same."""
+    told = {number for each in json.loads(made["keypoints"][1].read_text())["annotations"] for number in each["keypoints"][2::3]}
+    assert told == {1, 2}
+    assert read_labels("keypoints", tiny_pipe(), *map(str, made["keypoints"])).truth[1].all()
+
+
+def test_lines_from_files_train_as_in_memory(pipe, made):
+    data = read_labels("lines", pipe, *map(str, made["lines"]))
+    frames = render(sample_scenes(COUNT, SEED))
+    lines = (torch.nn.functional.adaptive_max_pool2d(frames.edges.float(), 32) >= 0.5).float() * 2 - 1
+    draw = H.draw_batches(H.Samples((rg_minimal.encode(pipe, quantised(frames.image)),), (lines,)), BATCH)
+    head = data.new_head(pipe)
+    for _ in train_head(head, pipe, draw, STEPS, partial(rg_minimal.spatial_loss, background=-1.0), latents=True):
+        pass
+    again = data.new_head(pipe)
+    for _ in train_head(again, pipe, data.batches(pipe, BATCH), STEPS, data.loss, latents=True):
+        pass
+    assert same(weights(head), weights(again)) and data.loss.keywords == {"background": -1.0}
+
+
+def test_triplets_from_folders_train_as_in_memory(pipe, made):
+    data = read_labels("triplets", pipe, str(made["triplets"][0]))
+    scenes = [H.sample_looks(SEED + i) for i in range(5)]
+    pictures = torch.cat([quantised(render([scene]).image) for each in scenes for scene in each])       # two of each identity
+    latents = torch.cat([rg_minimal.encode(pipe, part) for part in pictures.split(8)])
+
+    def draw(step):
+        rng = torch.Generator().manual_seed(step)
+        pick = lambda end: int(torch.randint(end, (), generator=rng))
+        rows = []
+        for _ in range(BATCH):
+            same = pick(10)
+            other = (same + 1 + pick(9)) % 10
+            first = pick(2)
+            rows.append((2 * same + first, 2 * same + (first + 1 + pick(1)) % 2, 2 * other + pick(2)))
+        return tuple(latents[list(column)] for column in zip(*rows)),
+    head, again = data.new_head(pipe), data.new_head(pipe)
+    for one, batches, loss in ((head, draw, triplet_loss), (again, data.batches(pipe, BATCH), data.loss)):
+        for _ in train_head(one, pipe, batches, STEPS, loss, latents=True):
+            pass
+    assert same(weights(head), weights(again))
+
+
+def test_a_data_set_trains_as_its_files(pipe, made, tmp_path):
+    import datasets
+    pictures, labels = made["keypoints"]
+    told = json.loads(labels.read_text())
+    rows = {"image": [str(pictures / each["file_name"]) for each in told["images"]], "spots": [each["keypoints"] for each in told["annotations"]]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "set"))
+    columns = {"picture": "image", "keypoints": "spots"}
+    data = from_dataset("keypoints", pipe, open_dataset(tmp_path / "set"), columns, names=told["categories"][0]["keypoints"])
+    T.main(["--kind", "keypoints", "--dataset", str(tmp_path / "set"), "--columns", "picture=image", "keypoints=spots", "--names",
+            *data.names, "--model", str(ROOT / "data" / "puppet-diffusion"), "--output", str(tmp_path / "head"), "--steps", "1", "--batch", "2"])
+    assert rg_minimal.load_head(tmp_path / "head", pipe).config.extra["keypoints"] == list(data.names)
+    files = read_labels("keypoints", pipe, str(pictures), str(labels))
+    assert data.names == files.names and all(torch.equal(a, b) for a, b in zip(data.truth, files.truth))
+    assert torch.equal(data.encode(pipe), files.encode(pipe))
+
+
+def test_data_sets_of_every_kind_say_what_files_say(made):
+    """Rows of dicts, as data sets give them."""
+    pipe, array = tiny_pipe(), lambda path: numpy.asarray(Image.open(path))
+    pictures, labels = made["map"]
+    rows = [{"picture": array(path), "map": Image.open(labels / path.name)} for path in sorted(pictures.iterdir())]
+    told, files = from_dataset("map", pipe, rows), read_labels("map", pipe, str(pictures), str(labels))
+    assert torch.equal(told.truth[0], files.truth[0]) and torch.equal(told.encode(pipe), files.encode(pipe))
+    files = read_labels("points", pipe, *map(str, made["points"]), fit="stretch")
+    back = [each * 4 for each in files.truth]                                           # 32 pixels stand for 128
+    rows = [{"picture_a": array(made["points"][0] / f"{i:05}a.png"), "picture_b": array(made["points"][0] / f"{i:05}b.png"),
+             "points_a": back[0][i].tolist(), "points_b": back[1][i].tolist()} for i in range(COUNT)]
+    told = from_dataset("points", pipe, rows)
+    assert all(torch.allclose(a, b) for a, b in zip(told.truth, files.truth)) and len(told.shots) == 2 * COUNT
+    files = read_labels("triplets", pipe, str(made["triplets"][0]))
+    rows = [{"picture": array(shot.held), "identity": files.names[i]} for shot, i in zip(files.shots, files.truth[0].tolist())]
+    told = from_dataset("triplets", pipe, rows)
+    assert told.names == files.names and torch.equal(told.truth[0], files.truth[0])
+
+
+# ---- what becomes of pictures and labels -------------------------------------------------------------------------------
+
+def write_coco(folder, sizes, keypoints, **changes):
+    (folder / "pictures").mkdir(parents=True)
+    for i, (width, height) in enumerate(sizes):
+        Image.fromarray(numpy.random.default_rng(i).integers(0, 255, (height, width, 3), dtype=numpy.uint8)).save(folder / "pictures" / f"{i}.png")
+    told = {"images": [{"id": i, "file_name": f"{i}.png"} for i in range(len(sizes))],
+            "annotations": [{"image_id": i, "category_id": 1, "keypoints": points} for i, points in enumerate(keypoints)],
+            "categories": [{"id": 1, "name": "x", "keypoints": ["a", "b"]}], **changes}
+    (folder / "labels.json").write_text(json.dumps(told))
+    return str(folder / "pictures"), str(folder / "labels.json")
+
+
+def test_points_go_along_when_a_picture_is_cut_or_stretched(tmp_path):
+    place = write_coco(tmp_path, [(96, 64)], [[16 + 10, 20, 2, 2, 30, 2]])
+    cut = read_labels("keypoints", tiny_pipe(), *place)
+    assert torch.equal(cut.truth[0][0, 0], torch.tensor([5.0, 10.0])) and cut.truth[1].tolist() == [[True, False]]
+    assert "1 cut off" in str(cut.notes[0])
+    stretched = read_labels("keypoints", tiny_pipe(), *place, fit="stretch")
+    assert torch.allclose(stretched.truth[0], torch.tensor([[[26 / 3, 10.0], [2 / 3, 15.0]]])) and stretched.truth[1].all()
+    assert cut.frame.picture(cut.shots[0].picture()).shape == (1, 3, 32, 32)
+
+
+def test_a_bright_spot_stays_under_its_keypoint(tmp_path):
+    """A picture whose only light is at the keypoint, cut and made smaller: it is still there."""
+    (tmp_path / "pictures").mkdir()
+    picture = numpy.zeros((96, 160, 3), numpy.uint8)
+    picture[60:66, 90:96] = 255
+    Image.fromarray(picture).save(tmp_path / "pictures" / "0.png")
+    told = {"images": [{"id": 0, "file_name": "0.png", "width": 160, "height": 96}], "categories": [{"id": 1, "name": "x", "keypoints": ["a"]}],
+            "annotations": [{"image_id": 0, "category_id": 1, "keypoints": [93, 63, 2]}]}
+    (tmp_path / "labels.json").write_text(json.dumps(told))
+    for fit in ("crop", "stretch"):
+        data = read_labels("keypoints", tiny_pipe(), str(tmp_path / "pictures"), str(tmp_path / "labels.json"), fit=fit)
+        light = data.frame.picture(data.shots[0].picture()).mean(1)[0]
+        centre = torch.stack((light.sum(0) @ (torch.arange(32) + 0.5), light.sum(1) @ (torch.arange(32) + 0.5))) / light.sum()
+        assert (centre - data.truth[0][0, 0]).norm() < 0.3, fit
+
+
+def test_unlabelled_keypoints_do_not_count():
+    readout, target = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    labelled = torch.tensor([[True, False, True], [False, False, True]])
+    other = torch.where(labelled[..., None, None], target, torch.rand(2, 3, 8, 8))
+    assert torch.equal(keypoint_loss(readout, target, labelled), keypoint_loss(readout, other, labelled))
+    assert not torch.equal(keypoint_loss(readout, target), keypoint_loss(readout, other))
+    full = torch.ones_like(labelled)
+    assert torch.equal(keypoint_loss(readout, target, full), H.pose_loss(readout, target))
+
+
+def test_a_score_of_keypoints_by_hand():
+    points = torch.tensor([[[8.0, 8], [24, 24], [4, 28]], [[20.0, 20], [16, 16], [16, 16]]])
+    labelled = torch.tensor([[True, True, False], [True, False, False]])
+    maps = H.heatmaps(points, 32, 32)
+    maps[:, 2] = 0                                                                       # unlabelled, and read somewhere
+    assert keypoint_score(maps, points, labelled, 32).tolist() == [1, 1]
+    moved = points.clone()
+    moved[0, 0, 0] += 1.2                                                               # 5 % of a box of 16 is 0.8 pixels
+    moved[1, 0, 0] += 1.2                                                               # 5 % of a picture of 32 is 1.6
+    assert keypoint_score(maps, moved, labelled, 32).tolist() == [0.5, 1]
+
+
+def test_the_largest_of_several_people_counts(tmp_path):
+    people = [[2, 2, 2, 6, 6, 2], [8, 8, 2, 24, 28, 2], [1, 1, 2, 3, 9, 2]]
+    both = [{"image_id": 0, "category_id": 1, "keypoints": points} for points in people]
+    place = write_coco(tmp_path, [(32, 32)], people[:1], annotations=both)
+    data = read_labels("keypoints", tiny_pipe(), *place)
+    assert data.truth[0][0].tolist() == [[8, 8], [24, 28]] and "3 are annotated" in str(data.notes[0])
+    both[2]["area"] = 1e6
+    Path(place[1]).write_text(Path(place[1]).read_text().replace('[1, 1, 2, 3, 9, 2]}', '[1, 1, 2, 3, 9, 2], "area": 1e6}'))
+    assert read_labels("keypoints", tiny_pipe(), *place).truth[0][0].tolist() == [[1, 1], [3, 9]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGB", "npy", "npy channels", "uint16"])
+def test_maps_of_every_number_format_hold_what_was_drawn(mode, tmp_path):
+    drawn = numpy.zeros((16, 16), numpy.float32)
+    drawn[4:9, 2:7] = 1
+    path = tmp_path / "a.png"
+    if mode.startswith("npy") or mode == "uint16":
+        path = path.with_suffix(".npy")
+        numpy.save(path, drawn[..., None] if "channels" in mode else (drawn * 65535).astype(numpy.uint16) if mode == "uint16" else drawn)
+    elif mode == "I;16":
+        Image.fromarray((drawn * 65535).astype(numpy.uint16)).save(path)
+    else:
+        Image.fromarray((drawn * 255).astype(numpy.uint8)).convert(mode).save(path)
+    assert torch.equal(read_map(path), torch.from_numpy(drawn)[None, None])
+
+
+def test_a_map_in_colours_has_three_channels():
+    array = numpy.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=numpy.uint8)
+    assert torch.allclose(as_label_map(Image.fromarray(array)), torch.from_numpy(array / 255).permute(2, 0, 1)[None].float())
+
+
+@pytest.mark.parametrize("kind", ["keypoints", "map", "points", "triplets"])
+def test_learned_and_held_out_have_nothing_in_common(kind, made):
+    data = read_labels(kind, tiny_pipe(), *(str(each) for each in made[kind] if each))
+    for seed in range(3):
+        learn, held = data.split(0.3, seed)
+        assert not {shot.name for shot in learn.shots} & {shot.name for shot in held.shots}
+        assert len(learn) + len(held) == len(data) and len(held) >= 0.3 * len(data) and not set(learn.groups) & set(held.groups)
+    assert torch.equal(data.split(0.3, 1)[0].shows, data.split(0.3, 1)[0].shows)
+    assert {shot.name for shot in data.split(0.3, 1)[1].shots} != {shot.name for shot in data.split(0.3, 2)[1].shots}
+    assert len(data.split(0)[1]) == 0
+
+
+def film(folder, pairs):
+    (folder / "frames").mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(numpy.random.default_rng(i).integers(0, 255, (32, 32, 3), dtype=numpy.uint8)).save(folder / "frames" / f"{i}.png")
+    lines = [f"{a}.png,{b}.png,{10 + j},{5 + j},{12 + j},{6 + j}" for a, b in pairs for j in range(3)]
+    (folder / "points.csv").write_text("\n".join(["frame_a,frame_b,x_a,y_a,x_b,y_b", *lines]))
+    return str(folder / "frames"), str(folder / "points.csv")
+
+
+def test_of_one_film_the_last_frames_are_held_out_and_pairs_across_left_out(tmp_path):
+    data = read_labels("points", tiny_pipe(), *film(tmp_path, [(i, i + 1) for i in range(9)]))
+    learn, held = data.split(0.3)
+    assert [shot.name for shot in held.shots] == ["7.png", "8.png", "9.png"] and (len(learn), len(held)) == (6, 2)
+    assert data.truth[0].shape == (9, 64, 2) and data.truth[0][0, :4].tolist() == [[10, 5], [11, 6], [12, 7], [10, 5]]
+
+
+def test_triplets_are_of_two_identities_and_different_pictures(made):
+    data = read_labels("triplets", tiny_pipe(), str(made["triplets"][0]))
+    anchor, positive, negative = data.draw_triplets(200, torch.Generator().manual_seed(0))
+    who = data.truth[0]
+    assert (who[anchor] == who[positive]).all() and (who[anchor] != who[negative]).all() and (anchor != positive).all()
+    assert len(set(anchor.tolist())) == 20 and len(set(negative.tolist())) == 20
+
+
+# ---- the command -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The command trains on the tiny model."""
+    monkeypatch.setattr(T, "load_pipeline", lambda *args, **settings: tiny_pipe())
+
+
+def command(made, kind, out, *more):
+    labels = ["--labels", str(made[kind][1])] if made[kind][1] else []
+    T.main(["--kind", kind, "--pictures", str(made[kind][0]), *labels, "--output", str(out), "--steps", "4", "--batch", "2", "--every", "2", *more])
+
+
+@pytest.mark.parametrize("kind", ["keypoints", "map", "lines", "points", "triplets"])
+def test_one_command_trains_scores_and_writes_a_card(kind, made, tiny, tmp_path, capsys):
+    command(made, kind, tmp_path / "head", "--held-out", "0.3", "--name", "mine")
+    said, card = capsys.readouterr().out, (tmp_path / "head" / "README.md").read_text()
+    assert "step 4 of 4" in said and "held out" in said and sorted(path.name for path in (tmp_path / "head").iterdir()) == ["README.md", "config.json", "head.safetensors"]
+    head = rg_minimal.load_head(tmp_path / "head", tiny_pipe())
+    scores, = head.config.extra["scores"].values()
+    assert list(scores) == ["t = 100", "t = 500"] and f"{scores['t = 100']:.4f}" in card and head.config.property == "mine"
+    assert all(word in card for word in ("## Recipe", "- steps: 4", "held out", "load_head(", "## Config"))
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(made, tiny, tmp_path, monkeypatch):
+    command(made, "keypoints", tmp_path / "whole")
+    real = T.train_head
+
+    def killed(*args, **settings):
+        for state in real(*args, **settings):
+            yield state
+            if state.step == 3:
+                raise KeyboardInterrupt
+    monkeypatch.setattr(T, "train_head", killed)
+    with pytest.raises(KeyboardInterrupt):
+        command(made, "keypoints", tmp_path / "killed")
+    monkeypatch.setattr(T, "train_head", real)
+    command(made, "keypoints", tmp_path / "killed")
+    for name in ("head.safetensors", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_another_recipe_does_not_go_on_from_a_checkpoint(made, tmp_path):
+    pipe = tiny_pipe()
+    data = read_labels("keypoints", pipe, *map(str, made["keypoints"]))
+    marks = []
+    for lr, change in ((1e-3, 0), (2e-3, 0), (1e-3, 1)):
+        changed = replace(data, truth=(data.truth[0] + change, data.truth[1]))
+        run = T.train_labels(changed, pipe, tmp_path / f"{len(marks)}", steps=2, batch=2, every=1, lr=lr)
+        next(run)
+        marks.append(next((tmp_path / f"{len(marks)}").glob("training-*")).name)
+    assert len(set(marks)) == 3
+
+
+def test_bad_files_are_named_and_can_be_left_out(made, tiny, tmp_path, capsys):
+    shutil.copytree(made["keypoints"][0].parent, tmp_path / "data")
+    (tmp_path / "data" / "pictures" / "00003.png").write_bytes(b"no picture")
+    (tmp_path / "data" / "pictures" / "00005.png").unlink()
+    here = {"keypoints": (tmp_path / "data" / "pictures", tmp_path / "data" / "labels.json")}
+    with pytest.raises(SystemExit):
+        command(here, "keypoints", tmp_path / "head")
+    said = capsys.readouterr().err
+    assert "00003.png" in said and "00005.png" in said and "--skip-bad" in said and not (tmp_path / "head").exists()
+    command(here, "keypoints", tmp_path / "head", "--skip-bad")
+    said, card = capsys.readouterr().out, (tmp_path / "head" / "README.md").read_text()
+    assert "6 samples of 6 pictures; 2 left out" in said
+    assert all(f"left out: {name}" in said and name in card.split("## Left out")[1] for name in ("00003.png", "00005.png"))
+
+
+def test_a_head_of_keypoints_guides(made, tmp_path):
+    pipe = tiny_pipe()
+    data = read_labels("keypoints", pipe, *map(str, made["keypoints"]))
+    head = data.new_head(pipe).eval()
+    objective = keypoint_objective(head, torch.full((14, 2), 12.0), 32)
+    assert objective.target.shape == (1, 14, 16, 16) and read_joints(objective.target, 32)[0].allclose(torch.tensor(12.0), atol=0.2)
+    pictures, _ = rg_minimal.sample(pipe, "a puppet", [objective], num_inference_steps=2)
+    assert pictures.isfinite().all()
+    with pytest.raises(ValueError, match="13 points a picture, but this head reads 14"):
+        keypoint_objective(head, torch.full((13, 2), 12.0), 32)
