@@ -32,7 +32,7 @@ READ = {"README.md": [
     "(PCK@0.1) | **{pose#guided/pck@0.1:.3f}**, unguided {pose#unguided/pck@0.1:.3f} |",
     "still right under guidance | {pose#guided/attribute_accuracy:.3f}, unguided {pose#unguided/attribute_accuracy:.3f} |",
     "found under guidance | {pose#guided/all_joints_found:.0%} %, unguided {pose#unguided/all_joints_found:.0%} % |",
-    "half of {cost#steps} steps guided | **{cost#process_time_ratio:.2f}** times an unguided one (process time); "
+    "half of {cost#steps} steps guided | **{cost#process_time_ratio/guided:.2f}** times an unguided one (process time); "
     "{cost#wall_seconds/guided:.1f} s against {cost#wall_seconds/unguided:.1f} s, peak memory {cost#peak_memory_mb:.0f} MB |",
     "base model, {base#captions} held-out captions: attributes right | {base#attribute_accuracy/mean:.3f} |",
     "the confidence of real renderings | {base#all_joints_found:.1%} % (of renderings {judge#figures/rendered/found:.1%} %) |",
@@ -75,7 +75,9 @@ READ = {"README.md": [
       for words, point, strong in (("`DRAFT`, {code#draft} steps with {code#draft moves} moves each: a first look", "draft", "**"),
                                    ("`FULL`, {code#full} steps: what is kept, and the default", "full", ""), ("| 50 steps", "50 steps", ""),
                                    ("the authors' settings, 50 steps", "reference", ""))),
-    "by drafts of {code#live passes} passes",
+    "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` {cost#process_time_ratio/draft:.2f} of it",
+    "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
+    "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
 ], "data/examples/README.md": [
     "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
     "with `edges`: the first seven of the {depth#pictures} that are measured |",
@@ -164,6 +166,7 @@ EXEMPT = {"README.md": {
     "defaults and settings": ["default parameters, seed 0", "a pose head from 100 pictures, live", "guidance scale 1, against", "step size 0.02",
                               "| 50 steps |", "an unguided picture of 50 steps", "the authors' settings, 50 steps", "unguided pictures of 50 steps"],
     "the level of an interval": ["its 95 % interval"],
+    "shares of movements": ["half of all movements", "95 % after"],
     "formats of files and settings of an example": ["visibility 0 is unlabelled", "grey (8 or 16 bits)", "steps=400"],
     "definitions of measures": ["within 5 % of the puppet's size", "the same within 10 %", "as long as before to within 15 %"],
     "tolerances of tests/test_parity.py": ["equal to 1e-5", "below 1e-3"],
