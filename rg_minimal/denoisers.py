@@ -229,14 +229,18 @@ class Denoiser:
         """True where the model was trained with flow matching: x_t = (1 - s) x_0 + s noise, and it predicts noise - x_0."""
         return is_flow(self.pipe.scheduler)
 
-    def scheduler(self, num_inference_steps: int, scheduler=None, latents: Tensor | None = None):
-        """A scheduler of its own with its timesteps set; the pipeline's, or the one given, is left alone.
+    def scheduler(self, num_inference_steps: int, scheduler=None, latents: Tensor | None = None, timestep_spacing: str | None = None):
+        """A scheduler of its own with its timesteps set, spaced as asked for; the pipeline's, or the one given, is left alone.
 
         By default DDIM with the noise schedule and prediction type of the pipeline's own, and the pipeline's own for a model
         trained with flow matching. Raises ValueError where one does not suit the model, and for a wrong number of steps.
         """
         scheduler = self.default_scheduler() if scheduler is None else copy.deepcopy(scheduler)
         _suits(self, scheduler)
+        if timestep_spacing is not None:
+            if "timestep_spacing" not in scheduler.config:
+                raise ValueError(f"timestep_spacing is {timestep_spacing!r}, but {type(scheduler).__name__} has no such setting; leave it out")
+            scheduler = scheduler.from_config(scheduler.config, timestep_spacing=timestep_spacing)
         limit = scheduler.config.num_train_timesteps
         if not 1 <= num_inference_steps <= limit:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; pass a whole number from 1 to {limit}")

@@ -9,7 +9,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -28,16 +28,18 @@ from .sources import Source
 from .undo import undone
 
 DEFAULT = "data/puppet-diffusion"       # the small model that the repository ships
+Spacing = Literal["leading", "trailing", "linspace"]                      # of timesteps, as diffusers calls them
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 
 
 # ---- sampling, inversion, reading --------------------------------------------------------------------------------------
 
+
 @declared
 def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, num_inference_steps: Count | None = None,
                   guidance_scale: Number | None = None, generator=None, latents: Tensor | None = None, eta: Fraction = 0.0,
                   height: Count | None = None, width: Count | None = None, variance_noise=None, keep: Source | None = None,
-                  scheduler=None, **settings) -> Iterator[SampleState]:
+                  scheduler=None, timestep_spacing: Spacing | None = None, **settings) -> Iterator[SampleState]:
     """Sample pictures, guided by any number of objectives; a generator that yields after every step (`readout.sampling`).
 
     Without objectives this is diffusers' own pipeline, number for number.
@@ -53,6 +55,8 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
         height, width: of the picture in pixels, the model's own by default.
         keep: a `Source`; outside `mask` the picture follows its trajectory.
         scheduler: any of diffusers' that suits the model; DDIM by default, a flow model's own.
+        timestep_spacing: diffusers' setting of schedulers: "trailing" begins at the very noise, which few steps need, and
+            "leading" ends nearest to the picture; by default the scheduler's own.
         settings: those of `Guidance` (step_size, step_rule, gradient_branch, inner_steps, mask, moves), and what diffusers'
             pipelines take beside the prompt: negative_prompt, num_images_per_prompt, prompt_embeds, negative_prompt_embeds,
             pooled_prompt_embeds, negative_pooled_prompt_embeds.
@@ -72,7 +76,7 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     if keep is not None:
         check_source("keep", keep, model, len(latents), model.image_size(latents))
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
-    scheduler = model.scheduler(num_inference_steps, scheduler, latents)
+    scheduler = model.scheduler(num_inference_steps, scheduler, latents, timestep_spacing)
     steps = step_settings(scheduler, eta, variance_noise, generator)
     check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)

@@ -109,6 +109,8 @@ FAULTS = (
     fault("DDIM: the step before one too far", READOUT,
           "before = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps",
           "before = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps - 1", SPLIT),
+    fault("sampling: the spacing of timesteps forgotten", DENOISERS, "scheduler = scheduler.from_config(scheduler.config, timestep_spacing=timestep_spacing)",
+          "scheduler = scheduler.from_config(scheduler.config)", "test_denoisers.py::test_timesteps_are_spaced_as_diffusers_spaces_them"),
     fault("inversion: one iteration too few", READOUT, "for _ in range(1 + fixed_point_iterations):",
           "for _ in range(max(1, fixed_point_iterations)):",
           "test_denoisers.py::test_inversion_of_flow_models_is_the_euler_steps_backwards",

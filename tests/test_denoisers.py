@@ -81,6 +81,19 @@ def test_without_a_scheduler_it_is_the_pipelines_own_too(pipes, kind):
     assert torch.equal(ours(pipes[kind])[-1].latents, own(pipes[kind]))
 
 
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("kind, name", [("SD 1.5", "DDIMScheduler"), ("SDXL", "DDIMScheduler"), ("SD 1.5", "EulerDiscreteScheduler"),
+                                        ("PixArt", "DPMSolverMultistepScheduler")])
+def test_timesteps_are_spaced_as_diffusers_spaces_them(pipes, kind, name, spacing):
+    pipe = pipes[kind]
+    plain = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    asked = {} if name == "DDIMScheduler" and kind != "PixArt" else {"scheduler": plain}
+    expected = own(pipe, type(plain).from_config(plain.config, timestep_spacing=spacing))
+    states = ours(pipe, timestep_spacing=spacing, **asked)
+    assert torch.equal(states[-1].latents, expected)
+    assert (states[0].timestep == 999) == (spacing != "leading"), "the very noise"
+
+
 @pytest.mark.parametrize("kind, scale", [("SD 1.5", 7.5), ("SDXL", 5.0), ("SD3", 7.0), ("FLUX", 3.5), ("PixArt", 4.5), ("LCM", 8.5)])
 def test_the_default_guidance_scale_is_the_pipelines_own(pipes, kind, scale):
     assert denoiser(pipes[kind]).default_guidance_scale == scale
@@ -422,6 +435,10 @@ def test_schedulers_that_do_not_suit(pipes):
             ("FLUX", diffusers.FlowMatchHeunDiscreteScheduler(), "cannot be told its sigmas")):
         with pytest.raises(ValueError, match=message):
             pipelines.guided_sample(pipes[kind], PROMPT, scheduler=scheduler)
+    with pytest.raises(ValueError, match="timestep_spacing is 'trailing', but FlowMatchEuler.* leave it out"):
+        pipelines.guided_sample(pipes["SD3"], PROMPT, timestep_spacing="trailing")
+    with pytest.raises(ValueError, match="timestep_spacing is 'middle'.*'leading', 'trailing' or 'linspace'"):
+        pipelines.guided_sample(pipes["SD 1.5"], PROMPT, timestep_spacing="middle")
 
 
 UNSUPPORTED = {"Kandinsky": tiny.tiny_kandinsky_pipe, "DeepFloyd IF": tiny.tiny_if_pipe, "UNetMotionModel": tiny.tiny_animate_pipe,

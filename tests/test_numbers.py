@@ -72,10 +72,10 @@ READ = {"README.md": [
     "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds, with its 95 % interval; "
     "{code#passes of 50} passes of the denoiser", "of the same {front#pose/full/pictures} poses |",
     *(f"{words} | {{front#pose/{point}/control:.3f}} | {{front#pose/{point}/whole:.0%}} % | {strong}{{front#pose/{point}/cost:.2f}}{strong} |"
-      for words, point, strong in (("`DRAFT`, {code#draft} steps with {code#draft moves} moves each: a first look", "draft", "**"),
+      for words, point, strong in (("`DRAFT`, {code#draft} trailing steps with {code#draft moves} longer moves each: a first look", "draft", "**"),
                                    ("`FULL`, {code#full} steps: what is kept, and the default", "full", ""), ("| 50 steps", "50 steps", ""),
                                    ("the authors' settings, 50 steps", "reference", ""))),
-    "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` {cost#process_time_ratio/draft:.2f} of it",
+    "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
 ], "data/examples/README.md": [
@@ -125,7 +125,7 @@ READ = {"README.md": [
 ], "notebooks/04_train_a_head.ipynb": [
     "which saw some {code#shipped:_} pictures in a longer training",
 ], "notebooks/05_guided_sampling.ipynb": [
-    "- `FULL`, {code#full} steps: what is kept.", "- `DRAFT`, {code#draft} steps, with {code#draft moves} moves at each guided one",
+    "- `FULL`, {code#full} steps: what is kept.", "- `DRAFT`, {code#draft} steps, with {code#draft moves} longer moves at each guided one",
 ], "notebooks/11_larger_models.ipynb": [
     "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
     "if all were alike, it would be {code#four channels, alike:.0%} %.",

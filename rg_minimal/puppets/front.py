@@ -73,10 +73,9 @@ POINTS: dict[str, list[Point]] = {
              Point("10 steps, DPM-Solver++", {"num_inference_steps": 10}, sampler=DPMSolverMultistepScheduler)],
     "pose": [
         Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
-        *_points(50, 15, 10, 8, 6), *_points(25, 8, 6, inner_steps=2),
+        *_points(50, 15, 10, 8, 6), *_points(25, 10, 8, 6, inner_steps=2),
         Point("10 steps, step_size=0.1", {"num_inference_steps": 10, "step_size": 0.1}),
         Point("12 steps, on the prediction", {"num_inference_steps": 12, "moves": "prediction", "step_size": 0.4}),
-        Point("8 steps, trailing DDIM", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07}, sampler=DDIMScheduler),
         Point("8 steps, DPM-Solver++", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07},
               sampler=DPMSolverMultistepScheduler),
         Point("8 steps, UniPC", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07}, sampler=UniPCMultistepScheduler),
