@@ -98,6 +98,6 @@ def test_notebook_runs_on_tiny_models_of_both_classes(folder):
             if "parameters" in cell.metadata.get("tags", []):
                 names.update(parameters)
     assert names["missing"] == "" and names["pipe"].unet.config.block_out_channels == [16, 32]
-    assert len(shown) == 6 and len(names["readings"][100].features) == 4 and names["results"]["guided: dark"].shape == (4, 3, 32, 32)
+    assert len(shown) == 6 and len(names["readings"][100].features) == 4 and names["results"]["guided: dark"].shape == (2, 3, 32, 32)
     assert names["difference"]("1 guided_sample", "2 callback") < 1e-3 and names["difference"]("1 by rule of 3", "3 guider") < 1e-3
     assert [names["costs"][name].with_gradient for name in names["costs"]] == [0, 1, 1, 2, 2]
