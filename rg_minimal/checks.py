@@ -293,6 +293,9 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
     """ValueError where a declared map has neither 1 nor `batch` rows, a mask leaves none of the `model`'s cells, a point or box
     lies outside a picture of (H, W) pixels, or a source is another picture or model's than can be compared with."""
     height, width = image_size
+    if model is not None and model.stop_early and getattr(settings, "moves", None) == "prediction":
+        raise ValueError("moves is 'prediction', which needs the prediction of the pass with gradient, but the pipeline's stop_early is True "
+                         "and ends that pass before; set pipe.stop_early = False, or move 'latents'")
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
         if name == "source":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -25,7 +26,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from . import autoencoders
 from .checks import describe, finite, rows
 from .conditioning import Conditioning, encode_prompt, lacking
-from .undo import frozen
+from .undo import frozen, undone
+
+
+class _AllRead(Exception):
+    """Raised inside a pass, and caught around it, when there is nothing left to read."""
 
 
 class Denoiser:
@@ -200,8 +205,43 @@ class Denoiser:
     # ---- a pass --------------------------------------------------------------------------------------------------------
 
     def __call__(self, latents: Tensor, timestep, embeds: Tensor, added: dict | None = None, guidance_scale: float | None = None) -> Tensor:
-        """One forward pass: noisy latents (B, C, h, w), a timestep or (B,) of them -> the prediction (B, C, h, w)."""
+        """One forward pass: noisy latents (B, C, h, w), a timestep or (B,) of them -> the prediction (B, C, h, w).
+
+        Where the pipeline's `stop_early` is True, a pass with gradient ends behind the last layer that is read, since no readout
+        depends on what follows; its prediction is then NaN.
+        """
+        if not (self.stop_early and torch.is_grad_enabled()):
+            return self.forward(latents, timestep, embeds, added, guidance_scale)
+        thread = threading.get_ident()
+
+        def stop(module, inputs):
+            if threading.get_ident() == thread and torch.is_grad_enabled():
+                raise _AllRead
+        hooks = []
+        with undone(lambda: [hook.remove() for hook in hooks]):
+            hooks.append(self.behind.register_forward_pre_hook(stop))
+            try:
+                return self.forward(latents, timestep, embeds, added, guidance_scale)
+            except _AllRead:
+                return torch.full((), float("nan"), device=latents.device, dtype=latents.dtype).expand(latents.shape)
+
+    def forward(self, latents, timestep, embeds, added=None, guidance_scale=None) -> Tensor:
+        """The same, always to its end."""
         raise NotImplementedError
+
+    @property
+    def behind(self) -> nn.Module:
+        """The first module that runs after the last layer that is read."""
+        return self.network.norm_out
+
+    @property
+    def stop_early(self) -> bool:
+        """The pipeline's setting: `pipe.stop_early = True` saves time and memory and leaves every gradient as it is."""
+        return getattr(self.pipe, "stop_early", False)
+
+    def passes(self, branches: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Which branches run together in a prediction: all, or with `pipe.one_branch_at_a_time = True` one after the other."""
+        return [(branch,) for branch in branches] if getattr(self.pipe, "one_branch_at_a_time", False) else [branches][:len(branches)]
 
     @property
     def default_guidance_scale(self) -> float:
@@ -309,6 +349,11 @@ class UNet(Denoiser):
         return width if isinstance(width, int) and not self.config.encoder_hid_dim else None
 
     @property
+    def behind(self):
+        attentions = getattr(self.network.up_blocks[-1], "attentions", None)
+        return attentions[-1] if attentions else self.network.conv_norm_out or self.network.conv_out
+
+    @property
     def in_model_guidance(self):
         return self.config.time_cond_proj_dim is not None           # LCM
 
@@ -328,7 +373,7 @@ class UNet(Denoiser):
             return [height, width, 0, 0, 6.0], [height, width, 0, 0, 2.5]
         return ([height, width, 0, 0, height, width],) * 2
 
-    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
+    def forward(self, latents, timestep, embeds, added=None, guidance_scale=None):
         added = dict(added or {})
         missing = [name for name in self.needs if added.get(name) is None]
         if missing:
@@ -382,7 +427,8 @@ class Transformer(Denoiser):
         height, width = latents.shape[-2] // self.patch, latents.shape[-1] // self.patch
         tokens = tokens[:, -height * width:]                                            # text comes first, if at all
         if self.normalize:
-            tokens = F.layer_norm(tokens.float(), tokens.shape[-1:]).to(tokens)
+            with saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved):         # gradient checkpointing, which counts what a
+                tokens = F.layer_norm(tokens.float(), tokens.shape[-1:]).to(tokens)     # block saves, does not see this
         return tokens.mT.unflatten(2, (height, width))                                  # (B, C_l, H_l, W_l)
 
     @property
@@ -417,7 +463,7 @@ class SD3(Transformer):
         embeds, negative_embeds, pooled, negative_pooled = encoded
         return Conditioning(embeds, negative_embeds, {"pooled_projections": pooled}, {"pooled_projections": negative_pooled})
 
-    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
+    def forward(self, latents, timestep, embeds, added=None, guidance_scale=None):
         return self.network(hidden_states=latents, timestep=self.several(timestep, latents), encoder_hidden_states=embeds,
                             return_dict=False, **(added or {}))[0]
 
@@ -449,7 +495,7 @@ class Flux(Transformer):
         sigmas = torch.linspace(1.0, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64).numpy()
         return {"sigmas": sigmas}
 
-    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
+    def forward(self, latents, timestep, embeds, added=None, guidance_scale=None):
         guidance = None
         if self.config.guidance_embeds:
             scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
@@ -475,7 +521,7 @@ class PixArt(Transformer):
         embeds, mask, negative_embeds, negative_mask = encoded
         return Conditioning(embeds, negative_embeds, {"encoder_attention_mask": mask}, {"encoder_attention_mask": negative_mask})
 
-    def __call__(self, latents, timestep, embeds, added=None, guidance_scale=None):
+    def forward(self, latents, timestep, embeds, added=None, guidance_scale=None):
         extra = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}, **(added or {})}
         output = self.network(latents, encoder_hidden_states=embeds, timestep=self.several(timestep, latents), return_dict=False,
                               **extra)[0]

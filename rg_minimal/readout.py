@@ -499,8 +499,8 @@ def predict(model, latents, timestep, conditioning, guidance_scale, conditional=
     that branch. A scale of 1 or less, and a model that embeds the scale, runs one branch only."""
     branches = ("negative", "conditional") if model.two_branches(guidance_scale) else ("conditional",)
     known = [] if conditional is None else [conditional]
-    missing = branches[:len(branches) - len(known)]
-    outputs = (run(model, latents, timestep, conditioning, missing, guidance_scale) if missing else []) + known
+    passes = model.passes(branches[:len(branches) - len(known)])
+    outputs = sum((run(model, latents, timestep, conditioning, each, guidance_scale) for each in passes), []) + known
     return outputs[0] if len(outputs) == 1 else outputs[0] + guidance_scale * (outputs[1] - outputs[0])
 
 def ddim_step(scheduler, output, t, latents, clean, noise, eta=0.0, generator=None, variance_noise=None) -> Tensor:

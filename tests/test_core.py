@@ -648,6 +648,9 @@ class Plain:
         timestep = timestep.view(-1, 1, 1, 1) if torch.is_tensor(timestep) else timestep
         return latents * embeds[:, :, :1, None] + 0.01 * timestep
 
+    def passes(self, branches):
+        return [branches][:len(branches)]
+
     def two_branches(self, scale):
         return scale > 1
 
