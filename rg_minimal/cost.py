@@ -22,7 +22,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from pydantic import InstanceOf
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -47,13 +48,14 @@ TIMESTEP, SCALE = 500, 7.5
 
 # ---- sizes -------------------------------------------------------------------------------------------------------------
 
+NETWORKS = {network.__name__: network for network in (UNet2DConditionModel, SD3Transformer2DModel, FluxTransformer2DModel)}
 CROSS, PLAIN_DOWN, CROSS_UP, PLAIN_UP = "CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"
 
 
 @dataclass
 class Size(Declared):
     """An architecture without weights. `config` says where it differs from the class's own defaults."""
-    network: Any                        # UNet2DConditionModel or SD3Transformer2DModel
+    network: Any                        # the class, one of NETWORKS
     config: Entries
     pixels: Count                       # sides of the pictures that it was made for
     tokens: Count = 77                  # of a prompt
@@ -82,7 +84,9 @@ SIZES = {
     "sd3-medium": Size(SD3Transformer2DModel, dict(
         sample_size=128, num_layers=24, num_attention_heads=24, caption_projection_dim=1536, joint_attention_dim=4096,
         pooled_projection_dim=2048, pos_embed_max_size=192), 1024, tokens=333, texts=("CLIP L", "CLIP G", "T5 XXL"),
-        decoder=dict(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False))}
+        decoder=dict(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False)),
+    "flux-dev": Size(FluxTransformer2DModel, dict(guidance_embeds=True), 1024, tokens=512, texts=("CLIP L", "T5 XXL"),
+                     decoder=dict(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False))}
 TEXTS = {
     "CLIP L": (CLIPTextModel, CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)),
     "CLIP H": (CLIPTextModel, CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16)),
@@ -101,15 +105,15 @@ def size_of(name) -> Size:
     if isinstance(name, Size) or isinstance(name, str) and name in SIZES:
         return name if isinstance(name, Size) else SIZES[name]
     folder = Path(find_folder(name)) if isinstance(name, str) and name.strip() else None
-    for part, network in (("unet", UNet2DConditionModel), ("transformer", SD3Transformer2DModel)):
-        if folder is not None and (folder / part / "config.json").is_file():
-            config = {key: value for key, value in read_json(folder / part / "config.json").items() if not key.startswith("_")}
+    for part in ("unet", "transformer"):
+        config = read_json(folder / part / "config.json") if folder is not None and (folder / part / "config.json").is_file() else {}
+        if config.get("_class_name") in NETWORKS:
             autoencoder, tokenizer = (read_json(each) if each.is_file() else {} for each in (
                 folder / "vae" / "config.json", folder / "tokenizer" / "tokenizer_config.json"))
             factor = 2 ** (len(autoencoder.get("block_out_channels", [1] * 4)) - 1)
-            tokens = min(tokenizer.get("model_max_length", 77), 512)
-            return Size(network, config, config["sample_size"] * factor, tokens, factor=factor)
-    raise ValueError(f"size is {name!r}; choose one of {', '.join(SIZES)}, or a folder of a model with a UNet or a transformer of SD3's class")
+            return Size(NETWORKS[config["_class_name"]], {key: value for key, value in config.items() if not key.startswith("_")},
+                        config.get("sample_size", 128) * factor, min(tokenizer.get("model_max_length", 77), 512), factor=factor)
+    raise ValueError(f"size is {name!r}; choose one of {', '.join(SIZES)}, or a folder of a model with one of {', '.join(NETWORKS)}")
 
 
 # ---- savings -----------------------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ class Setup:
 
 
 @declared
-def set_up(size, height: Count | None = None, width: Count | None = None, savings: Savings | None = None, dtype: DTypeName = "float32",
+def set_up(size, height: Count | None = None, width: Count | None = None, savings: InstanceOf[Savings] | None = None, dtype: DTypeName = "float32",
            network=None, head_settings: Entries | None = None, seed: Seed = 0) -> Setup:
     """A model of this size with random weights (or `network`, which is left as it is but for the savings), and a random head.
 
@@ -383,7 +387,7 @@ def tallied(step, setup: Setup) -> Needs:
 
 @declared
 def predict_needs(size, step: Words = "plain", height: Count | None = None, width: Count | None = None, dtype: DTypeName = "bfloat16",
-                  savings: Savings | None = None, head_settings: Entries | None = None) -> Needs:
+                  savings: InstanceOf[Savings] | None = None, head_settings: Entries | None = None) -> Needs:
     """What a step of a model of this size needs, without running it. `step`: see `step_of`; `savings` stand for the step's own.
 
     Predicted from the operations that torch's CPU runs; a GPU's fused attention keeps as much. ValueError as of `set_up`.
@@ -395,7 +399,8 @@ def predict_needs(size, step: Words = "plain", height: Count | None = None, widt
 
 def parameters(make) -> int:
     with torch.device("meta"):
-        return sum(weight.numel() for weight in make().parameters())
+        made = make()
+        return sum(weight.numel() for weight in [*made.parameters(), *made.buffers()])
 
 
 def predict_decoding(size: Size, pixels: int, dtype: str, tiled: bool) -> int:
