@@ -189,10 +189,12 @@ class _Once:
             told = inputs[0] if args else named[place]
             several = torch.cat([unfold(latents)] * len(together))
             several = torch.cat([several, told[:, channels:]], dim=1) if given.ndim == 4 else several
-            with collect_features(self.model, latents) as features:
+
+            def run():
                 output = network(several, *inputs[1:], **named) if args else network(**{**named, place: several})
-            output = output[0] if isinstance(output, tuple) else output.sample
-            output = output.chunk(len(together))
+                return output[0] if isinstance(output, tuple) else output.sample
+            with collect_features(self.model, latents) as features:
+                output = self.model.until_read(run, several).chunk(len(together))
             chunks = [list(chunk) for chunk in zip(*(each.chunk(len(together)) for each in features))]
             chosen = [list(together).index(block) for block in wanted]
             return [Reading(self.model, chunks[i], latents, number, name, output[i][:, :channels] if given.ndim == 4 else output[i])

@@ -135,10 +135,11 @@ class Savings(Declared):
         if self.small_head and head.mixing_weights.dtype != network.dtype:
             head.to(network.dtype)
         network.enable_gradient_checkpointing() if self.checkpointing else network.disable_gradient_checkpointing()
-        if self.sliced_attention:
-            if not hasattr(network, "set_attention_slice"):
-                raise ValueError(f"sliced_attention is True, but {type(network).__name__} has no slices; leave it out")
-            network.set_attention_slice(1)
+        sliced = any(type(each).__name__.startswith("Sliced") for each in getattr(network, "attn_processors", {}).values())
+        if self.sliced_attention and not hasattr(network, "set_attention_slice"):
+            raise ValueError(f"sliced_attention is True, but {type(network).__name__} has no slices; leave it out")
+        if self.sliced_attention != sliced:                 # where it is as it should be, other processors stay
+            network.set_attention_slice(1 if self.sliced_attention else None)
 
 
 LEAN = Savings(stop_early=True, one_branch_at_a_time=True, small_head=True)
@@ -155,6 +156,7 @@ class Part:
     seconds: float = 0.0                # of the processor
     peak: int = 0                       # bytes that lived at most
     kept: int = 0                       # bytes that live longer than the part, less what it freed
+    span: tuple[int, int] = (0, 0)      # its first operation, and the one behind its last
 
 
 class Tally(TorchDispatchMode):
@@ -196,9 +198,9 @@ class Tally(TorchDispatchMode):
 
     @contextmanager
     def part(self, name: str):
-        before, self.most, began = self.live, self.live, time.process_time()
+        before, self.most, first, began = self.live, self.live, len(self.course), time.process_time()
         yield
-        self.parts[name] = Part(time.process_time() - began, self.most, self.live - before)
+        self.parts[name] = Part(time.process_time() - began, self.most, self.live - before, (first, len(self.course)))
 
 
 class Clock:
@@ -285,6 +287,11 @@ def build(size: Size, dtype: torch.dtype, seed: int = 0) -> nn.Module:
     return network
 
 
+def settings_of(head) -> dict[str, Any]:
+    """What a head's config has beside the model's channels: `head_settings` of `set_up`, for a head like this one."""
+    return {name: value for name, value in vars(head.config).items() if name not in ("layer_channels", "embedding_channels")}
+
+
 @contextmanager
 def numbers_of(dtype: torch.dtype):
     """Weights that are made inside have this number format."""
@@ -364,6 +371,7 @@ class Needs:
     """Bytes that a step needs: its weights, and each of its parts."""
     weights: int
     parts: dict[str, Part]
+    course: list[int]                   # what lived after each operation
 
     @property
     def peak(self) -> int:
@@ -382,7 +390,7 @@ def tallied(step, setup: Setup) -> Needs:
         weights = tally.live
         tally.add(setup.told.prompt_embeds, setup.told.negative_prompt_embeds, setup.latents, setup.target)
         step(setup, tally)
-    return Needs(weights, tally.parts)
+    return Needs(weights, tally.parts, tally.course)
 
 
 @declared
@@ -433,7 +441,7 @@ def predicted(name: str, pixels: int | None = None, dtype: str = "bfloat16", mem
         decoder = decoding["tiled" if step == "least" else "whole"]
         return max(needs[step].peak + autoencoder, needs[step].weights + decoder) * (1 + MARGIN) + RESERVED
     return {"pixels": pixels, "dtype": dtype, "million_weights": round(parameters(lambda: size.network.from_config(size.config)) / 1e6, 1),
-            "predicted_gb": {step: round(each.peak / GB, 2) for step, each in needs.items()},
+            "predicted_gb": {step: round(each.peak / GB, 3) for step, each in needs.items()},
             "kept_gb": {step: round(each.kept / GB, 2) for step, each in needs.items() if each.kept},
             "text_encoders_gb": round(sum(bytes_each * parameters(lambda: TEXTS[text][0](TEXTS[text][1])) for text in size.texts) / GB, 2),
             "decoding_gb": {how: round(each / GB, 2) for how, each in decoding.items()},
@@ -478,15 +486,15 @@ def measured(name, steps, pixels: Count | None = None, dtype: DTypeName = "bfloa
             setup, clock = set_up(size, pixels, pixels, savings, dtype, network=network), Clock()
             forget_peak()
             run(setup, clock)
-            parts = {part: round(each.seconds, 2) for part, each in clock.parts.items()}
-            found[step]["seconds"].append(round(sum(parts.values()), 2))
+            parts = {part: round(each.seconds, 3) for part, each in clock.parts.items()}
+            found[step]["seconds"].append(round(sum(parts.values()), 3))
             if found[step]["seconds"][-1] == min(found[step]["seconds"]):
                 found[step]["parts"] = parts
-            peak = round((resident("VmHWM") - before) / GB, 2)
+            peak = round((resident("VmHWM") - before) / GB, 3)
             found[step]["resident_gb"] = max(peak, found[step].get("resident_gb", 0))
             report(f"{step}: {parts}, resident {peak} GB")
     for step, (run, savings) in chosen.items():
-        found[step]["tallied_gb"] = round(tallied(run, set_up(size, pixels, pixels, savings, dtype, network=network)).peak / GB, 2)
+        found[step]["tallied_gb"] = round(tallied(run, set_up(size, pixels, pixels, savings, dtype, network=network)).peak / GB, 3)
         report(f"{step}: tallied {found[step]['tallied_gb']} GB")
     shares = {f"of_{whole}": {step: {"time": round(min(each["seconds"]) / min(found[whole]["seconds"]), 3),
                                      "memory": round(each["resident_gb"] / found[whole]["resident_gb"], 3)}
@@ -505,13 +513,13 @@ def main(arguments=None) -> None:
     commands.add_argument("--memory", nargs="+", type=gigabytes, default=[6, 8, 16, 24], help="gigabytes of the cards that are asked about")
     commands.add_argument("--run", nargs="+", metavar="STEP", help="compute these as well: unguided, plain, lean, least, sliced, reference")
     commands.add_argument("--repeats", type=option(Count), default=1)
-    commands.add_argument("--out", default=None, help="the file that the figures are put into (data/results/sizes.json)")
+    commands.add_argument("--out", default=None, help="the file that the figures are put into (data/results/true-sizes.json)")
     asked = commands.parse_args(arguments)
     with one_sentence(commands):
         checked("dtype", asked.dtype, DTypeName)
         for step in asked.run or ():
             step_of(step)
-        out = Path(asked.out or Path(find_folder("data/results")) / "sizes.json")
+        out = Path(asked.out or Path(find_folder("data/results")) / "true-sizes.json")
         refuse_file(out.parent)
         known = read_json(out) if out.is_file() else {}
         found = predicted(asked.name, asked.size, asked.dtype, asked.memory)

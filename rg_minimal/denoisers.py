@@ -210,8 +210,12 @@ class Denoiser:
         Where the pipeline's `stop_early` is True, a pass with gradient ends behind the last layer that is read, since no readout
         depends on what follows; its prediction is then NaN.
         """
+        return self.until_read(lambda: self.forward(latents, timestep, embeds, added, guidance_scale), latents)
+
+    def until_read(self, run, latents: Tensor) -> Tensor:
+        """What `run()` gives, a pass of the network in this thread; NaN of the latents' shape where it may end early, and does."""
         if not (self.stop_early and torch.is_grad_enabled()):
-            return self.forward(latents, timestep, embeds, added, guidance_scale)
+            return run()
         thread = threading.get_ident()
 
         def stop(module, inputs):
@@ -221,7 +225,7 @@ class Denoiser:
         with undone(lambda: [hook.remove() for hook in hooks]):
             hooks.append(self.behind.register_forward_pre_hook(stop))
             try:
-                return self.forward(latents, timestep, embeds, added, guidance_scale)
+                return run()
             except _AllRead:
                 return torch.full((), float("nan"), device=latents.device, dtype=latents.dtype).expand(latents.shape)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from .checks import Fraction, SomeName, Truth, declared, one_sentence
 from .files import refuse_file, write_file, write_json
-from .labels import Finds, pictures_in
+from .label_files import Finds, pictures_in
 from .pictures import as_pictures
 
 EXTRA = 'pip install "rg-minimal[labels]"'

@@ -23,7 +23,8 @@ from . import hub
 from .checks import Count, Fraction, Positive, Seed, SomeName, Text, checked, declared, one_sentence, option
 from .denoisers import denoiser
 from .files import refuse_file, refuse_others, write_file
-from .labels import SHOWN, TRIPLETS, Fit, Kind, Labelled, from_dataset, open_dataset, read_labels
+from .label_files import SHOWN
+from .labels import TRIPLETS, Fit, Kind, Labelled, from_dataset, open_dataset, read_labels
 from .pipelines import DEFAULT, load_pipeline, read_picture
 from .saving import ReadoutHead, train_head
 

@@ -41,7 +41,8 @@ def fault(name, file, old, new, *tests) -> Fault:
 READOUT, MAPS, DENOISERS, SAVING = "readout.py", "maps.py", "denoisers.py", "saving.py"
 HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "puppets/editing.py", "puppets/judge.py"
 CASES = "puppets/cases.py"
-KEYPOINTS, LABELS, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "train.py", "hub.py", "reference.py"
+KEYPOINTS, LABELS, LABEL_FILES, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "label_files.py", "train.py", "hub.py", "reference.py"
+COST = "cost.py"
 BASE = "puppets/basemodel.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
@@ -607,6 +608,22 @@ FAULTS = (
           "torch.cat((spot, torch.zeros_like(present)[..., None].float()), -1)",
           "test_a_joint_outside_or_under_a_patch_is_nowhere"),
 
+    # ---- what a step costs -------------------------------------------------------------------------------------------
+    fault("a pass that may end early runs on", DENOISERS, "                raise _AllRead", "                return",
+          "test_callback.py::test_a_pass_that_may_end_early_ends_early_and_gives_the_same"),
+    fault("a pass ends before its last layer is read", DENOISERS, "return attentions[-1] if attentions else", "return attentions[0] if attentions else",
+          "test_cost.py::test_a_saving_leaves_the_gradient"),
+    fault("branches run together all the same", DENOISERS, 'getattr(self.pipe, "one_branch_at_a_time", False)', "False",
+          "test_cost.py::test_a_prediction_branch_by_branch_is_the_same"),
+    fault("views count again", COST, "if key not in self.seen:", "if id(tensor) not in self.seen:",
+          "test_cost.py::test_a_tally_counts_shared_memory_once_and_forgets_what_is_gone"),
+    fault("what is gone still counts", COST, "        self.live -= size", "        self.live -= 0",
+          "test_cost.py::test_a_tally_counts_shared_memory_once_and_forgets_what_is_gone"),
+    fault("slices stay when they are taken back", COST, "if self.sliced_attention != sliced:", "if self.sliced_attention:",
+          "test_cost.py::test_savings_that_are_taken_back_leave_nothing"),
+    fault("the weights are forgotten", COST, "tally.add(setup.weights)", "tally.add([])",
+          "test_cost.py::test_what_is_predicted_is_what_is_counted"),
+
     # ---- labels of one's own, and the hub ----------------------------------------------------------------------------
     fault("unlabelled keypoints are learned", KEYPOINTS, "else error[labelled].mean()", "else error.mean()",
           "test_own_labels.py::test_unlabelled_keypoints_do_not_count"),
@@ -620,9 +637,9 @@ FAULTS = (
           "test_own_labels.py::test_points_go_along_when_a_picture_is_cut_or_stretched"),
     fault("cut off keypoints count", LABELS, "kept = labelled & frame.inside(placed)", "kept = labelled",
           "test_own_labels.py::test_points_go_along_when_a_picture_is_cut_or_stretched"),
-    fault("the smallest person counts", LABELS, "largest = max(", "largest = min(",
+    fault("the smallest person counts", LABEL_FILES, "largest = max(", "largest = min(",
           "test_own_labels.py::test_the_largest_of_several_people_counts"),
-    fault("hidden joints are unlabelled", LABELS, "numbers[:, 2] > 0)", "numbers[:, 2] > 1)",
+    fault("hidden joints are unlabelled", LABEL_FILES, "numbers[:, 2] > 0)", "numbers[:, 2] > 1)",
           "test_own_labels.py::test_hidden_joints_are_labelled"),
     fault("frames of one film on both sides", LABELS, "root[find(b)] = find(a)", "find(a), find(b)",
           "test_own_labels.py::test_of_one_film_the_last_frames_are_held_out_and_pairs_across_left_out"),

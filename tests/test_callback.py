@@ -133,6 +133,26 @@ def test_it_lowers_the_loss_can_be_used_again_and_leaves_nothing(pipes, name, in
     assert not left(pipe)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pass_that_may_end_early_ends_early_and_gives_the_same(pipes, name):
+    """To the bit; its end is not reached, by no hook of ours."""
+    pipe, settings = pipes[name], {**PIPELINES[name][1], "num_inference_steps": 3}
+    model, ends = denoiser(pipe), []
+    whole, early = (call(pipe, GuidanceCallback([spatial(pipe)], step_size=0.1), settings) for _ in early_or_not(pipe, model, ends))
+    assert torch.equal(whole, early) and not left(pipe)
+    assert ends[0].count(True) and not ends[1].count(True) and ends[0].count(False) == ends[1].count(False)
+
+
+def early_or_not(pipe, model, ends):
+    """Twice: with `stop_early` False, then True; `ends` gets a list each time, whether a pass that ended had a gradient."""
+    for pipe.stop_early in (False, True):
+        ends.append([])
+        hook = model.network.register_forward_hook(lambda *_, ended=ends[-1]: ended.append(torch.is_grad_enabled()))
+        yield
+        hook.remove()
+    del pipe.stop_early
+
+
 def left(pipe):
     gc.collect()
     network = denoiser(pipe).network

@@ -13,7 +13,9 @@ from rg_minimal.cost import PRESETS, Clock, Savings, Size, Tally, guided_step, p
 from rg_minimal.denoisers import denoiser
 from rg_minimal.readout import Guidance, SpatialObjective, take_readings
 
-PIPES = {"sd": tiny.tiny_pipe, "xl": tiny.tiny_xl_pipe, "sd3": tiny.tiny_sd3_pipe, "flux": tiny.tiny_flux_pipe, "deep": lambda: tiny.tiny_pipe(unet=tiny.DEEP)}
+# As in Stable Diffusion 1 and 2, attention is what comes last.
+CROSSED = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+PIPES = {"sd": tiny.tiny_pipe, "xl": tiny.tiny_xl_pipe, "sd3": tiny.tiny_sd3_pipe, "flux": tiny.tiny_flux_pipe, "sd15": lambda: tiny.tiny_pipe(unet=CROSSED), "deep": lambda: tiny.tiny_pipe(unet=tiny.DEEP)}
 HEAD = {"width": 32, "num_groups": 4, "hidden_channels": (8, 8)}
 STATED = 1e-3                           # what a prediction may be off from what is counted, as a share
 
@@ -56,8 +58,24 @@ def test_a_saving_leaves_the_gradient(kind, savings):
         assert torch.equal(gradient_of(kind, **savings), plain)
 
 
+@pytest.mark.parametrize("kind", ["sd", "xl"])
+def test_savings_that_are_taken_back_leave_nothing(kind):
+    pipe = PIPES[kind]()
+    network, size = denoiser(pipe).network, replace(Size.of(pipe), tokens=9)
+
+    def kept(**savings):
+        return tallied(guided_step, set_up(size, savings=Savings(**savings), network=network, head_settings=HEAD)).kept
+    plain = kept()
+    for name in ("stop_early", "checkpointing", "sliced_attention"):
+        assert kept(**{name: True}) != plain and kept() == plain, name
+
+
 @every_pipe
 def test_a_prediction_branch_by_branch_is_the_same(kind):
+    setup, passes = setup_of(kind, one_branch_at_a_time=True), []
+    setup.model.network.register_forward_hook(lambda *_: passes.append(1))
+    unguided_step(setup, Clock())
+    assert len(passes) == (1 if kind == "flux" else 2)          # the guidance scale of FLUX is an input
     torch.testing.assert_close(unguided_step(setup_of(kind, one_branch_at_a_time=True), Clock()), unguided_step(setup_of(kind), Clock()),
                                rtol=1e-3, atol=1e-4)
 
@@ -69,7 +87,8 @@ def test_what_is_predicted_is_what_is_counted(kind, step):
     size, (run, savings) = replace(Size.of(pipe), tokens=9), cost.step_of(step)
     counted = tallied(run, set_up(size, savings=savings, network=denoiser(pipe).network, head_settings=HEAD))
     foreseen = predict_needs(size, step, dtype="float32", head_settings=HEAD)
-    assert foreseen.weights == counted.weights and list(foreseen.parts) == list(counted.parts)
+    setup = set_up(size, savings=savings, network=denoiser(pipe).network, head_settings=HEAD)
+    assert foreseen.weights == counted.weights == sum(weight.nbytes for weight in setup.weights) < counted.peak and list(foreseen.parts) == list(counted.parts)
     assert foreseen.peak == pytest.approx(counted.peak, rel=STATED) and foreseen.kept == pytest.approx(counted.kept, rel=STATED)
 
 
@@ -166,17 +185,20 @@ def test_the_text_encoders_are_the_true_ones(text, millions):
 
 
 def test_the_command_predicts_measures_and_keeps_what_is_there(tmp_path, capsys):
-    out = tmp_path / "sizes.json"
-    cost.main(["data/puppet-diffusion", "--out", str(out), "--dtype", "float32", "--memory", "0.1", "0.7", "6",
+    out, folder = tmp_path / "sizes.json", tmp_path / "mine"
+    for part in ("unet", "vae"):
+        getattr(tiny.tiny_pipe(), part).save_config(folder / part)
+    cost.main([str(folder), "--out", str(out), "--size", "16"])
+    mine = json.loads(out.read_text())["mine 16"]
+    cost.main(["data/puppet-diffusion", "--out", str(out), "--size", "64", "--dtype", "float32", "--memory", "0.1", "6",
                "--run", "unguided", "plain", "reference"])
-    found = json.loads(out.read_text())["puppet-diffusion"]
-    assert found["pixels"] == 128 and found["fits"]["0.1"] == "no" and found["fits"]["6"] == "plain"
+    assert set(json.loads(out.read_text())) == {"mine 16", "puppet-diffusion 64"}
+    found = json.loads(out.read_text())["puppet-diffusion 64"]
+    assert found["pixels"] == 64 and found["fits"] == {"0.1": "no", "6": "plain"}
     steps = found["measured"]["steps"]
     assert steps["plain"]["tallied_gb"] == found["predicted_gb"]["plain"]
     assert 0 < found["measured"]["of_reference"]["plain"]["time"] < 1 < found["measured"]["of_unguided"]["plain"]["time"]
-    cost.main(["data/puppet-diffusion", "--out", str(out), "--size", "64"])
-    assert set(json.loads(out.read_text())) == {"puppet-diffusion", "puppet-diffusion 64"}
-    assert json.loads(out.read_text())["puppet-diffusion"] == found and "written to" in capsys.readouterr().out
+    assert json.loads(out.read_text())["mine 16"] == mine and mine["pixels"] == 16 and "written to" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, said", [

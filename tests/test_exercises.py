@@ -79,6 +79,7 @@ def numbers_asked_for():
         "A1.2": (lambda answer: exercises.running_average(lambda average, weights, decay: answer), [1.2, 1.6]),
         "A2.1": (lambda answer: exercises.pck_of_one(answer, truth, truth, 0.1), 1),
         "A2.2": (lambda answer: exercises.standard_error(answer, torch.tensor([0.0, 2.0])), 1.0),
+        "A3.1": (lambda answer: exercises.shared_bytes(answer, [truth, truth[0]]), truth.nbytes),
         "12.1": (lambda answer: exercises.raised_right_hand(answer, before), raised)}
 
 
@@ -505,6 +506,30 @@ def test_standard_error():
     assert check(values.std() / 32 ** 0.5).startswith("Right: ") and check((values.std(correction=0) / 32 ** 0.5).item()).startswith("Right: ")
     assert "divide by the root of 32" in check(values.std()) and "its square root" in check(values.std() / 32)
     assert "take the square root" in check(values.var() / 32) and "not the standard" in check(7.0) and "one number" in check(values)
+
+
+# ---------------------------------------------------------------------------------------------- A3  cost
+
+def test_shared_bytes():
+    base = torch.zeros(4, 8)
+    check = lambda answer: exercises.shared_bytes(answer, [base, base.mT, base[0], base.half()])
+    assert check(192).startswith("Right: 192 bytes in 2 storages") and check(torch.tensor(192)).startswith("Right: ")
+    assert "views are counted again" in check(352) and "how many numbers" in check(104) and "largest storage" in check(128)
+    assert "a number of storages" in check(2) and "storage of every tensor" in check(448) and "not the sum" in check(7)
+    assert "one number" in check([1, 2]) and "Not done" in check(None)
+
+
+def test_fastest_that_fits():
+    needed = {"plain": 14.0, "lean": 13.0, "least": 7.7}
+    check = lambda answer: exercises.fastest_that_fits(answer, needed)
+    fits = lambda needed, card: [name for name, each in needed.items() if each <= card]
+    assert check(lambda needed, card: (fits(needed, card) or ["no"])[0]).startswith("Right: plain from 14 GB on, lean from 13")
+    assert "is faster" in check(lambda needed, card: (fits(needed, card) or ["no"])[-1])
+    assert "exactly 7.7 GB fits" in check(lambda needed, card: next((name for name, each in needed.items() if each < card), "no"))
+    assert "returns nothing" in check(lambda needed, card: next(iter(fits(needed, card)), None)) and "raises IndexError" in check(
+        lambda needed, card: fits(needed, card)[0])
+    assert "nothing fits" in check(lambda needed, card: "least") and "it says 3" in check(lambda needed, card: 3 if card > 1 else "no")
+    assert "a function is asked for" in check("least") and "Not done" in check(None)
 
 
 # ---------------------------------------------------------------------------------------------- 12  studio

@@ -241,7 +241,7 @@ def test_torch_load_never_runs_code_from_a_file():
 
 # Who may know whom: a module those that stand before it, a room the rooms before it. The judge knows the world alone.
 METHOD = ["paces", "files", "checks", "maps", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "keypoints", "hub", "saving", "sources",
-          "pipelines", "callback", "guider", "reference", "cost", "labels", "detectors", "train"]
+          "pipelines", "callback", "guider", "reference", "cost", "label_files", "labels", "detectors", "train"]
 PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.transformer", "puppets.heads", "puppets.export", "puppets.grab", "puppets.editing",
            "puppets.cases", "puppets.tokens", "puppets.measure", "puppets.front"]
 ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"files"},

@@ -45,6 +45,7 @@ OTHER = {
     "A1_train_the_base_model": dict(seed=3, vae_pictures=8, vae_steps=2, vae_batch=4, pictures=8, steps=2, batch=4, samples=2,
                                     sample_steps=2),
     "A2_how_the_numbers_are_measured": dict(count=1, steps=4, a=0.05, covered="right_ankle"),
+    "A3_cost": dict(size=64, repeats=1, true_pixels=256),
 }
 WRONG = {
     "00_start_here": dict(left_arm=270, count="four", head_folder="data/heads/poses", prompt=" ", steps=1.5, step_size=float("nan"), picture=3),
@@ -63,6 +64,7 @@ WRONG = {
     "A1_train_the_base_model": dict(samples=0, vae_batch=0, device="tpu", lr=-1, ema=2.0, vae_whole=1.5, snr_power=float("nan"),
                                     start_from=3, export=["out"], save_every=0, seed=-1, pictures="8"),
     "A2_how_the_numbers_are_measured": dict(a=2, covered="nose"),
+    "A3_cost": dict(size=16, repeats=0, true_size="sd16"),
 }
 each_notebook = pytest.mark.parametrize("name", COURSE)
 

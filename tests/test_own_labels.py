@@ -17,7 +17,8 @@ import rg_minimal
 from rg_minimal import train as T
 from rg_minimal.checks import describe
 from rg_minimal.keypoints import keypoint_loss, keypoint_objective, keypoint_score, read_joints
-from rg_minimal.labels import Frame, Labelled, as_label_map, from_dataset, open_dataset, read_labels, read_map, triplet_loss
+from rg_minimal.label_files import as_label_map, read_map
+from rg_minimal.labels import Frame, Labelled, from_dataset, open_dataset, read_labels, triplet_loss
 from rg_minimal.puppets import heads as H
 from rg_minimal.puppets import render, sample_scenes, world
 from rg_minimal.puppets.export import export_puppets

@@ -959,3 +959,57 @@ def unchanged_pictures(answer, fingerprints: dict[str, str], original: str) -> s
         if fingerprint == original and name not in names:
             return f"Not yet: there is one more that leaves the picture as it is. Does {name!r} reach the latents?"
     return "Right: what is not in use does nothing, and a step has a fixed length: weights only divide it between objectives."
+
+
+# ---------------------------------------------------------------------------------------------- A3  cost
+
+
+def shared_bytes(answer, saved: list[Tensor]) -> str:
+    """Bytes that tensors hold, some of which are views of others."""
+    if answer is None:
+        return "Not done yet: set my_bytes to a number of bytes."
+    value = _number(answer)
+    if value is None:
+        return f"Not yet: my_bytes is a {type(answer).__name__}, and one number is asked for."
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in saved}
+    right = sum(storages.values())
+    if value == right:
+        return f"Right: {right:,} bytes in {len(storages)} storages, which {len(saved)} tensors look at."
+    each_alone, numbers = sum(each.nbytes for each in saved), sum(each.numel() for each in saved)
+    mistakes = {
+        "this adds up the tensors, and views are counted again; count each storage once.": each_alone,
+        "this is how many numbers the tensors hold; ask for bytes, and count each storage once.": numbers,
+        "this is the largest storage alone; add up the different ones.": max(storages.values()),
+        "this is a number of storages; add up their bytes.": len(storages),
+        "this adds up the storage of every tensor; count each storage once.": sum(each.untyped_storage().nbytes() for each in saved)}
+    for mistake, wrong in mistakes.items():
+        if value == wrong:
+            return f"Not yet: {mistake}"
+    return f"Not yet: {value:,.10g} is not the sum of the bytes of the different storages."
+
+
+def fastest_that_fits(answer, needed: dict[str, float]) -> str:
+    """A function (needed, card) -> name: the first of `needed`, gigabytes by name from the fastest on, that is at most `card`."""
+    if answer is None:
+        return "Not done yet: set my_choice to a function of what is needed, and of a card's gigabytes."
+    if not callable(answer):
+        return f"Not yet: my_choice is a {type(answer).__name__}, and a function is asked for."
+    names, cards = list(needed), sorted({each + more for each in needed.values() for more in (-0.05, 0.0, 0.05)} | {0.1, 1000.0})
+    for card in cards:
+        right = next((name for name, each in needed.items() if each <= card), "no")
+        try:
+            said = answer(dict(needed), card)
+        except Exception as error:
+            return f"Not yet: with a card of {card:g} GB it raises {type(error).__name__}: {error}"
+        if said == right:
+            continue
+        if said is None:
+            return f"Not yet: with a card of {card:g} GB it returns nothing; is there a `return` on every way, and \"no\" where none fits?"
+        if right == "no":
+            return f"Not yet: on a card of {card:g} GB nothing fits, and it says {said!r}."
+        if said == "no":
+            return f"Not yet: on a card of {card:g} GB {right!r} fits, and it says 'no'; what needs exactly {card:g} GB fits."
+        if said in names and names.index(said) > names.index(right):
+            return f"Not yet: on a card of {card:g} GB {said!r} fits, but {right!r} does, too, and is faster."
+        return f"Not yet: on a card of {card:g} GB it says {said!r}; {right!r} is the fastest that fits."
+    return f"Right: {', '.join(f'{name} from {each:g} GB on' for name, each in needed.items())}."

@@ -359,6 +359,30 @@ def line_panels(panels: dict[str, dict], columns: Count = 2, inches: Inches = (3
 
 
 @declared
+def memory_courses(needs: dict, limit: Positive | None = None, inches: Inches = (7.2, 2.1)) -> Figure:
+    """What lives in memory from operation to operation, a panel for each {title: `cost.Needs`}, its parts named along the top, the
+    weights in grey; all panels have one scale, and `limit` (bytes), say a card's memory, is a line."""
+    figure = Figure(figsize=(inches[0], len(needs) * inches[1]), layout="constrained")
+    most = max([limit or 0, *(each.peak for each in needs.values())])
+    unit, name = next((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1, "bytes")) if most >= unit)
+    for axes, (title, each) in zip(figure.subplots(len(needs), 1, squeeze=False, sharex=True).flat, needs.items()):
+        axes.fill_between(range(len(each.course)), [live / unit for live in each.course], each.weights / unit, color=LEFT, linewidth=0)
+        axes.axhspan(0, each.weights / unit, color="0.8", linewidth=0)
+        for part, (first, last) in ((part, told.span) for part, told in each.parts.items()):
+            axes.axvline(last, color=MIDDLE, linewidth=0.6, linestyle=":")
+            axes.text((first + last) / 2, 1.12 * most / unit, upright(part).replace(" with ", "\nwith "), fontsize=6.5, ha="center", va="top")
+        if limit:
+            axes.axhline(limit / unit, color=RIGHT, linewidth=1.5, linestyle="--")
+        axes.set(ylim=(0, 1.15 * most / unit), xlim=(0, max(len(each.course) for each in needs.values())))
+        axes.set_ylabel(f"memory ({name})", fontsize=8)
+        axes.set_title(f"{upright(title)}: at most {each.peak / unit:.2f} {name}", fontsize=9, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("operation", fontsize=8)
+    return figure
+
+
+@declared
 def marked_bars(values: dict[str, float], label: Text, marks: Sequence[float] | float, mark: Text, inches: Inches = (4.6, 2.2)) -> Figure:
     """A bar for each name, and across each a short line at its mark (one for all, or one a bar); `mark` says what it is."""
     figure = Figure(figsize=inches, layout="constrained")

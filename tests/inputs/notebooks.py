@@ -35,6 +35,7 @@ WRONG = {                                                           # what looks
     "A1_train_the_base_model": dict(export=[__file__, str(FOLDER)], run=["", __file__], start_from=["no/such"], ema=[2.0, NAN], vae_whole=[1.5], lr=[-1, NAN],
                                     snr_power=[NAN, -1], device=["gpu"], samples=[0], sample_steps=[1]),
     "A2_how_the_numbers_are_measured": dict(a=[0, 2, NAN], covered=["nose"], count=[0, 101]),
+    "A3_cost": dict(true_size=["sd16", None], size=[16, 1024, 128.5], true_pixels=[0]),
 }
 RIGHT = {"00_start_here": dict(left_arm=90, right_arm=12.5, count=1), "01_diffusion": dict(guidance_scale=2, steps=2),
          "02_features": dict(timesteps=[0, 999], pictures=5), "04_train_a_head": dict(lr=1e-2, folder="out"), "05_guided_sampling": dict(stop=1),
