@@ -13,7 +13,7 @@ import pytest
 
 from rg_minimal import sweep
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytest.importorskip("distributed", reason="pip install -e .[sweep]")
 ROOT = Path(__file__).resolve().parent.parent
 CODE = """import os, time
 from pathlib import Path
@@ -48,11 +48,11 @@ def records(notebook):
 
 
 def wait_for_some(notebook, count=2):
-    for _ in range(600):
+    for _ in range(1800):
         if len(records(notebook)) >= count:
             return records(notebook)
         time.sleep(0.05)
-    raise AssertionError("nothing ended in 30 s")
+    raise AssertionError("nothing ended in 90 s")
 
 
 def ledger(notebook):
@@ -63,7 +63,7 @@ def test_a_killed_worker_loses_nothing_and_what_had_ended_is_not_run_again(tiny)
     run = start(tiny, "n=0:6")
     first = wait_for_some(tiny)
     os.kill(int(first[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
-    said, _ = run.communicate(timeout=60)
+    said, _ = run.communicate(timeout=120)
     assert run.returncode == 0, said
     rows = list(csv.DictReader((tiny.parent / "out" / "table.csv").open()))
     assert [(row["n"], row["status"], row["result.square"]) for row in rows] == [(str(n), "done", str(n * n)) for n in range(6)]
@@ -79,14 +79,14 @@ def test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended(tiny):
     before = {each["parameters"]["n"] for each in records(tiny)}
     time.sleep(1)
     again = start(tiny, "n=0:6")                                            # and the grid has grown
-    said, _ = again.communicate(timeout=60)
+    said, _ = again.communicate(timeout=120)
     assert again.returncode == 0 and f"{len(before)} of 6 runs are done" in said, said
     assert all(ledger(tiny).count(str(n)) == 1 for n in before) and set(ledger(tiny)) == set("012345")
 
 
 def test_a_notebook_that_raises_is_recorded_and_the_rest_goes_on(tiny):
     run = start(tiny, "n=2,3", "broken=3", "seconds=0")
-    said, _ = run.communicate(timeout=60)
+    said, _ = run.communicate(timeout=120)
     assert run.returncode == 1 and "ValueError: three is <b>too many</b>" in said
     assert ledger(tiny) == ["2"]
     assert "three is &lt;b&gt;too many" in (tiny.parent / "out" / "pictures.html").read_text()

@@ -35,6 +35,7 @@ from ..denoisers import denoiser
 from ..files import refuse_file, write_file
 from ..maps import bilinear, pool_features, resize
 from ..pipelines import encode, load_pipeline, read_picture
+from ..processes import is_main, wait
 from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
                        correspondence_loss, point_similarity, spatial_loss)
 from ..saving import ReadoutHead, train_head
@@ -575,10 +576,13 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
     head.config.extra |= {"training": {"pictures": task.count, "steps": task.steps, "batch": task.batch, "lr": task.lr,
                                        "seconds": round(taken)}, task.measure: results[f"{task.count} {task.unit}"]}
     head.config.extra |= {f"{task.measure} from {name}": scores for name, scores in list(results.items())[1:]}
-    head.half().save_pretrained(folder)
-    write_file(Path(folder) / "README.md", card(task, head, results, taken))
-    for file in files:
-        file.unlink(missing_ok=True), _clock(file).unlink(missing_ok=True)
+    wait()                                              # all have read the checkpoints
+    if is_main():
+        head.half().save_pretrained(folder)
+        write_file(Path(folder) / "README.md", card(task, head, results, taken))
+        for file in files:
+            file.unlink(missing_ok=True), _clock(file).unlink(missing_ok=True)
+    wait()
     return {"scores": results, "seconds": taken}
 
 
@@ -602,7 +606,8 @@ def _train_to_the_end(pipe, task, samples, held_out, checkpoint, report) -> tupl
         if state.step % 50 == 0 or state.step == state.steps:
             scores = score_head(pipe, task, head, (100, 500), held_out[:32])
             seconds = before + time.time() - start
-            write_file(clock, f"{seconds:.1f}")
+            if is_main():
+                write_file(clock, f"{seconds:.1f}")
             report(f"{len(samples)} {task.unit}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {task.measure} "
                    f"{scores[100]:.3f} at t = 100, {scores[500]:.3f} at t = 500, {seconds:.0f} s")
     return head.eval(), seconds
@@ -633,8 +638,9 @@ def main(arguments=None) -> None:
         pipe, results = load_pipeline(options.model), {}
     for name in TASKS if "all" in options.heads else dict.fromkeys(options.heads):
         results[name] = make_head(name, Path(options.out) / name, pipe, options.work,
-                                  lambda line: print(line, flush=True), count=options.pictures, steps=options.steps)
-    print(json.dumps(results, indent=1))
+                                  lambda line: print(line, flush=True) if is_main() else None, count=options.pictures, steps=options.steps)
+    if is_main():
+        print(json.dumps(results, indent=1))
 
 
 # ---------------------------------------------------------------------------------------------- small helpers
