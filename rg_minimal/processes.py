@@ -1,4 +1,4 @@
-"""Training in several processes, as `accelerate launch --num_processes N` or `torchrun` start them: each reads its rows of a batch.
+"""Training in several processes, as `torchrun --nproc_per_node N` starts them: each reads its rows of a batch.
 
 The whole batch, its timesteps and its noise are drawn in each process alike. The frozen denoiser and the head run on a process's
 own rows alone; then the readouts are gathered, and every process takes the loss of the whole batch. So any loss is right,
@@ -16,8 +16,7 @@ import torch.distributed as dist
 def several() -> bool:
     """Whether this is one of several processes; the first call joins them."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ and dist.is_available() and not dist.is_initialized():
-        from accelerate import PartialState
-        PartialState(cpu=not torch.cuda.is_available())
+        dist.init_process_group("gloo")
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

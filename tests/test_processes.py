@@ -34,6 +34,7 @@ def save(path, *rest):
     saved(path, *rest)
 saving.save_checkpoint = save
 losses = []
+assert os.environ.get("WORLD_SIZE", "1") == "1" or processes.several()
 for state in saving.train_head(head, pipe, batches, 4, loss, checkpoint=f"{out}/{name}.safetensors", checkpoint_every=2):
     losses.append(state.loss)
     if state.step == stop:
@@ -46,7 +47,7 @@ if processes.is_main():
 def train(folder, name, count, batch=4, stop=0):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     (folder / "work.py").write_text(WORK)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"] if count == 2 else []
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if count == 2 else []
     return subprocess.run([sys.executable, *launch, str(folder / "work.py"), str(folder), str(batch), str(stop), name], env=environment,
                           capture_output=True, text=True, timeout=120)
 
