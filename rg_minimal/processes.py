@@ -100,6 +100,22 @@ def add_up(totals: dict) -> dict:
             for name in totals}
 
 
+def share(work, items) -> dict:
+    """`work(items)`, a dict with an entry for each item; several processes do every N-th of the items each, and get all entries."""
+    if not several():
+        return work(items)
+    told: list = [None] * dist.get_world_size()
+    mine = mine_of(items)
+    dist.all_gather_object(told, work(tuple(mine)) if mine else {})
+    return {item: entries[item] for item in items for entries in told if item in entries}
+
+
+def check_batch(count: int) -> None:
+    """ValueError where the processes that there are cannot share a batch equally."""
+    if several():
+        rows(count)
+
+
 def mine_of(items) -> list:
     """Every N-th of some items, for this one of N processes."""
     return list(items)[dist.get_rank()::dist.get_world_size()] if several() else list(items)

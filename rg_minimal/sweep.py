@@ -19,9 +19,11 @@ import html
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -189,11 +191,8 @@ def _last_line(error: Exception) -> str:
 
 
 def _notebook(target: str, folder: Path, parameters: dict) -> dict:
-    out = folder / "notebooks" / f"{key(parameters)}.ipynb"
-    execute = lambda aside: papermill.execute_notebook(target, None, parameters, cwd=Path(target).resolve().parent, progress_bar=False,
-                                                       kernel_name="python3")
-    notebook = execute(None)
-    write_file(out, nbformat.writes(notebook))
+    notebook = papermill.execute_notebook(target, None, parameters, cwd=Path(target).parent, progress_bar=False, kernel_name="python3")
+    write_file(folder / "notebooks" / f"{key(parameters)}.ipynb", nbformat.writes(notebook))
     return _numbers(notebook)
 
 
@@ -208,7 +207,6 @@ def _numbers(notebook) -> dict:
 
 def _measured(target: str, parameters: dict) -> dict:
     """A process of its own, as by hand; the numbers of its result, `guided.pck@0.05` and so on."""
-    import tempfile
     with tempfile.TemporaryDirectory() as out:
         name = target.removeprefix(MEASURES)
         told = [part for option, value in parameters.items() for part in (f"--{option}", str(value))]
@@ -244,6 +242,7 @@ def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, schedule
     try:
         import dask
         from distributed import Client, LocalCluster, as_completed
+        from distributed.utils import get_mp_context
     except ImportError:
         raise ValueError("a sweep needs Dask: pip install 'rg-minimal[sweep]'") from None
     todo = [each for each in points(grid) if (ended(folder, each) or {}).get("status") != "done"]
@@ -252,7 +251,9 @@ def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, schedule
     if todo:
         from tqdm.auto import tqdm
         os.environ.update({name: os.environ.get(name, value) for name, value in ONE_THREAD.items()})
-        with dask.config.set({"distributed.scheduler.allowed-failures": retries}):
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        with dask.config.set({"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method}):
+            get_mp_context().set_forkserver_preload(["distributed", "rg_minimal.sweep"])       # torch is loaded once for all workers
             try:
                 cluster = None if scheduler else LocalCluster(n_workers=min(workers, len(todo)), threads_per_worker=1, processes=True,
                                                               dashboard_address=":0" if _bokeh() else None)
@@ -347,4 +348,5 @@ def main(arguments=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from rg_minimal.sweep import main as named              # by this name the workers know what they are to run
+    named()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,6 @@ import pytest
 
 from rg_minimal import sweep
 
-pytest.importorskip("distributed", reason="pip install -e .[sweep]")
 ROOT = Path(__file__).resolve().parent.parent
 CODE = """import os, time
 from pathlib import Path
@@ -29,7 +29,7 @@ display({"application/json": {"square": n * n}}, raw=True)"""
 @pytest.fixture
 def tiny(tmp_path):
     """A notebook that writes its number into a ledger when it ends."""
-    first = nbformat.v4.new_code_cell(f"n = 0\nbroken = -1\nseconds = 0.5\nledger = {str(tmp_path / 'ledger')!r}", metadata={"tags": ["parameters"]})
+    first = nbformat.v4.new_code_cell(f"n = 0\nbroken = -1\nseconds = 0.3\nledger = {str(tmp_path / 'ledger')!r}", metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(CODE)],
                                         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
     path = tmp_path / "tiny.ipynb"
@@ -59,16 +59,28 @@ def ledger(notebook):
     return (notebook.parent / "ledger").read_text().split()
 
 
-def test_a_killed_worker_loses_nothing_and_what_had_ended_is_not_run_again(tiny):
-    run = start(tiny, "n=0:6")
-    first = wait_for_some(tiny)
-    os.kill(int(first[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
-    said, _ = run.communicate(timeout=120)
-    assert run.returncode == 0, said
-    rows = list(csv.DictReader((tiny.parent / "out" / "table.csv").open()))
-    assert [(row["n"], row["status"], row["result.square"]) for row in rows] == [(str(n), "done", str(n * n)) for n in range(6)]
-    assert set(ledger(tiny)) == set("012345")
-    assert all(ledger(tiny).count(str(each["parameters"]["n"])) == 1 for each in first)
+def swept(notebook, *grid, **settings):
+    """A sweep in this process, and what it reported."""
+    said = []
+    return sweep.sweep(str(notebook), sweep.read_grid(grid), notebook.parent / "out", report=said.append, **settings), said
+
+
+def table(notebook):
+    return list(csv.DictReader((notebook.parent / "out" / "table.csv").open()))
+
+
+def test_a_killed_worker_loses_nothing_and_a_notebook_that_raises_stops_no_other(tiny):
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(swept, tiny, "n=0:6", "broken=4")
+        first = wait_for_some(tiny)
+        os.kill(int(first[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
+        told, _ = run.result(120)
+    assert [each["status"] for each in told] == ["done"] * 4 + ["failed", "done"]
+    assert [(row["n"], row["result.square"]) for row in table(tiny) if row["status"] == "done"] == [(str(n), str(n * n)) for n in (0, 1, 2, 3, 5)]
+    assert table(tiny)[4]["error"] == "ValueError: three is <b>too many</b>" and len({each["worker"] for each in told}) > 2
+    assert "three is &lt;b&gt;too many" in (tiny.parent / "out" / "pictures.html").read_text()
+    assert set(ledger(tiny)) == set("01235")
+    assert all(ledger(tiny).count(str(each["parameters"]["n"])) == 1 for each in first if each["status"] == "done")
 
 
 def test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended(tiny):
@@ -77,19 +89,12 @@ def test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended(tiny):
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
     before = {each["parameters"]["n"] for each in records(tiny)}
-    time.sleep(1)
-    again = start(tiny, "n=0:6")                                            # and the grid has grown
-    said, _ = again.communicate(timeout=120)
-    assert again.returncode == 0 and f"{len(before)} of 6 runs are done" in said, said
+    told, said = swept(tiny, "n=0:6")                                       # and the grid has grown
+    assert said[0] == f"{len(before)} of 6 runs are done, {6 - len(before)} to do" and len(before) < 5
     assert all(ledger(tiny).count(str(n)) == 1 for n in before) and set(ledger(tiny)) == set("012345")
-
-
-def test_a_notebook_that_raises_is_recorded_and_the_rest_goes_on(tiny):
-    run = start(tiny, "n=2,3", "broken=3", "seconds=0")
-    said, _ = run.communicate(timeout=120)
-    assert run.returncode == 1 and "ValueError: three is <b>too many</b>" in said
-    assert ledger(tiny) == ["2"]
-    assert "three is &lt;b&gt;too many" in (tiny.parent / "out" / "pictures.html").read_text()
+    assert [each["results"] for each in told] == [{"square": n * n} for n in range(6)]
+    with pytest.raises(ValueError, match="holds a sweep of another grid"):
+        swept(tiny, "n=0:4")
 
 
 def test_grids():
