@@ -562,14 +562,14 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
     for count in (task.count, FEW):
         files.append(Path(work) / f"{task.name}-{_fingerprint(pipe, task)}-{count}.safetensors")
         trained, seconds = _train_to_the_end(pipe, task, samples[:count], held_out, files[-1], report)
-        results[f"{count} {task.unit}"] = share(lambda some: score_head(pipe, task, trained, some, held_out), TIMESTEPS)
+        results[f"{count} {task.unit}"] = share(lambda some: score_head(pipe, task, trained, some, samples=held_out), TIMESTEPS)
         if count == task.count and len(results) == 1:
             head, taken = trained, prepared + seconds
     for name, make in task.further.items():
         others = collect_held_out(pipe, get_task(task, held_out=make))
-        results[f"{task.count} {task.unit}, {name}"] = share(lambda some: score_head(pipe, task, head, some, others), TIMESTEPS)
+        results[f"{task.count} {task.unit}, {name}"] = share(lambda some: score_head(pipe, task, head, some, samples=others), TIMESTEPS)
     if not task.out_channels:
-        raw = share(lambda some: score_raw_layers(pipe, task, some, held_out), TIMESTEPS)
+        raw = share(lambda some: score_raw_layers(pipe, task, some, samples=held_out), TIMESTEPS)
         results["raw features, best layer"] = {timestep: max(values) for timestep, values in raw.items()}
     for name, scores in results.items():
         report(f"{task.measure}, {name}: " + ", ".join(f"{value:.3f} at t = {t}" for t, value in scores.items()))
