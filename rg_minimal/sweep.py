@@ -348,5 +348,4 @@ def main(arguments=None) -> None:
 
 
 if __name__ == "__main__":
-    from rg_minimal.sweep import main as named              # by this name the workers know what they are to run
-    named()
+    main()
