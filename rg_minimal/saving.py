@@ -20,6 +20,7 @@ from . import hub
 from .checks import Count, FileName, Function, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, declared, describe, label_like
 from .denoisers import denoiser
 from .files import read_tensors, read_weights, write_tensors, write_weights
+from .processes import is_main, shared, wait
 from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
 
 
@@ -112,7 +113,7 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial
     start = load_checkpoint(checkpoint, head, optimizer, generator) if checkpoint else 0
     check_loss(head, loss)
     prepared = prepare(batches_from(batches, start), (start, steps), head, model, loss, latents)
-    states = training(head, optimizer, model, prepared, (start, steps), loss, lr, generator, (low, high))
+    states = training(head, optimizer, shared(model, head, optimizer), prepared, (start, steps), loss, lr, generator, (low, high))
     return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
 
 
@@ -120,7 +121,9 @@ def save_on_the_way(states, path: Path, optimizer, generator, every: int) -> Ite
     """Pass a training's states on, and save a checkpoint at every so many steps and at the last."""
     for state in states:
         if state.step % every == 0 or state.step == state.steps:
-            save_checkpoint(path, state.head, optimizer, generator, state.step)
+            if is_main():
+                save_checkpoint(path, state.head, optimizer, generator, state.step)
+            wait()
         yield state
 
 

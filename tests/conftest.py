@@ -11,7 +11,7 @@ matplotlib.use("Agg")                    # not by MPLBACKEND: kernels started by
 SLOW = {"test_notebooks", "test_studio", "test_heads", "test_basemodel", "test_editing", "test_exercises", "test_larger", "test_sheets",
         "test_custom_property", "test_fingerprints", "test_transformer", "test_table", "test_callback", "test_denoisers", "test_threads",
         "test_interrupts", "test_inputs", "test_readme",
-        "test_random_state", "test_front", "test_collect", "test_cost"}
+        "test_random_state", "test_front", "test_collect", "test_cost", "test_sweep", "test_processes"}
 
 
 def pytest_configure(config):

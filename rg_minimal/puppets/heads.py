@@ -36,6 +36,7 @@ from ..denoisers import denoiser
 from ..files import refuse_file, write_file
 from ..maps import pool_features, resize
 from ..pipelines import encode, load_pipeline, read_picture
+from ..processes import check_batch, is_main, share, wait
 from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
                        correspondence_loss, spatial_loss)
 from ..saving import ReadoutHead, train_head
@@ -515,7 +516,7 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
     the raw features: at each timestep the best of the decoder's layers.
     """
     task, start = get_task(task, **changes), time.time()
-    refuse_file(folder), refuse_file(work)
+    refuse_file(folder), refuse_file(work), check_batch(task.batch)
     samples, held_out = collect(pipe, task, max(task.count, FEW)), collect_held_out(pipe, task)
     prepared = time.time() - start
     report(f"{task.name}: {len(samples)} {task.unit} and {SCORED} held-out ones rendered and encoded, {prepared:.0f} s")
@@ -523,24 +524,27 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
     for count in (task.count, FEW):
         files.append(Path(work) / f"{task.name}-{_fingerprint(pipe, task)}-{count}.safetensors")
         trained, seconds = _train_to_the_end(pipe, task, samples[:count], held_out, files[-1], report)
-        results[f"{count} {task.unit}"] = score_head(pipe, task, trained, samples=held_out)
+        results[f"{count} {task.unit}"] = share(lambda some: score_head(pipe, task, trained, some, samples=held_out), TIMESTEPS)
         if count == task.count and len(results) == 1:
             head, taken = trained, prepared + seconds
     for name, make in task.further.items():
         others = collect_held_out(pipe, get_task(task, held_out=make))
-        results[f"{task.count} {task.unit}, {name}"] = score_head(pipe, task, head, samples=others)
+        results[f"{task.count} {task.unit}, {name}"] = share(lambda some: score_head(pipe, task, head, some, samples=others), TIMESTEPS)
     if not task.out_channels:
-        raw = score_raw_layers(pipe, task, samples=held_out)
+        raw = share(lambda some: score_raw_layers(pipe, task, some, samples=held_out), TIMESTEPS)
         results["raw features, best layer"] = {timestep: max(values) for timestep, values in raw.items()}
     for name, scores in results.items():
         report(f"{task.measure}, {name}: " + ", ".join(f"{value:.3f} at t = {t}" for t, value in scores.items()))
     head.config.extra |= {"training": {"pictures": task.count, "steps": task.steps, "batch": task.batch, "lr": task.lr,
                                        "seconds": round(taken)}, task.measure: results[f"{task.count} {task.unit}"]}
     head.config.extra |= {f"{task.measure} from {name}": scores for name, scores in list(results.items())[1:]}
-    head.half().save_pretrained(folder)
-    write_file(Path(folder) / "README.md", card(task, head, results, taken))
-    for file in files:
-        file.unlink(missing_ok=True), _clock(file).unlink(missing_ok=True)
+    wait()                                              # all have read the checkpoints
+    if is_main():
+        head.half().save_pretrained(folder)
+        write_file(Path(folder) / "README.md", card(task, head, results, taken))
+        for file in files:
+            file.unlink(missing_ok=True), _clock(file).unlink(missing_ok=True)
+    wait()
     return {"scores": results, "seconds": taken}
 
 
@@ -562,9 +566,10 @@ def _train_to_the_end(pipe, task, samples, held_out, checkpoint, report) -> tupl
     start = time.time()
     for state in train_task(pipe, task, samples, head, checkpoint=checkpoint):
         if state.step % 50 == 0 or state.step == state.steps:
-            scores = score_head(pipe, task, head, (100, 500), held_out[:32])
+            scores = share(lambda some: score_head(pipe, task, head, some, held_out[:32]), (100, 500))
             seconds = before + time.time() - start
-            write_file(clock, f"{seconds:.1f}")
+            if is_main():
+                write_file(clock, f"{seconds:.1f}")
             report(f"{len(samples)} {task.unit}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {task.measure} "
                    f"{scores[100]:.3f} at t = 100, {scores[500]:.3f} at t = 500, {seconds:.0f} s")
     return head.eval(), seconds
@@ -592,11 +597,15 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     with one_sentence(parser):
         refuse_file(options.out), refuse_file(options.work)
+        names = TASKS if "all" in options.heads else dict.fromkeys(options.heads)
+        for name in names:
+            check_batch(TASKS[name].batch)
         pipe, results = load_pipeline(options.model), {}
-    for name in TASKS if "all" in options.heads else dict.fromkeys(options.heads):
+    for name in names:
         results[name] = make_head(name, Path(options.out) / name, pipe, options.work,
-                                  lambda line: print(line, flush=True), count=options.pictures, steps=options.steps)
-    print(json.dumps(results, indent=1))
+                                  lambda line: print(line, flush=True) if is_main() else None, count=options.pictures, steps=options.steps)
+    if is_main():
+        print(json.dumps(results, indent=1))
 
 
 # ---------------------------------------------------------------------------------------------- small helpers

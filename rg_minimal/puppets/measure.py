@@ -30,6 +30,7 @@ from ..files import read_json, refuse_file, write_json
 from ..paces import DRAFT, FULL
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
+from ..processes import add_up, is_main, mine_of
 from ..saving import ReadoutHead
 from ..sources import Source
 
@@ -109,7 +110,7 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, step
     """
     scenes = world.sample_scenes(count, seed)
     totals: dict[str, dict] = {"unguided": {}, "guided": {}}
-    for start in range(0, count, batch):
+    for start in mine_of(range(0, count, batch)):
         part = scenes[start:start + batch]
         frames = world.render(part)
         goal = [pose_objective(head, frames.joints, **(objective or {}))]
@@ -123,6 +124,7 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, step
                       "attribute_accuracy": attribute_accuracy(reading, facts(part))["mean"]}
             _add(totals[name], len(part) / count, values)
         yield start + len(part), count
+    totals = add_up(totals)
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals,
             "settings": {**(objective or {}), **guidance}}
 
@@ -163,7 +165,7 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "e
     """
     objective, name = {"depth": (depth_objective, "depth_rmse"), "edges": (edge_objective, "edge_f_score")}[what]
     scenes, totals = world.sample_scenes(count, seed), {"unguided": {}, "guided": {}}
-    for start in range(0, count, batch):
+    for start in mine_of(range(0, count, batch)):
         part = scenes[start:start + batch]
         target = getattr(world.render(part), what)
         rows = {"asked for": target[:7]}
@@ -179,6 +181,7 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "e
         if sheet and not start:
             sheet(rows)
         yield start + len(part), count
+    totals = add_up(totals)
     return {"pictures": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, **totals, "settings": settings}
 
 
@@ -494,6 +497,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
 ARROW_WORK = "runs/arrows.json"                            # what has been measured, so that it can go on after a break
+SHARED = ("pose", "depth", "edges")                        # several processes take a part of the batches each (see `processes`)
 HEADLESS = ("base", "inversion", "tokens")                 # and without guidance
 
 
@@ -529,7 +533,11 @@ def main(arguments=None) -> None:
         pipe, judge, heads = load_pipeline(options.model), load_judge(), "data/heads" if options.heads is None else options.heads
         todo = {what: measurement(what, pipe, judge, heads, options.count, options.steps) for what in options.what}
     for what, each in todo.items():
+        if what not in SHARED and not is_main():                # cannot be shared: the first process does it alone
+            continue
         result = finish(each, lambda done, of: print(f"{what}: {done} of {of}", flush=True))
+        if not is_main():                                       # one process writes
+            continue
         print(json.dumps(result, indent=1))
         print("written to", write_result(what, result, options.out))
 

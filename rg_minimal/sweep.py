@@ -1,0 +1,352 @@
+"""Many runs over a grid of parameters, on this machine or on many, by Dask: nothing lost, nothing run twice.
+
+    python -m rg_minimal.sweep notebooks/05_guided_sampling.ipynb --grid step_size=0.02,0.05 seed=0:8 --output runs/steps
+    python -m rg_minimal.sweep measure:pose --grid steps=10,25,50 count=20 --output runs/pose
+
+A target is a notebook, run by papermill, or `measure:NAME`, a measurement of `rg_minimal.puppets.measure` whose options
+(count, steps, model, heads) are the grid's names. The folder holds `manifest.json` (what was asked for), `done/NUMBER.json` for each
+run that ended, whole, the executed notebooks, `table.csv`, and `pictures.html`. The same command goes on where a killed one
+stopped: runs that ended well are not run again, runs that failed are. The grid may have grown since; everything else has to be the same.
+A notebook records a result with `scrapbook`-like outputs: a display of MIME type application/json that is an object of numbers.
+"""
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import hashlib
+import html
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+from .checks import Count, one_sentence, option
+from .files import read_json, refuse_file, refuse_others, write_file, write_json
+
+MOST = 10_000                                               # runs in a sweep
+KNOWN = ("manifest.json", "done", "notebooks", "table.csv", "pictures.html")
+MEASURES = "measure:"
+OPTIONS = ("count", "steps", "model", "heads")              # of `rg_minimal.puppets.measure`
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+# ---- the grid ----------------------------------------------------------------------------------------------------------
+
+def read_grid(texts) -> dict[str, list]:
+    """{name: values} of texts such as `step_size=0.02,0.05` (values as YAML reads them, as papermill does) and `seed=0:8` or
+    `seed=0:8:2` (whole numbers, the end left out). ValueError says which text is wrong."""
+    grid: dict[str, list] = {}
+    for text in texts:
+        name, equals, told = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--grid {text!r} is no NAME=VALUES: give for example seed=0:8 or step_size=0.02,0.05")
+        if name in grid:
+            raise ValueError(f"--grid names {name} twice: give all of its values at once, {name}=A,B,C")
+        grid[name] = _span(name, told) if ":" in told and not set(told) - set("0123456789:+-") else _listed(name, told)
+    size = 1
+    for values in grid.values():
+        size *= len(values)
+    if size > MOST:
+        raise ValueError(f"the grid has {size} runs, more than {MOST}: give fewer values, or several sweeps")
+    return grid
+
+
+def _span(name: str, told: str) -> list[int]:
+    try:
+        numbers = [int(each) for each in told.split(":")]
+        span = range(*numbers) if len(numbers) in (2, 3) else None
+    except ValueError:
+        span = None
+    if span is None:
+        raise ValueError(f"--grid {name}={told} is no START:STOP or START:STOP:STEP of whole numbers with a step other than 0: give {name}=0:8")
+    if not len(span):
+        raise ValueError(f"--grid {name}={told} is empty, the end is left out: give an end behind the start, such as {name}=0:8")
+    if len(span) > MOST:
+        raise ValueError(f"--grid {name}={told} has {len(span)} values, more than {MOST}: give fewer")
+    return list(span)
+
+
+def _listed(name: str, told: str) -> list:
+    try:
+        values = yaml.safe_load(told) if told.lstrip().startswith("[[") else yaml.safe_load(f"[{told}]")
+        said = [json.dumps(each, allow_nan=False) for each in values]
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"--grid {name}={told} cannot be read ({str(error).splitlines()[0]}): give values that YAML reads, "
+                         "with commas between them") from None
+    if not values or None in values:
+        raise ValueError(f"--grid {name}={told} holds an empty value: give {name}=A,B,C")
+    twice = sorted({each for each in said if said.count(each) > 1})
+    if twice:
+        raise ValueError(f"--grid {name}={told} holds {twice[0]} twice: give each value once")
+    return values
+
+
+def points(grid: dict[str, list]) -> list[dict]:
+    """A dict of parameters for each run, the last name changing fastest."""
+    return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+
+
+def key(parameters: dict) -> str:
+    """What a run's files are called; it depends on its parameters alone, so that a grid may grow."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# ---- the target --------------------------------------------------------------------------------------------------------
+
+def check_target(target: str, grid: dict) -> str:
+    """A checksum of what is to be run; ValueError where it cannot be run, or does not know a name of the grid."""
+    if target.startswith(MEASURES):
+        return _check_measure(target.removeprefix(MEASURES), grid)
+    path = Path(target)
+    if not path.is_file():
+        raise ValueError(f"{target} is not there: give a notebook, or measure:NAME such as measure:pose")
+    try:
+        nbformat.read(path, as_version=4)
+        known = papermill.inspect_notebook(path)
+    except Exception as error:                              # of nbformat, of JSON, of papermill: whatever is wrong in a file
+        raise ValueError(f"{target} is no notebook ({str(error).splitlines()[0][:80] if str(error) else type(error).__name__}): give an .ipynb file") from None
+    if not known and grid:
+        raise ValueError(f"{target} has no cell tagged `parameters`: tag the cell that holds {', '.join(grid)}")
+    _refuse_unknown(target, grid, known)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_measure(name: str, grid: dict) -> str:
+    command = [sys.executable, "-c", "from rg_minimal.puppets.measure import WHAT; print(*WHAT)"]
+    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    if name not in known:
+        raise ValueError(f"measure:{name} is no measurement: choose from {', '.join(known)}")
+    _refuse_unknown(f"measure:{name}", grid, OPTIONS)
+    return name
+
+
+def _refuse_unknown(target: str, grid: dict, known) -> None:
+    unknown = [name for name in grid if name not in known]
+    if unknown:
+        raise ValueError(f"{target} has no parameter {', '.join(unknown)}: choose from {', '.join(known)}")
+
+
+# ---- the folder --------------------------------------------------------------------------------------------------------
+
+def open_folder(folder: Path, target: str, checksum: str, grid: dict) -> None:
+    """Write the manifest, or compare it with the one that is there: the target is the same file, the grid has the same names
+    and at least the values that it had."""
+    refuse_file(folder)
+    place = folder / "manifest.json"
+    refuse_others(folder, KNOWN if place.is_file() else ())
+    if place.is_file():
+        before = read_json(place)
+        if not isinstance(before.get("grid"), dict) or not all(isinstance(each, list) for each in before["grid"].values()):
+            raise ValueError(f"{place} is no manifest of a sweep: choose another folder")
+        if (before.get("target"), before.get("checksum")) != (target, checksum):
+            changed = "another target" if before.get("target") != target else "the target as it was before it changed"
+            raise ValueError(f"{folder} holds a sweep of {changed} ({before.get('target')}): choose another folder, or delete this one")
+        lost = [name for name, values in before["grid"].items() if [each for each in values if each not in grid.get(name, [])]]
+        if set(grid) != set(before["grid"]) or lost:
+            raise ValueError(f"{folder} holds a sweep of another grid ({before['grid']}): a grid may get further values, not lose any or "
+                             "have other names; choose another folder, or give all of its values")
+    write_json(place, {"target": target, "checksum": checksum, "grid": grid})
+
+
+def ended(folder: Path, parameters: dict) -> dict | None:
+    """The record of a run that has ended, or None."""
+    path = folder / "done" / f"{key(parameters)}.json"
+    return read_json(path) if path.is_file() else None
+
+
+# ---- one run, on whatever machine --------------------------------------------------------------------------------------
+
+def run_one(target: str, folder: str, parameters: dict) -> dict:
+    """Run one point and write its record, last and whole. An error of the run is recorded, not raised: only what kills the
+    process is worth another try. A run that ended well meanwhile, in a process that could no longer say so, is not run again."""
+    place = Path(folder)
+    before = ended(place, parameters)
+    if before and before["status"] == "done":
+        return before
+    start, worker = time.time(), f"{os.uname().nodename}:{os.getpid()}"
+    record = {"parameters": parameters, "status": "done", "error": "", "worker": worker, "results": {}}
+    try:
+        record["results"] = _measured(target, parameters) if target.startswith(MEASURES) else _notebook(target, place, parameters)
+    except Exception as error:
+        record |= {"status": "failed", "error": _last_line(error)}
+    record["seconds"] = round(time.time() - start, 3)
+    write_json(place / "done" / f"{key(parameters)}.json", record)
+    return record
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return getattr(error, "ename", "") and f"{error.ename}: {error.evalue}" or (lines[-1] if lines else type(error).__name__)
+
+
+def _notebook(target: str, folder: Path, parameters: dict) -> dict:
+    notebook = papermill.execute_notebook(target, None, parameters, cwd=Path(target).parent, progress_bar=False, kernel_name="python3")
+    write_file(folder / "notebooks" / f"{key(parameters)}.ipynb", nbformat.writes(notebook))
+    return _numbers(notebook)
+
+
+def _numbers(notebook) -> dict:
+    found = {}
+    for output in itertools.chain.from_iterable(cell.get("outputs", []) for cell in notebook.cells):
+        told = output.get("data", {}).get("application/json")
+        if isinstance(told, dict):
+            found |= {name: value for name, value in told.items() if isinstance(value, (bool, int, float, str))}
+    return found
+
+
+def _measured(target: str, parameters: dict) -> dict:
+    """A process of its own, as by hand; the numbers of its result, `guided.pck@0.05` and so on."""
+    with tempfile.TemporaryDirectory() as out:
+        name = target.removeprefix(MEASURES)
+        told = [part for option, value in parameters.items() for part in (f"--{option}", str(value))]
+        run = subprocess.run([sys.executable, "-m", "rg_minimal.puppets.measure", name, *told, "--out", out], capture_output=True,
+                             text=True, env=os.environ | ONE_THREAD)
+        if run.returncode:
+            raise RuntimeError(run.stderr.strip() or f"exit status {run.returncode}")
+        return _flat(read_json(Path(out) / f"{name}.json"))
+
+
+def _flat(value: dict, before: str = "") -> dict:
+    found = {}
+    for name, each in value.items():
+        if isinstance(each, dict):
+            found |= _flat(each, f"{before}{name}.")
+        elif isinstance(each, (bool, int, float, str)):
+            found[before + name] = each
+    return found
+
+
+# ---- all of them -------------------------------------------------------------------------------------------------------
+
+def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, scheduler: str | None = None, retries: int = 3,
+          report=print) -> list[dict]:
+    """Run what has not yet ended well, and write table and pictures; returns a record for each point of the grid, in its order.
+
+    Without `scheduler`, an address, `workers` processes of one thread each are started here. A run whose worker dies is given to
+    another one, up to `retries` times. All workers have to see `folder` and the target under the same path.
+    """
+    folder = Path(folder).resolve()
+    target = target if target.startswith(MEASURES) else str(Path(target).resolve())
+    checksum = check_target(target, grid)
+    try:
+        import dask
+        from distributed import Client, LocalCluster, as_completed
+        from distributed.utils import get_mp_context
+    except ImportError:
+        raise ValueError("a sweep needs Dask: pip install 'rg-minimal[sweep]'") from None
+    todo = [each for each in points(grid) if (ended(folder, each) or {}).get("status") != "done"]
+    open_folder(folder, target, checksum, grid)
+    report(f"{len(points(grid)) - len(todo)} of {len(points(grid))} runs are done, {len(todo)} to do")
+    if todo:
+        from tqdm.auto import tqdm
+        os.environ.update({name: os.environ.get(name, value) for name, value in ONE_THREAD.items()})
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        with dask.config.set({"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method}):
+            get_mp_context().set_forkserver_preload(["distributed", "rg_minimal.sweep"])       # torch is loaded once for all workers
+            try:
+                cluster = None if scheduler else LocalCluster(n_workers=min(workers, len(todo)), threads_per_worker=1, processes=True,
+                                                              dashboard_address=":0" if _bokeh() else None)
+                client = Client(scheduler or cluster, timeout="20s")
+            except (OSError, ValueError) as error:
+                raise ValueError(f"--scheduler {scheduler} cannot be reached ({error}): start it by `dask scheduler`, or leave it out") from None
+            try:
+                report(f"dashboard: {client.dashboard_link}" if _bokeh() else "no dashboard, bokeh is missing (pip install bokeh)")
+                futures = {client.submit(run_one, target, str(folder), each, key=f"run-{key(each)}", pure=False, retries=retries): each
+                           for each in todo}
+                for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+                    if future.status == "error":
+                        each, error = futures[future], future.exception()
+                        write_json(folder / "done" / f"{key(each)}.json", {"parameters": each, "status": "failed", "worker": "", "seconds": 0.0,
+                                   "error": f"{type(error).__name__}: {error}".splitlines()[0], "results": {}})
+            finally:
+                client.close()
+                if cluster:
+                    cluster.close()
+    records = [ended(folder, each) for each in points(grid)]
+    write_table(folder / "table.csv", records)
+    write_file(folder / "pictures.html", page(target, folder, records))
+    return records
+
+
+def _bokeh() -> bool:
+    import importlib.util
+    return importlib.util.find_spec("bokeh") is not None
+
+
+def write_table(path: Path, records: list[dict]) -> Path:
+    """A row for each run: its parameters, status, seconds, worker, error, and what it recorded."""
+    results = dict.fromkeys(f"result.{name}" for each in records for name in each["results"])
+    columns = [*records[0]["parameters"], "status", "seconds", "worker", "error", *results]
+    text = io.StringIO()
+    out = csv.DictWriter(text, columns, lineterminator="\n")
+    out.writeheader()
+    for each in records:
+        row = {name: each[name] for name in ("status", "seconds", "worker", "error")}
+        out.writerow(row | each["parameters"] | {f"result.{name}": value for name, value in each["results"].items()})
+    return write_file(path, text.getvalue())
+
+
+def page(target: str, folder: Path, records: list[dict]) -> str:
+    """One HTML page that needs no other file: the last picture of each run, small, with its parameters below."""
+    figures = []
+    for each in records:
+        said = html.escape(", ".join(f"{name}={value}" for name, value in each["parameters"].items()))
+        error = f"<br><b>{html.escape(each['error'])}</b>" if each["error"] else ""
+        picture = _thumbnail(folder / "notebooks" / f"{key(each['parameters'])}.ipynb") if each["status"] == "done" else ""
+        shown = f'<img alt="{said}" src="data:image/jpeg;base64,{picture}">' if picture else "<p>no picture</p>"
+        figures.append(f"<figure>{shown}<figcaption>{said}{error}</figcaption></figure>")
+    style = "body{font-family:sans-serif} figure{display:inline-block;margin:8px;width:260px;vertical-align:top} img{max-width:260px}"
+    name = html.escape(Path(target).name)
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{style}</style><h1>{name}</h1>' + "\n".join(figures) + "</html>\n"
+
+
+def _thumbnail(path: Path) -> str:
+    """The last picture of an executed notebook as base64 of a small JPEG; "" where there is none."""
+    from PIL import Image
+    if not path.is_file():
+        return ""
+    notebook = nbformat.read(path, as_version=4)
+    found = [output["data"]["image/png"] for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    if not found:
+        return ""
+    small = Image.open(io.BytesIO(base64.b64decode(found[-1]))).convert("RGB")
+    small.thumbnail((260, 260))
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=80)
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m rg_minimal.sweep", description="Run a notebook or a measurement over a grid of parameters.")
+    parser.add_argument("target", help="a notebook, or measure:NAME")
+    parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=VALUES", help="NAME=A,B,C or NAME=START:STOP[:STEP]")
+    parser.add_argument("--output", required=True, help="a folder, new, empty, or of this sweep")
+    parser.add_argument("--workers", type=option(Count), default=2, help="processes of a local cluster")
+    parser.add_argument("--scheduler", help="the address of a Dask scheduler, such as tcp://10.0.0.1:8786")
+    parser.add_argument("--retries", type=option(Count), default=3, help="for runs whose worker died")
+    options = parser.parse_args(arguments)
+    with one_sentence(parser):
+        if options.scheduler is not None and "://" not in options.scheduler:
+            raise ValueError(f"--scheduler {options.scheduler} is no address: give one such as tcp://10.0.0.1:8786")
+        records = sweep(options.target, read_grid(options.grid), options.output, options.workers, options.scheduler, options.retries)
+    failed = [each for each in records if each["status"] != "done"]
+    print(f"{len(records) - len(failed)} of {len(records)} runs done; {options.output}/table.csv and {options.output}/pictures.html")
+    for each in failed:
+        print(f"failed: {each['parameters']}: {each['error']}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    import importlib
+    importlib.import_module("rg_minimal.sweep").main()      # by this name the workers know what they are to run

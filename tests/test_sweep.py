@@ -1,0 +1,103 @@
+"""Sweeps: a killed worker loses nothing, a killed sweep goes on where it was, nothing is run twice, wrong grids are refused in words."""
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rg_minimal import sweep
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = """import os, time
+from pathlib import Path
+from IPython.display import display
+if n == broken:
+    raise ValueError("three is <b>too many</b>")
+time.sleep(seconds)
+with open(ledger, "a") as file:
+    file.write(f"{n}\\n")
+display({"application/json": {"square": n * n}}, raw=True)"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A notebook that writes its number into a ledger when it ends."""
+    first = nbformat.v4.new_code_cell(f"n = 0\nbroken = -1\nseconds = 0.3\nledger = {str(tmp_path / 'ledger')!r}", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[first, nbformat.v4.new_code_cell(CODE)],
+                                        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    path = tmp_path / "tiny.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def start(notebook, *grid):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", "rg_minimal.sweep", str(notebook), "--grid", *grid, "--output", str(notebook.parent / "out")],
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def records(notebook):
+    return [json.loads(path.read_text()) for path in (notebook.parent / "out" / "done").glob("*.json")]
+
+
+def wait_for_some(notebook, count=2):
+    for _ in range(1800):
+        if len(records(notebook)) >= count:
+            return records(notebook)
+        time.sleep(0.05)
+    raise AssertionError("nothing ended in 90 s")
+
+
+def ledger(notebook):
+    return (notebook.parent / "ledger").read_text().split()
+
+
+def swept(notebook, *grid, **settings):
+    """A sweep in this process, and what it reported."""
+    said = []
+    return sweep.sweep(str(notebook), sweep.read_grid(grid), notebook.parent / "out", report=said.append, **settings), said
+
+
+def table(notebook):
+    return list(csv.DictReader((notebook.parent / "out" / "table.csv").open()))
+
+
+def test_a_killed_worker_loses_nothing_and_a_notebook_that_raises_stops_no_other(tiny):
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(swept, tiny, "n=0:6", "broken=4")
+        first = wait_for_some(tiny)
+        os.kill(int(first[0]["worker"].rpartition(":")[2]), signal.SIGKILL)
+        told, _ = run.result(120)
+    assert [each["status"] for each in told] == ["done"] * 4 + ["failed", "done"]
+    assert [(row["n"], row["result.square"]) for row in table(tiny) if row["status"] == "done"] == [(str(n), str(n * n)) for n in (0, 1, 2, 3, 5)]
+    assert table(tiny)[4]["error"] == "ValueError: three is <b>too many</b>" and len({each["worker"] for each in told}) > 2
+    assert "three is &lt;b&gt;too many" in (tiny.parent / "out" / "pictures.html").read_text()
+    assert set(ledger(tiny)) == set("01235")
+    assert all(ledger(tiny).count(str(each["parameters"]["n"])) == 1 for each in first if each["status"] == "done")
+
+
+def test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended(tiny):
+    run = start(tiny, "n=0:5")
+    wait_for_some(tiny)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    before = {each["parameters"]["n"] for each in records(tiny)}
+    told, said = swept(tiny, "n=0:6")                                       # and the grid has grown
+    assert said[0] == f"{len(before)} of 6 runs are done, {6 - len(before)} to do" and len(before) < 5
+    assert all(ledger(tiny).count(str(n)) == 1 for n in before) and set(ledger(tiny)) == set("012345")
+    assert [each["results"] for each in told] == [{"square": n * n} for n in range(6)]
+    with pytest.raises(ValueError, match="holds a sweep of another grid"):
+        swept(tiny, "n=0:4")
+
+
+def test_grids():
+    assert sweep.read_grid(["a=0.1,1e-1x,true", "b=0:8:4", "c=[1, 2],[3, 4]", "d=tcp:x"]) == {
+        "a": [0.1, "1e-1x", True], "b": [0, 4], "c": [[1, 2], [3, 4]], "d": ["tcp:x"]}
+    assert sweep.points({"a": [1, 2], "b": [3, 4]})[1] == {"a": 1, "b": 4}
