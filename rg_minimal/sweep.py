@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import nbformat
@@ -35,6 +36,7 @@ from .checks import Count, one_sentence, option
 from .files import read_json, refuse_file, refuse_others, write_file, write_json
 
 MOST = 10_000                                               # runs in a sweep
+SHOWN, WIDE = 3, 360                                        # pictures of a run on the page, and pixels that they are wide
 KNOWN = ("manifest.json", "done", "notebooks", "table.csv", "pictures.html")
 MEASURES = "measure:"
 OPTIONS = ("count", "steps", "model", "heads")              # of `rg_minimal.puppets.measure`
@@ -139,9 +141,9 @@ def _refuse_unknown(target: str, grid: dict, known) -> None:
 
 # ---- the folder --------------------------------------------------------------------------------------------------------
 
-def open_folder(folder: Path, target: str, checksum: str, grid: dict) -> None:
-    """Write the manifest, or compare it with the one that is there: the target is the same file, the grid has the same names
-    and at least the values that it had."""
+def check_folder(folder: Path, target: str, checksum: str, grid: dict) -> None:
+    """ValueError where a sweep cannot be written there, or its manifest is of another one: the target has to be the same file, and
+    the grid to have the same names and at least the values that it had."""
     refuse_file(folder)
     place = folder / "manifest.json"
     refuse_others(folder, KNOWN if place.is_file() else ())
@@ -156,7 +158,6 @@ def open_folder(folder: Path, target: str, checksum: str, grid: dict) -> None:
         if set(grid) != set(before["grid"]) or lost:
             raise ValueError(f"{folder} holds a sweep of another grid ({before['grid']}): a grid may get further values, not lose any or "
                              "have other names; choose another folder, or give all of its values")
-    write_json(place, {"target": target, "checksum": checksum, "grid": grid})
 
 
 def ended(folder: Path, parameters: dict) -> dict | None:
@@ -191,7 +192,8 @@ def _last_line(error: Exception) -> str:
 
 
 def _notebook(target: str, folder: Path, parameters: dict) -> dict:
-    notebook = papermill.execute_notebook(target, None, parameters, cwd=Path(target).parent, progress_bar=False, kernel_name="python3")
+    notebook = papermill.execute_notebook(target, None, parameters, cwd=Path(target).parent, progress_bar=False, kernel_name="python3",
+                                          extra_arguments=["--IPKernelApp.log_level=ERROR"])                  # no warnings among the progress
     write_file(folder / "notebooks" / f"{key(parameters)}.ipynb", nbformat.writes(notebook))
     return _numbers(notebook)
 
@@ -239,44 +241,56 @@ def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, schedule
     folder = Path(folder).resolve()
     target = target if target.startswith(MEASURES) else str(Path(target).resolve())
     checksum = check_target(target, grid)
-    try:
-        import dask
-        from distributed import Client, LocalCluster, as_completed
-        from distributed.utils import get_mp_context
-    except ImportError:
-        raise ValueError("a sweep needs Dask: pip install 'rg-minimal[sweep]'") from None
+    check_folder(folder, target, checksum, grid)
     todo = [each for each in points(grid) if (ended(folder, each) or {}).get("status") != "done"]
-    open_folder(folder, target, checksum, grid)
     report(f"{len(points(grid)) - len(todo)} of {len(points(grid))} runs are done, {len(todo)} to do")
     if todo:
-        from tqdm.auto import tqdm
-        os.environ.update({name: os.environ.get(name, value) for name, value in ONE_THREAD.items()})
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        with dask.config.set({"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method}):
-            get_mp_context().set_forkserver_preload(["distributed", "rg_minimal.sweep"])       # torch is loaded once for all workers
-            try:
-                cluster = None if scheduler else LocalCluster(n_workers=min(workers, len(todo)), threads_per_worker=1, processes=True,
-                                                              dashboard_address=":0" if _bokeh() else None)
-                client = Client(scheduler or cluster, timeout="20s")
-            except (OSError, ValueError) as error:
-                raise ValueError(f"--scheduler {scheduler} cannot be reached ({error}): start it by `dask scheduler`, or leave it out") from None
-            try:
-                report(f"dashboard: {client.dashboard_link}" if _bokeh() else "no dashboard, bokeh is missing (pip install bokeh)")
-                futures = {client.submit(run_one, target, str(folder), each, key=f"run-{key(each)}", pure=False, retries=retries): each
-                           for each in todo}
-                for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-                    if future.status == "error":
-                        each, error = futures[future], future.exception()
-                        write_json(folder / "done" / f"{key(each)}.json", {"parameters": each, "status": "failed", "worker": "", "seconds": 0.0,
-                                   "error": f"{type(error).__name__}: {error}".splitlines()[0], "results": {}})
-            finally:
-                client.close()
-                if cluster:
-                    cluster.close()
+        with joined(scheduler, min(workers, len(todo)), retries) as client:
+            write_json(folder / "manifest.json", {"target": target, "checksum": checksum, "grid": grid})
+            report(f"dashboard: {client.dashboard_link}" if _bokeh() else "no dashboard: bokeh is missing, which the extra sweep brings")
+            _run(client, target, folder, todo, retries)
     records = [ended(folder, each) for each in points(grid)]
     write_table(folder / "table.csv", records)
     write_file(folder / "pictures.html", page(target, folder, records))
     return records
+
+
+@contextmanager
+def joined(scheduler: str | None, workers: int, retries: int):
+    """A client of the scheduler at this address, or of one that is started here with so many workers, and ended afterwards."""
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+        from distributed.utils import get_mp_context
+    except ImportError:
+        raise ValueError("a sweep needs Dask: pip install -e '.[sweep]'") from None
+    os.environ.update({name: os.environ.get(name, value) for name, value in ONE_THREAD.items()})
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    with dask.config.set({"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method}):
+        get_mp_context().set_forkserver_preload(["distributed", "papermill", "rg_minimal"])         # torch is loaded once for all workers
+        with ExitStack() as ends:
+            try:
+                cluster = scheduler or ends.enter_context(LocalCluster(
+                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0" if _bokeh() else None))
+                client = ends.enter_context(Client(cluster, timeout="20s"))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"--scheduler {scheduler} cannot be reached ({error}): start it by `dask scheduler`, or leave it out") from None
+            yield client
+
+
+def _run(client, target: str, folder: Path, todo: list[dict], retries: int) -> None:
+    """Until each of these has a record."""
+    from distributed import as_completed
+    from tqdm.auto import tqdm
+    futures = {client.submit(run_one, target, str(folder), each, key=f"run-{key(each)}", pure=False, retries=retries): each for each in todo}
+    for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+        if future.status == "error":
+            each, error = futures[future], future.exception()
+            if isinstance(error, RuntimeError) and "deserializ" in str(error):
+                raise ValueError("the scheduler or its workers cannot import rg_minimal.sweep: install this version, with its extra sweep, "
+                                 "wherever they run, and start them again")
+            write_json(folder / "done" / f"{key(each)}.json", {"parameters": each, "status": "failed", "worker": "", "seconds": 0.0,
+                       "error": f"{type(error).__name__}: {error}".splitlines()[0], "results": {}})
 
 
 def _bokeh() -> bool:
@@ -298,30 +312,38 @@ def write_table(path: Path, records: list[dict]) -> Path:
 
 
 def page(target: str, folder: Path, records: list[dict]) -> str:
-    """One HTML page that needs no other file: the last picture of each run, small, with its parameters below."""
-    figures = []
+    """One HTML page that needs no other file: of each run the last pictures that are not the same in all runs, small, and its parameters."""
+    pictures = {key(each["parameters"]): _pictures(folder / "notebooks" / f"{key(each['parameters'])}.ipynb") for each in records
+                if each["status"] == "done"}
+    places = dict.fromkeys(place for found in pictures.values() for place in found)
+    differing = [place for place in places if len({found.get(place) for found in pictures.values()}) > 1]
+    shown, figures = (differing or list(places))[-SHOWN:], []
     for each in records:
+        found = pictures.get(key(each["parameters"]), {})
         said = html.escape(", ".join(f"{name}={value}" for name, value in each["parameters"].items()))
         error = f"<br><b>{html.escape(each['error'])}</b>" if each["error"] else ""
-        picture = _thumbnail(folder / "notebooks" / f"{key(each['parameters'])}.ipynb") if each["status"] == "done" else ""
-        shown = f'<img alt="{said}" src="data:image/jpeg;base64,{picture}">' if picture else "<p>no picture</p>"
-        figures.append(f"<figure>{shown}<figcaption>{said}{error}</figcaption></figure>")
-    style = "body{font-family:sans-serif} figure{display:inline-block;margin:8px;width:260px;vertical-align:top} img{max-width:260px}"
+        small = [f'<img alt="{said}" src="data:image/jpeg;base64,{_thumbnail(found[place])}">' for place in shown if place in found]
+        figures.append(f"<figure>{''.join(small) or '<p>no picture</p>'}<figcaption>{said}{error}</figcaption></figure>")
+    style = ("body{font-family:sans-serif} figure{display:inline-block;margin:8px;padding:8px;vertical-align:top;border:1px solid #ccc} "
+             f"img{{display:block;max-width:{WIDE}px;margin-bottom:6px}}")
     name = html.escape(Path(target).name)
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{style}</style><h1>{name}</h1>' + "\n".join(figures) + "</html>\n"
 
 
-def _thumbnail(path: Path) -> str:
-    """The last picture of an executed notebook as base64 of a small JPEG; "" where there is none."""
-    from PIL import Image
+def _pictures(path: Path) -> dict[tuple[int, int], str]:
+    """The pictures of an executed notebook, PNG in base64, by cell and output."""
     if not path.is_file():
-        return ""
-    notebook = nbformat.read(path, as_version=4)
-    found = [output["data"]["image/png"] for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    if not found:
-        return ""
-    small = Image.open(io.BytesIO(base64.b64decode(found[-1]))).convert("RGB")
-    small.thumbnail((260, 260))
+        return {}
+    cells = nbformat.read(path, as_version=4).cells
+    return {(cell, number): output["data"]["image/png"] for cell, each in enumerate(cells) for number, output in enumerate(each.get("outputs", []))
+            if "image/png" in output.get("data", {})}
+
+
+def _thumbnail(picture: str) -> str:
+    """A PNG in base64 as base64 of a small JPEG."""
+    from PIL import Image
+    small = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    small.thumbnail((WIDE, WIDE))
     written = io.BytesIO()
     small.save(written, "JPEG", quality=80)
     return base64.b64encode(written.getvalue()).decode()

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Callable, Iterator, get_args
 
@@ -26,6 +27,7 @@ from .files import refuse_file, refuse_others, write_file
 from .label_files import SHOWN
 from .labels import TRIPLETS, Fit, Kind, Labelled, from_dataset, open_dataset, read_labels
 from .pipelines import DEFAULT, load_pipeline, read_picture
+from .processes import check_batch, is_main, share, wait
 from .saving import ReadoutHead, train_head
 
 TIMESTEPS = (100, 500)                  # at which a head is scored
@@ -68,6 +70,7 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     and recipe are the same. Raises ValueError, at the call, where the folder is taken or too little is left to learn from.
     """
     folder = check_output(folder)
+    check_batch(batch)
     learn, unseen = data.split(held_out, seed)
     head = data.new_head(pipe, seed, width, name)
     head.config.base_model = model
@@ -85,18 +88,23 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
              f"{'middle cut out' if data.frame.fit == 'crop' else 'stretched'}", "samples": f"{len(learn)} to learn "
                  f"from, {len(unseen)} held out", **(told or {})}
 
+    score = lambda: share(lambda some: scored(head, some), TIMESTEPS)
+
     def run() -> Iterator[Progress]:
         for state in states:
-            now = scored(head) if scored and (state.step % every == 0 or state.step == steps) else None
+            now = score() if scored and (state.step % every == 0 or state.step == steps) else None
             yield Progress(state.step, steps, state.loss, now, head)
-        scores = scored(head) if scored else {}
+        scores = score() if scored else {}
         table = {data.measure: {f"t = {t}": value for t, value in scores.items()}} if scores else {}
         head.config.extra |= {"scores": table, "data": facts, "recipe": recipe,
                               "left_out": listed(data.left_out), "notes": listed(data.notes)}
-        write_file(folder / "README.md", hub.card(asdict(head.config), folder))
-        head.eval().save_pretrained(folder)
-        for each in folder.glob("training-*.safetensors"):
-            each.unlink()
+        head.eval()
+        if is_main():
+            write_file(folder / "README.md", hub.card(asdict(head.config), folder))
+            head.save_pretrained(folder)
+            for each in folder.glob("training-*.safetensors"):
+                each.unlink()
+        wait()                                              # nobody ends, or goes on, before the head is there
     return run()
 
 
@@ -113,7 +121,7 @@ def scorer(data: Labelled, pipe, seed: int = 0, timesteps=TIMESTEPS, chunk: int 
         rows, truth = torch.stack([data.shows[each, 0] for each in drawn], 1), ()
 
     @torch.no_grad()
-    def score(head: ReadoutHead) -> dict[int, float]:
+    def score(head: ReadoutHead, timesteps=timesteps) -> dict[int, float]:
         scores = {}
         for timestep in timesteps:
             rng = torch.Generator().manual_seed(seed + timestep)
@@ -215,14 +223,14 @@ def check_asked(asked) -> None:
 def main(arguments=None) -> None:
     commands = parser()
     asked = commands.parse_args(arguments)
+    say = partial(print, flush=True) if is_main() else lambda *_: None          # of several processes one speaks
     with one_sentence(commands):
         check_asked(asked)
         pipe = load_pipeline(asked.model, local_files_only=not asked.download)
         data = read(asked, pipe)
         for each in data.notes[:SHOWN]:
-            print("note:", each)
-        print(f"{len(data)} samples of {len(data.shots)} pictures; {len(data.left_out)} left out, {len(data.notes)} "
-              "notes", flush=True)
+            say("note:", each)
+        say(f"{len(data)} samples of {len(data.shots)} pictures; {len(data.left_out)} left out, {len(data.notes)} notes")
         told = {"from": asked.dataset or ", ".join(Path(each).name for each in (asked.pictures, asked.labels) if each)}
         training = train_labels(data, pipe, asked.output, steps=asked.steps, batch=asked.batch, lr=asked.lr,
                                 width=asked.width, seed=asked.seed, held_out=asked.held_out, every=asked.every,
@@ -231,11 +239,11 @@ def main(arguments=None) -> None:
     for state in training:
         if state.scores is not None or state.step % asked.every == 0 or state.step in (1, state.steps):
             said = ", ".join(f"{value:.3f} at t = {t}" for t, value in (state.scores or {}).items())
-            print(f"step {state.step} of {state.steps}, loss {state.loss:.5f}{'; held out: ' * bool(said)}{said}", flush=True)
+            say(f"step {state.step} of {state.steps}, loss {state.loss:.5f}{'; held out: ' * bool(said)}{said}")
     for each in data.left_out:
-        print("left out:", each)
-    print(f"head and card are in {asked.output}; score: {data.measure}")
-    if asked.push:
+        say("left out:", each)
+    say(f"head and card are in {asked.output}; score: {data.measure}")
+    if asked.push and is_main():
         from .pipelines import load_head
         with one_sentence(commands):
             print("shared:", load_head(asked.output).save_pretrained(asked.output, push_to_hub=True, repo_id=asked.push))

@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+
+from tiny import tiny_pipe
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = """
@@ -46,6 +50,9 @@ blocks = lambda name: (f"{name}coderBlock2D",) * 3
 deep = dict(block_out_channels=(8, 8, 16), down_block_types=blocks("DownEn"), up_block_types=blocks("UpDe"))     # latents of 32 x 32
 heads.TIMESTEPS = (100, 500, 750)
 made = heads.make_head("depth", f"{out}/{name}", tiny_pipe(vae=deep), f"{out}/work-{name}", lambda line: None, count=2, steps=2, batch=2)
+from rg_minimal import train
+train.main(["--kind", "map", "--pictures", f"{out}/pictures", "--labels", f"{out}/maps", "--model", f"{out}/model", "--output", f"{out}/labels-{name}",
+            "--steps", "2", "--batch", "4", "--held-out", "0.5"])
 refused = ""
 try:
     heads.make_head("depth", f"{out}/none", None, out, batch=3)
@@ -53,6 +60,18 @@ except ValueError as error:
     refused = str(error)
 open(f"{out}/{name}-{os.environ.get('RANK', 0)}.json", "w").write(json.dumps([losses, made["scores"], refused]))
 """
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny model, and labelled pictures: a map for each of eight."""
+    tiny_pipe().save_pretrained(tmp_path / "model")
+    rng = numpy.random.default_rng(0)
+    for place, shape in (("pictures", (32, 32, 3)), ("maps", (32, 32))):
+        (tmp_path / place).mkdir()
+        for number in range(8):
+            Image.fromarray(rng.integers(0, 256, shape, dtype=numpy.uint8)).save(tmp_path / place / f"{number}.png")
+    return tmp_path
 
 
 def train(folder, name, count, batch=4, stop=0):
@@ -63,10 +82,12 @@ def train(folder, name, count, batch=4, stop=0):
                           capture_output=True, text=True, timeout=120)
 
 
-def test_two_processes_train_and_score_as_one_go_on_after_a_kill_and_one_writes(tmp_path):
+def test_two_processes_train_and_score_as_one_go_on_after_a_kill_and_one_writes(folder):
+    tmp_path, said = folder, {}
     for name, count, stop in (("one", 1, 0), ("two", 2, 3), ("two", 2, 0)):
         run = train(tmp_path, name, count, stop=stop)
         assert (run.returncode == 0) is not bool(stop), run.stderr[-2000:]
+        said[name] = run.stdout
     (one, scores, began), (two, shared, refused), (_, second, _) = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one-0", "two-0", "two-1"))
     assert len(two) == 2, "the second run begins at the checkpoint of step 2"
@@ -79,4 +100,8 @@ def test_two_processes_train_and_score_as_one_go_on_after_a_kill_and_one_writes(
     for name in scores:
         assert list(shared[name]) == ["100", "500", "750"] and shared[name] == pytest.approx(scores[name], abs=1e-3)
     assert (tmp_path / "two" / "README.md").is_file() and not list((tmp_path / "work-two").iterdir())
+    from_files = [load_file(tmp_path / f"labels-{name}" / "head.safetensors") for name in ("one", "two")]
+    for name in from_files[0]:
+        torch.testing.assert_close(from_files[0][name], from_files[1][name], rtol=1e-3, atol=1e-4)
+    assert [text.count("head and card are in") for text in said.values()] == [1, 1]
     assert "a batch of 3 cannot be shared by 2 processes: make it a multiple of 2" in refused and "shared" not in began

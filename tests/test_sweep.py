@@ -1,7 +1,10 @@
 """Sweeps: a killed worker loses nothing, a killed sweep goes on where it was, nothing is run twice, wrong grids are refused in words."""
+import base64
 import csv
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from rg_minimal import sweep
 
@@ -101,3 +105,24 @@ def test_grids():
     assert sweep.read_grid(["a=0.1,1e-1x,true", "b=0:8:4", "c=[1, 2],[3, 4]", "d=tcp:x"]) == {
         "a": [0.1, "1e-1x", True], "b": [0, 4], "c": [[1, 2], [3, 4]], "d": ["tcp:x"]}
     assert sweep.points({"a": [1, 2], "b": [3, 4]})[1] == {"a": 1, "b": 4}
+
+
+def test_the_page_shows_what_differs_between_runs(tmp_path):
+    def png(value):
+        written = io.BytesIO()
+        Image.new("RGB", (500, 400), (value, 0, 0)).save(written, "PNG")
+        return base64.b64encode(written.getvalue()).decode()
+    records = [{"parameters": {"n": n}, "status": status, "error": "", "results": {}} for n, status in ((1, "done"), (2, "done"), (3, "failed"))]
+    for each in records[:2]:
+        pictures = [10, *(each["parameters"]["n"] * 40 + more for more in range(4)), 20]        # the first and the last are the same
+        cells = [nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", {"image/png": png(value)})]) for value in pictures]
+        path = tmp_path / "notebooks" / f"{sweep.key(each['parameters'])}.ipynb"
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    figures = sweep.page("a.ipynb", tmp_path, records).split("<figure>")[1:]
+    shown = [[Image.open(io.BytesIO(base64.b64decode(told))) for told in re.findall("base64,([^\"]+)", each)] for each in figures]
+    assert [len(each) for each in shown] == [sweep.SHOWN, sweep.SHOWN, 0] and all(max(each.size) == sweep.WIDE for each in shown[0])
+    for n, pictures in ((1, shown[0]), (2, shown[1])):
+        assert [each.getpixel((9, 9))[0] for each in pictures] == pytest.approx([n * 40 + more for more in (1, 2, 3)], abs=3)
+    alone = sweep.page("a.ipynb", tmp_path, records[:1])
+    assert alone.count("<img") == sweep.SHOWN, "of one run, the last"
