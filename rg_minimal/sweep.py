@@ -361,7 +361,11 @@ def main(arguments=None) -> None:
     with one_sentence(parser):
         if options.scheduler is not None and "://" not in options.scheduler:
             raise ValueError(f"--scheduler {options.scheduler} is no address: give one such as tcp://10.0.0.1:8786")
-        records = sweep(options.target, read_grid(options.grid), options.output, options.workers, options.scheduler, options.retries)
+        try:
+            records = sweep(options.target, read_grid(options.grid), options.output, options.workers, options.scheduler, options.retries)
+        except KeyboardInterrupt:
+            print(f"stopped; the same command goes on from {options.output}")
+            sys.exit(130)
     failed = [each for each in records if each["status"] != "done"]
     print(f"{len(records) - len(failed)} of {len(records)} runs done; {options.output}/table.csv and {options.output}/pictures.html")
     for each in failed:

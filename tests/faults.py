@@ -42,7 +42,7 @@ READOUT, MAPS, DENOISERS, SAVING = "readout.py", "maps.py", "denoisers.py", "sav
 HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "puppets/editing.py", "puppets/judge.py"
 CASES = "puppets/cases.py"
 KEYPOINTS, LABELS, LABEL_FILES, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "label_files.py", "train.py", "hub.py", "reference.py"
-COST = "cost.py"
+COST, SWEEP, PROCESSES = "cost.py", "sweep.py", "processes.py"
 BASE = "puppets/basemodel.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
@@ -623,6 +623,20 @@ FAULTS = (
           "test_cost.py::test_savings_that_are_taken_back_leave_nothing"),
     fault("the weights are forgotten", COST, "tally.add(setup.weights)", "tally.add([])",
           "test_cost.py::test_what_is_predicted_is_what_is_counted"),
+
+    # ---- many runs, many processes -----------------------------------------------------------------------------------
+    fault("a sweep runs everything again", SWEEP, '.get("status") != "done"]', '.get("status") != "never"]',
+          "test_sweep.py::test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended"),
+    fault("a grid may lose values", SWEEP, "if set(grid) != set(before[\"grid\"]) or lost:", "if set(grid) != set(before[\"grid\"]):",
+          "test_sweep.py::test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended"),
+    fault("the page shows what is the same in all runs", SWEEP, "(differing or list(places))", "list(places)",
+          "test_sweep.py::test_the_page_shows_what_differs_between_runs"),
+    fault("gradients are not added up", PROCESSES, "dist.all_reduce(parameter.grad)", "pass",
+          "test_processes.py::test_two_processes_train_and_score_as_one_go_on_after_a_kill_and_one_writes"),
+    fault("every process writes", SAVING, "            if is_main():\n                save_checkpoint", "            if True:\n                save_checkpoint",
+          "test_processes.py::test_two_processes_train_and_score_as_one_go_on_after_a_kill_and_one_writes"),
+    fault("each process learns from the first rows", PROCESSES, "return slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)", "return slice(0, share)",
+          "test_processes.py::test_two_processes_train_and_score_as_one_go_on_after_a_kill_and_one_writes"),
 
     # ---- labels of one's own, and the hub ----------------------------------------------------------------------------
     fault("unlabelled keypoints are learned", KEYPOINTS, "else error[labelled].mean()", "else error.mean()",

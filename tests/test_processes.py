@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import rg_minimal
 from tiny import tiny_pipe
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(rg_minimal.__file__).resolve().parent.parent         # not always ROOT: tests/faults.py tests a copy
 WORK = """
 import json, os, sys
 import torch
@@ -75,7 +77,7 @@ def folder(tmp_path):
 
 
 def train(folder, name, count, batch=4, stop=0):
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{PACKAGE}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     (folder / "work.py").write_text(WORK)
     launch = {1: [], 2: ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]}[count]
     return subprocess.run([sys.executable, *launch, str(folder / "work.py"), str(folder), str(batch), str(stop), name], env=environment,

@@ -18,7 +18,6 @@ from PIL import Image
 
 from rg_minimal import sweep
 
-ROOT = Path(__file__).resolve().parent.parent
 CODE = """import os, time
 from pathlib import Path
 from IPython.display import display
@@ -42,7 +41,7 @@ def tiny(tmp_path):
 
 
 def start(notebook, *grid):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(Path(sweep.__file__).resolve().parent.parent)}
     return subprocess.Popen([sys.executable, "-m", "rg_minimal.sweep", str(notebook), "--grid", *grid, "--output", str(notebook.parent / "out")],
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
