@@ -353,7 +353,7 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rg_minimal.sweep", description="Run a notebook or a measurement over a grid of parameters.")
     parser.add_argument("target", help="a notebook, or measure:NAME")
     parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=VALUES", help="NAME=A,B,C or NAME=START:STOP[:STEP]")
-    parser.add_argument("--output", required=True, help="a folder, new, empty, or of this sweep")
+    parser.add_argument("--output", help="a folder, new, empty, or of this sweep; by default runs/sweeps/NAME, of the target's name")
     parser.add_argument("--workers", type=option(Count), default=2, help="processes of a local cluster")
     parser.add_argument("--scheduler", help="the address of a Dask scheduler, such as tcp://10.0.0.1:8786")
     parser.add_argument("--retries", type=option(Count), default=3, help="for runs whose worker died")
@@ -362,6 +362,8 @@ def main(arguments=None) -> None:
         if options.scheduler is not None and "://" not in options.scheduler:
             raise ValueError(f"--scheduler {options.scheduler} is no address: give one such as tcp://10.0.0.1:8786")
         try:
+            name = options.target.removeprefix(MEASURES) if options.target.startswith(MEASURES) else Path(options.target).stem
+            options.output = options.output if options.output is not None else Path("runs", "sweeps", name)
             records = sweep(options.target, read_grid(options.grid), options.output, options.workers, options.scheduler, options.retries)
         except KeyboardInterrupt:
             print(f"stopped; the same command goes on from {options.output}")

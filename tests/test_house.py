@@ -103,7 +103,7 @@ COMMANDS = {"jupyterlab": "-m jupyterlab", "papermill": "-m papermill", "nbval":
             "sphinx": "-m sphinx"}
 BROWSER = {Requirement(line).name for line in PROJECT["optional-dependencies"]["browser"]}      # may be missing
 BOOK = {Requirement(line).name for line in PROJECT["optional-dependencies"]["book"]}            # the same
-EXTRAS = {"accelerate": "diffusers", "ipywidgets": "tqdm"}
+EXTRAS = {"bokeh": "dask", "accelerate": "diffusers", "ipywidgets": "tqdm"}
 
 
 def distributions_imported():

@@ -125,3 +125,26 @@ def test_the_page_shows_what_differs_between_runs(tmp_path):
         assert [each.getpixel((9, 9))[0] for each in pictures] == pytest.approx([n * 40 + more for more in (1, 2, 3)], abs=3)
     alone = sweep.page("a.ipynb", tmp_path, records[:1])
     assert alone.count("<img") == sweep.SHOWN, "of one run, the last"
+
+
+BAD = [["none.ipynb", "--grid", "n=1"], ["README.md", "--grid", "n=1"], ["measure:nothing", "--grid", "n=1"], ["measure:pose", "--grid", "seed=1"],
+       ["measure:pose"], ["--grid", "n=1"], ["{tiny}", "--grid", "m=1"], ["{tiny}", "--grid", "n"], ["{tiny}", "--grid", "n=0:0"],
+       ["{tiny}", "--grid", "n=1,1"], ["{tiny}", "--grid", "n=1", "n=2"], ["{tiny}", "--grid", "n=.nan"], ["{tiny}", "--grid", "n=0:20000"],
+       ["{tiny}", "--grid", "n=1", "--workers", "0"], ["{tiny}", "--grid", "n=1", "--workers", "two"], ["{tiny}", "--grid", "n=1", "--retries", "-1"],
+       ["{tiny}", "--grid", "n=1", "--scheduler", "here"], ["{tiny}", "--grid", "n=1", "--output", "{tiny}"],
+       ["{tiny}", "--grid", "n=1", "--output", "{full}"], ["{tiny}", "--grid", "n=1", "--output", ""]]
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+def test_what_cannot_be_swept_is_refused_in_a_sentence_before_anything_is_written(arguments, tiny, tmp_path, monkeypatch, capsys):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("# no notebook")
+    with pytest.raises(SystemExit) as stopped:
+        sweep.main([each.format(tiny=tiny, full=full) for each in arguments])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "python -m rg_minimal.sweep: error: " in said and "Traceback" not in said
+    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "README.md"}) == before
