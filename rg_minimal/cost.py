@@ -204,16 +204,25 @@ class Tally(TorchDispatchMode):
 
 
 class Clock:
-    """The same interface, and nothing but the processor's time: counting costs a little itself."""
+    """The same interface, and nothing but time: counting costs a little itself. Of the processor, or by the clock on the wall where
+    the work is a GPU's, which is waited for."""
 
-    def __init__(self):
+    def __init__(self, device: torch.device | str = "cpu"):
         self.parts: dict[str, Part] = {}
+        self.device = torch.device(device)
+
+    def now(self) -> float:
+        if self.device.type == "cpu":
+            return time.process_time()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     @contextmanager
     def part(self, name: str):
-        began = time.process_time()
+        began = self.now()
         yield
-        self.parts[name] = Part(time.process_time() - began)
+        self.parts[name] = Part(self.now() - began)
 
 
 # ---- the steps ---------------------------------------------------------------------------------------------------------
@@ -248,13 +257,13 @@ def set_up(size, height: Count | None = None, width: Count | None = None, saving
     rng = torch.Generator().manual_seed(seed)
     stands_for = SimpleNamespace(**{"unet" if isinstance(made, UNet2DConditionModel) else "transformer": made}, scheduler=None,
                                  vae_scale_factor=size.factor)
-    model, config = denoiser(stands_for), made.config
+    model, config, device = denoiser(stands_for), made.config, made.device
 
     def noise(*shape):
-        return torch.randn(shape, generator=rng).to(number)
+        return torch.randn(shape, generator=rng).to(device, number)
     shape = model.latent_shape(height or size.pixels, width or height or size.pixels)
     added = {"text_embeds": lambda: noise(1, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim),
-             "time_ids": lambda: torch.full((1, 6), float(size.pixels)).to(number),
+             "time_ids": lambda: torch.full((1, 6), float(size.pixels)).to(device, number),
              "pooled_projections": lambda: noise(1, config.pooled_projection_dim)}
     strange = [need for need in model.needs if need not in added]
     if strange or model.width is None:
@@ -265,8 +274,9 @@ def set_up(size, height: Count | None = None, width: Count | None = None, saving
     torch.manual_seed(seed)
     with numbers_of(number if savings.small_head else torch.float32):
         head = ReadoutHead(HeadConfig.for_model(model, **{"out_channels": 3, "resize_late": savings.resize_late, **(head_settings or {})})).eval()
+    head = head if detect_fake_mode() else head.to(device)              # what is faked lies where it was made
     savings.apply(stands_for, head)
-    return Setup(model, head, torch.zeros(1, head.config.out_channels, *shape[1:]), told, noise(1, *shape))
+    return Setup(model, head, torch.zeros(1, head.config.out_channels, *shape[1:], device=device), told, noise(1, *shape))
 
 
 def build(size: Size, dtype: torch.dtype, seed: int = 0) -> nn.Module:
