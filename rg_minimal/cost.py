@@ -271,9 +271,10 @@ def set_up(size, height: Count | None = None, width: Count | None = None, saving
                          f"{', '.join(SIZES)}, or a folder of such a model")
     extras = [{need: added[need]() for need in model.needs} for _ in range(2)]
     told = Conditioning(noise(1, size.tokens, model.width), noise(1, size.tokens, model.width), *extras)
+    late = {"resize_late": True} if savings.resize_late else {}
     torch.manual_seed(seed)
     with numbers_of(number if savings.small_head else torch.float32):
-        head = ReadoutHead(HeadConfig.for_model(model, **{"out_channels": 3, "resize_late": savings.resize_late, **(head_settings or {})})).eval()
+        head = ReadoutHead(HeadConfig.for_model(model, **{"out_channels": 3, **(head_settings or {})} | late)).eval()
     head = head if detect_fake_mode() else head.to(device)              # what is faked lies where it was made
     savings.apply(stands_for, head)
     return Setup(model, head, torch.zeros(1, head.config.out_channels, *shape[1:], device=device), told, noise(1, *shape))

@@ -598,6 +598,8 @@ def contexts():
         "repeatable_draws": ((), lambda seed, step: torch.Generator().manual_seed(seed * 1_000_003 + step)),
         "running_average": ((), lambda average, weights, decay: decay * average + (1 - decay) * weights),
         "pck_of_one": ((leg + torch.tensor([[0.0, 1], [9, 9], [0, 30]]), leg, 0.1), 1 / 3),
+        "shared_bytes": (([torch.zeros(8), torch.zeros(8)[:2]],), 64),
+        "fastest_that_fits": (({"plain": 2.0, "least": 1.0},), lambda needed, card: next((name for name, each in needed.items() if each <= card), "no")),
         "standard_error": ((values,), values.std() / 8 ** 0.5), "raised_right_hand": ((before,), raised),
         "unchanged_pictures": (({"a": "1", "b": "2"}, "1"), ["a"])}
 

@@ -78,6 +78,14 @@ READ = {"README.md": [
     "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
+    "| Stable Diffusion 1.5, {true-sizes#sd15/pixels} pixels | {true-sizes#sd15/million_weights:.0f} M | {true-sizes#sd15/predicted_gb/unguided:.1f} | {true-sizes#sd15/predicted_gb/plain:.1f} | {true-sizes#sd15/predicted_gb/lean:.1f} | {true-sizes#sd15/predicted_gb/least:.1f} | {true-sizes#sd15/predicted_gb/reference:.1f} | {true-sizes#sd15/fits/6} | {true-sizes#sd15/fits/8} | {true-sizes#sd15/fits/16} | {true-sizes#sd15/fits/24} |",
+    "| Stable Diffusion 2.1, {true-sizes#sd21/pixels} pixels | {true-sizes#sd21/million_weights:.0f} M | {true-sizes#sd21/predicted_gb/unguided:.1f} | {true-sizes#sd21/predicted_gb/plain:.1f} | {true-sizes#sd21/predicted_gb/lean:.1f} | {true-sizes#sd21/predicted_gb/least:.1f} | {true-sizes#sd21/predicted_gb/reference:.1f} | {true-sizes#sd21/fits/6} | {true-sizes#sd21/fits/8} | {true-sizes#sd21/fits/16} | {true-sizes#sd21/fits/24} |",
+    "| SDXL, {true-sizes#sdxl/pixels} pixels | {true-sizes#sdxl/million_weights:.0f} M | {true-sizes#sdxl/predicted_gb/unguided:.1f} | {true-sizes#sdxl/predicted_gb/plain:.1f} | {true-sizes#sdxl/predicted_gb/lean:.1f} | {true-sizes#sdxl/predicted_gb/least:.1f} | {true-sizes#sdxl/predicted_gb/reference:.1f} | {true-sizes#sdxl/fits/6} | {true-sizes#sdxl/fits/8} | {true-sizes#sdxl/fits/16} | {true-sizes#sdxl/fits/24} |",
+    "| SD3 medium, {true-sizes#sd3-medium/pixels} pixels | {true-sizes#sd3-medium/million_weights:.0f} M | {true-sizes#sd3-medium/predicted_gb/unguided:.1f} | {true-sizes#sd3-medium/predicted_gb/plain:.1f} | {true-sizes#sd3-medium/predicted_gb/lean:.1f} | {true-sizes#sd3-medium/predicted_gb/least:.1f} | {true-sizes#sd3-medium/predicted_gb/reference:.1f} | {true-sizes#sd3-medium/fits/6} | {true-sizes#sd3-medium/fits/8} | {true-sizes#sd3-medium/fits/16} | {true-sizes#sd3-medium/fits/24} |",
+    "| FLUX dev, {true-sizes#flux-dev/pixels} pixels | {true-sizes#flux-dev/million_weights:.0f} M | {true-sizes#flux-dev/predicted_gb/unguided:.1f} | {true-sizes#flux-dev/predicted_gb/plain:.1f} | {true-sizes#flux-dev/predicted_gb/lean:.1f} | {true-sizes#flux-dev/predicted_gb/least:.1f} | {true-sizes#flux-dev/predicted_gb/reference:.1f} | {true-sizes#flux-dev/fits/6} | {true-sizes#flux-dev/fits/8} | {true-sizes#flux-dev/fits/16} | {true-sizes#flux-dev/fits/24} |",
+    "against the same step in the authors' way, a `lean` step of Stable Diffusion 1.5 takes **{true-sizes#sd15/measured/of_reference/lean/time:.2f}** of the time and **{true-sizes#sd15/measured/of_reference/lean/memory:.2f}** of the memory",
+    "against an unguided step {true-sizes#sd15/measured/of_unguided/lean/time:.1f} times the time",
+    "resident memory was at most {true-sizes#sdxl/measured/prediction_below_resident:.0%} % above",
 ], "data/examples/README.md": [
     "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
     "with `edges`: the first seven of the {depth#pictures} that are measured |",
@@ -168,8 +176,11 @@ EXEMPT = {"README.md": {
     "the level of an interval": ["its 95 % interval"],
     "shares of movements": ["half of all movements", "95 % after"],
     "formats of files and settings of an example": ["visibility 0 is unlabelled", "grey (8 or 16 bits)", "steps=400"],
+    "cards that are asked about": ["6 GB | 8 GB | 16 GB | 24 GB |"],
     "definitions of measures": ["within 5 % of the puppet's size", "the same within 10 %", "as long as before to within 15 %"],
     "tolerances of tests/test_parity.py": ["equal to 1e-5", "below 1e-3"],
+}, "data/results/README.md": {
+    "the machine": ["for which 24 GB are too little"],
 }, "data/examples/README.md": {
     "defaults and settings": ["default parameters, seed 0", "No seed was picked: 0 is"],
 }, "data/puppet-diffusion/README.md": {

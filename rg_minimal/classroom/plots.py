@@ -370,10 +370,10 @@ def memory_courses(needs: dict, limit: Positive | None = None, inches: Inches = 
         axes.axhspan(0, each.weights / unit, color="0.8", linewidth=0)
         for part, (first, last) in ((part, told.span) for part, told in each.parts.items()):
             axes.axvline(last, color=MIDDLE, linewidth=0.6, linestyle=":")
-            axes.text((first + last) / 2, 1.12 * most / unit, upright(part).replace(" with ", "\nwith "), fontsize=6.5, ha="center", va="top")
+            axes.text((first + last) / 2, 1.32 * most / unit, upright(part).replace(" with ", "\nwith "), fontsize=6.5, ha="center", va="top")
         if limit:
             axes.axhline(limit / unit, color=RIGHT, linewidth=1.5, linestyle="--")
-        axes.set(ylim=(0, 1.15 * most / unit), xlim=(0, max(len(each.course) for each in needs.values())))
+        axes.set(ylim=(0, 1.35 * most / unit), xlim=(0, max(len(each.course) for each in needs.values())))
         axes.set_ylabel(f"memory ({name})", fontsize=8)
         axes.set_title(f"{upright(title)}: at most {each.peak / unit:.2f} {name}", fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
