@@ -29,7 +29,7 @@ from ..files import read_json, read_tensors, replace_folder, write_json, write_t
 from ..pipelines import encode, load_pipeline
 from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
-from ..puppets.heads import Samples, depth_target, edge_target, pixel_grid, train_task
+from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
 from ..puppets.training import TrainingState, autocast, resume, save_every, set_rate, step_rng
 
 TASKS = ("pose", "depth", "edges")
@@ -214,7 +214,7 @@ class BaselineRecipe(Declared):
 
     @property
     def folder(self) -> Path:
-        return Path(self.runs) / f"{self.kind}-{self.task}-{self.labels}-{self.seed}"
+        return folder_of(self.kind, self.task, self.labels, self.seed, self.runs)
 
 
 def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]:
@@ -319,19 +319,22 @@ def _checker(pipe, recipe, others: Labelled):
 
 # ---------------------------------------------------------------------------------------------- heads by number of labels
 
-def head_folder(task: str, labels: int, seed: int, runs=RUNS) -> Path:
-    return Path(runs) / f"head-{task}-{labels}-{seed}"
+def folder_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> Path:
+    """Where what was trained is kept."""
+    return Path(runs) / f"{name}-{task}-{labels}-{seed}"
 
 
-def train_readout(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, head=None, name: str = "", **changes) -> Iterator[TrainingState]:
-    """Train a head on the very pictures that the baselines of this seed learn from, as the shipped ones are trained, and leave it in
-    `head_folder(...)`; goes on where it stopped. `head` and `name` are of another one than the shipped kind."""
-    folder = Path(runs) / f"{name}-{task}-{labels}-{seed}" if name else head_folder(task, labels, seed, runs)
+def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=None, head=None, name: str = "head",
+                  **changes) -> Iterator[TrainingState]:
+    """Train a head on the very pictures that the baselines of this seed learn from, as the shipped ones are trained, and leave it in a
+    folder of `runs`; goes on where it stopped. `head` and `name` are of another one than the shipped kind."""
+    what = get_task(task).name
+    folder = folder_of(name, what, labels, seed, runs)
     if (folder / "training.json").exists():
         return
     pipe = load_pipeline() if pipe is None else pipe
     known = labelled(pipe, seeds.training_scenes(seed, labels), labels, Path(runs) / "pictures")
-    samples, clock = Samples((known.latents,), known.truth(task)), folder / "clock.json"
+    samples, clock = Samples((known.latents,), known.truth(what)), folder / "clock.json"
     checkpoint = folder / "training.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     before = read_json(clock)["seconds"] if clock.exists() and checkpoint.exists() else 0.0
@@ -340,9 +343,9 @@ def train_readout(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, h
         seconds = before + time.process_time() - start
         if state.step % 50 == 0 or state.step == state.steps:
             write_json(clock, {"seconds": seconds})
-        yield TrainingState(f"{name or 'head'} {task} {labels}", state.step, state.steps, state.loss, seconds)
+        yield TrainingState(f"{name} {what} {labels}", state.step, state.steps, state.loss, seconds)
     trained = state.head.eval()
     trained.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": state.steps, **changes},
+    write_json(folder / "training.json", {"recipe": {"task": what, "labels": labels, "seed": seed, "steps": state.steps, **changes},
                "parameters": sum(each.numel() for each in trained.parameters()), "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)

@@ -28,13 +28,11 @@ class Scenes:
 
 TRAIN = Scenes(700_000_000, MOST_LABELS * MOST_SEEDS)       # what all contestants learn from
 CHECK = Scenes(710_000_000, 1_000)                          # picks the checkpoint of a training
-DETECTOR = Scenes(720_000_000, 100_000)                     # what the detector of training-free guidance learns from
-EYE = Scenes(730_000_000, 100_000)                          # what the features of the Frechet distance learn from
 TUNE = Scenes(world.HELD_OUT + 200_000, 10_000)             # on which settings are chosen
 TEST = Scenes(world.HELD_OUT + 300_000, 100_000)            # on which everybody is measured
 REAL = Scenes(world.HELD_OUT + 500_000, 100_000)            # renderings that the Frechet distance compares with
 
-OURS = {"train": TRAIN, "check": CHECK, "detector": DETECTOR, "eye": EYE, "tune": TUNE, "test": TEST, "real": REAL}
+OURS = {"train": TRAIN, "check": CHECK, "tune": TUNE, "test": TEST, "real": REAL}
 # What other rooms use, each with more than any of them takes.
 OTHERS = {"base model": Scenes(basemodel.DATA_SEED, 1_000_000), "autoencoder": Scenes(basemodel.VAE_SEED, 1_000_000),
           "heads": Scenes(heads.TRAIN_SEED, 1_000_000), "judge": Scenes(judge.TRAIN_SEED, 10_000_000),
