@@ -58,7 +58,8 @@ def tiny(monkeypatch):
     def label(pipe, first, count, chunk=8):
         rng = torch.Generator().manual_seed(first)
         maps = (torch.rand(count, 1, 32, 32, generator=rng) * 255).to(torch.uint8)
-        return {"latents": torch.randn(count, 4, 16, 16, generator=rng), "joints": torch.rand(count, 14, 2, generator=rng) * 128,
+        return {"latents": torch.randn(count, 4, 16, 16, generator=rng),
+                "joints": torch.rand(count, 14, 2, generator=rng) * 128,
                 "visible": torch.ones(count, 14, dtype=torch.bool), "depth": maps, "edges": maps.clone()}
     monkeypatch.setattr(B, "_label", label)
     monkeypatch.setattr(B, "new_network", lambda kind, unet, seed=0: small(kind, unet))
@@ -74,7 +75,8 @@ def small(kind, unet):
 
 
 def recipe(tmp_path, kind="controlnet", **changes):
-    return B.BaselineRecipe(kind, "depth", **{"labels": 4, "steps": 6, "every": 2, "batch": 4, "warmup": 0, "runs": str(tmp_path), **changes})
+    return B.BaselineRecipe(kind, "depth", **{"labels": 4, "steps": 6, "every": 2, "batch": 4, "warmup": 0,
+                                              "runs": str(tmp_path), **changes})
 
 
 @pytest.mark.parametrize("kind", B.KINDS)
@@ -94,7 +96,8 @@ def test_a_killed_training_goes_on_with_the_same_bits(tiny, tmp_path, kind):
 
 def test_a_controlnet_lowers_its_loss_on_what_it_learns_and_leaves_the_model_alone(tiny, tmp_path):
     before = {name: value.clone() for name, value in tiny.unet.state_dict().items()}
-    losses = [state.loss for state in B.train_baseline(recipe(tmp_path, steps=40, every=40, lr=5e-3, dropout=0.0, decay=0.0), tiny)]
+    losses = [state.loss for state in B.train_baseline(recipe(tmp_path, steps=40, every=40, lr=5e-3, dropout=0.0,
+                                                              decay=0.0), tiny)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert all(torch.equal(value, before[name]) for name, value in tiny.unet.state_dict().items())
 
@@ -110,7 +113,8 @@ def test_bad_recipes_are_refused(tmp_path):
 # ---- the contest -----------------------------------------------------------------------------------------------------
 
 def rows_of(name, values, seed=0, labels=100, strength=1.0, task="pose"):
-    return [{"contestant": name, "task": task, "labels": labels, "seed": seed, "picture": i, "strength": strength, "control": value,
+    return [{"contestant": name, "task": task, "labels": labels, "seed": seed, "picture": i, "strength": strength,
+             "control": value,
              "whole": 1.0, "attributes": 1.0, "settings": "{}"} for i, value in enumerate(values)]
 
 
@@ -122,7 +126,8 @@ def pipe():
 def test_noise_and_captions_depend_on_the_picture_alone(pipe):
     both, second = C.make_cases(pipe, "pose", S.TEST.first, 2), C.make_cases(pipe, "depth", S.TEST.first + 1, 1)
     assert torch.equal(both.latents[1:], second.latents) and both.captions[1:] == second.captions
-    assert torch.equal(both.frames.joints[1:], second.frames.joints) and not torch.equal(both.latents[0], both.latents[1])
+    assert torch.equal(both.frames.joints[1:], second.frames.joints) and not torch.equal(both.latents[0],
+                                                                                         both.latents[1])
 
 
 def test_all_contestants_are_given_the_same(pipe, monkeypatch, tmp_path):
@@ -144,12 +149,14 @@ def test_all_contestants_are_given_the_same(pipe, monkeypatch, tmp_path):
     for contestant in C.CONTESTANTS.values():
         contestant.make(pipe, cases, (None, None), 1.0)
     assert len(seen) == len(C.CONTESTANTS) == 8
-    assert all(torch.equal(a, seen[0][0]) and torch.equal(b, cases.latents) and steps == C.STEPS for a, b, steps in seen)
+    assert all(torch.equal(a, seen[0][0]) and torch.equal(b, cases.latents) and steps == C.STEPS for a, b,
+               steps in seen)
 
 
 def test_settings_are_chosen_from_equally_many():
     assert {len(each.grid) for name, each in C.CONTESTANTS.items() if name != "unguided"} == {8}
-    rows = rows_of("head", [0.2, 0.4]) + [{**row, "settings": '{"step_size": 0.1}'} for row in rows_of("head", [0.5, 0.5])]
+    rows = rows_of("head", [0.2, 0.4]) + [{**row, "settings": '{"step_size": 0.1}'}
+                                          for row in rows_of("head", [0.5, 0.5])]
     assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == {"step_size": 0.1}
     rows[2]["whole"] = rows[3]["whole"] = 0.1
     assert C.chosen(rows, "head", "pose") == {} and C.chosen(rows, "adapter", "pose") == {}
@@ -158,7 +165,8 @@ def test_settings_are_chosen_from_equally_many():
 
 def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(C, "STEPS", 2), monkeypatch.setattr(C, "REAL", 32), monkeypatch.setattr(C, "BATCH", 1)
-    judge, table, todo = load_judge(), tmp_path / "contest.csv", C.entries(["pose"], ["unguided"], [100, 300], [0, 1], [1.0, 0.5])
+    judge, table, todo = load_judge(), tmp_path / "contest.csv", C.entries(["pose"], ["unguided"], [100, 300], [0, 1],
+                                                                           [1.0, 0.5])
     assert todo == [("unguided", "pose", 0, 0, 1.0)]                        # nobody trained it, so it is asked once
     run = C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path)
     assert next(run) == (1, 2)
@@ -167,7 +175,8 @@ def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypa
     assert list(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path)) == [(1, 1)]
     assert table.read_text().startswith(first) and not list(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path))
     rows = C.read_table(table)
-    assert [row["picture"] for row in rows] == [0, 1] and C.looks_of(rows).shape == (2, C.LOOKS) and rows[0]["passes"] == 4
+    assert [row["picture"]
+            for row in rows] == [0, 1] and C.looks_of(rows).shape == (2, C.LOOKS) and rows[0]["passes"] == 4
     row, again = C.recompute(pipe, judge, table, S.TEST, 2, runs=tmp_path)
     assert C.agree(row, again) and not C.agree(row, {**again, "control": again["control"] + 0.1})
     table.write_text(table.read_text().replace(rows[0]["version"], "other"))
@@ -191,7 +200,8 @@ def test_rivals_read_what_a_head_reads_and_come_back_from_disk(pipe, tmp_path):
         made = make(replace(config, extra=extra)).eval()
         made.save_pretrained(tmp_path / make.__name__)
         again = R.load_rival(tmp_path / make.__name__)
-        pictures = [sample(pipe, "a puppet", [pose_objective(head, joints)] if head else [], num_inference_steps=2, step_size=0.2,
+        pictures = [sample(pipe, "a puppet", [pose_objective(head, joints)] if head else [], num_inference_steps=2,
+                           step_size=0.2,
                            generator=torch.Generator().manual_seed(0))[0] for head in (None, made, again)]
         assert torch.equal(pictures[1], pictures[2]) and (pictures[1] - pictures[0]).abs().max() > 1e-3, make
 
@@ -203,9 +213,11 @@ def test_intervals_against_known_answers():
     shared, noise = torch.randn(1, 400, generator=rng), torch.randn(1, 400, generator=rng)
     found = T.paired(shared + 0.5 + 0.1 * noise, shared)
     assert found["value"] == pytest.approx(0.5, abs=0.02) and (found["n"], found["seeds"]) == (400, 1)
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.1 / 20, rel=0.15)     # the spread of pairs, not of pictures
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.1 / 20,
+                                                         rel=0.15)     # the spread of pairs, not of pictures
     spread = T.resampled([torch.tensor([[0.0] * 50, [1.0] * 50])], lambda a: a)
-    assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5, 1.0)              # trainings differ, pictures do not
+    assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5,
+                                                                1.0)              # trainings differ, pictures do not
 
 
 def test_labels_needed():
@@ -214,7 +226,8 @@ def test_labels_needed():
     found = T.labels_needed(rows, "pose")
     assert found["value"] == found["low"] == found["high"] == pytest.approx(10 ** 2.5)
     assert T.crossing([10, 100], [0.1, 0.2], 0.5) == float("inf") and T.crossing([10, 100], [0.6, 0.7], 0.5) == 0
-    assert T.crossing([10, 100, 1000], [0.6, 0.2, 0.6], 0.4) == pytest.approx(10 ** 2.5)    # falls back: from the last way up
+    assert T.crossing([10, 100, 1000],
+                      [0.6, 0.2, 0.6], 0.4) == pytest.approx(10 ** 2.5)    # falls back: from the last way up
     assert T.crossing([10, 1000], [0.3, 0.1], 0.2, larger=False) == pytest.approx(100)
     with pytest.raises(ValueError, match="no rows of adapter"):
         T.labels_needed(rows, "pose", of="adapter")
@@ -227,7 +240,8 @@ def test_frechet_distance_against_known_answers():
     one = torch.randn(20_000, 3, generator=rng)
     assert T.frechet(one, one) == pytest.approx(0, abs=1e-9)
     assert T.frechet(one, one + torch.tensor([3.0, 0, 4.0])) == pytest.approx(25, rel=1e-3)
-    assert T.frechet(one, 3 * one) == pytest.approx(3 * (3 - 1) ** 2, rel=0.05)             # of Gaussians: sum of (s - 1)^2
+    assert T.frechet(one, 3 * one) == pytest.approx(3 * (3 - 1) ** 2,
+                                                    rel=0.05)             # of Gaussians: sum of (s - 1)^2
     mean, axes = T.axes_of(one * torch.tensor([5.0, 1.0, 0.1]), 2)
     assert torch.allclose(((one * torch.tensor([5.0, 1.0, 0.1]) - mean) @ axes).std(0), torch.ones(2), atol=1e-3)
     with pytest.raises(ValueError, match="at least 32 rows"):
@@ -244,12 +258,14 @@ def test_an_ablation_is_what_it_says(pipe):
     reading = read_picture(pipe, None, 300, latents=torch.zeros(1, 4, 32, 32))
     mirror = read_picture(pipe, None, 699, latents=torch.zeros(1, 4, 32, 32))
     mirrored = A.ABLATIONS["mirrored"].head(pipe, "pose", 0)
-    assert torch.equal(mirrored.embed(reading), full.embed(mirror)) and not torch.equal(mirrored.embed(reading), full.embed(reading))
+    assert torch.equal(mirrored.embed(reading), full.embed(mirror)) and not torch.equal(mirrored.embed(reading),
+                                                                                        full.embed(reading))
     with pytest.raises(ValueError, match="no ablation 'plain_loss' of depth"):
         A.train_ablation("plain_loss", "depth", 100)
 
 
-@pytest.mark.parametrize("words", [["train", "colours"], ["contest", "--contestants", "nobody"], ["contest", "--strengths", "-1"],
+@pytest.mark.parametrize("words", [["train", "colours"], ["contest", "--contestants", "nobody"],
+                                   ["contest", "--strengths", "-1"],
                                    ["train", "--labels", "0"], ["paint"], ["ablate", "--ablations", "nothing"]])
 def test_bad_commands_are_refused_in_a_sentence(words, capsys):
     with pytest.raises(SystemExit):

@@ -1,4 +1,5 @@
-"""The evidence: what Readout Guidance is worth beside networks that are trained for control, in a world with exact labels.
+"""The evidence: what Readout Guidance is worth beside networks that are trained for control, in a world with exact
+labels.
 
     seeds       who may see which scenes: ranges that cannot meet
     baselines   ControlNet, T2I-Adapter, heads, a detector, a linear readout: trained on the same labelled pictures

@@ -1,12 +1,12 @@
-"""The commands: `python -m rg_minimal.evidence train|tune|contest|ablate|all`. Each may be killed at any moment and goes on.
+"""The commands: `python -m rg_minimal.evidence train|tune|contest|ablate|all`. Each may be killed at any moment and
+goes on.
 
-    train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence
-    tune pose                                    the same number of settings for everybody, into data/results/evidence/tune.csv
-    contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
-    contest pose --check                         compute a row again, drawn at random
-    ablate pose --labels 100                     heads without one of the paper's parts
-    all --labels 100 1000                        everything, in that order
-"""
+    train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence tune pose
+    the same number of settings for everybody, into data/results/evidence/tune.csv contest pose --labels 100 1000
+    --seeds 0     one row a picture, into data/results/evidence/contest.csv contest pose --check
+    compute a row again, drawn at random ablate pose --labels 100                     heads without one of the paper's
+    parts all --labels 100 1000                        everything, in that order
+    """
 from __future__ import annotations
 
 import argparse
@@ -34,7 +34,8 @@ def training(kind, task, labels, seed, runs, pipe, steps=None):
 def follow(states) -> None:
     for state in states:
         if state.step % 50 == 0 or state.step == state.steps:
-            print(f"{state.stage}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {state.seconds:.0f} s", flush=True)
+            print(f"{state.stage}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {state.seconds:.0f} s",
+                  flush=True)
 
 
 def count(progress) -> None:
@@ -63,17 +64,21 @@ def table(options, name: str) -> Path:
 
 def tune(options) -> None:
     pipe, judge = load_pipeline(), load_judge()
-    todo = C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1], [options.tuned_with], [0], [1.0])
+    todo = C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1],
+                     [options.tuned_with], [0], [1.0])
     count(C.run(pipe, judge, todo, table(options, "tune"), seeds.TUNE, options.tuned_on, C.budget, options.runs))
 
 
 def contest(options) -> None:
     pipe, judge = load_pipeline(), load_judge()
     if options.check:
-        row, again = C.recompute(pipe, judge, table(options, "contest"), seeds.TEST, options.pictures, options.check, options.runs)
-        print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")), sep="\n")
+        row, again = C.recompute(pipe, judge, table(options, "contest"), seeds.TEST, options.pictures, options.check,
+                                 options.runs)
+        print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
+              sep="\n")
         if not C.agree(row, again):
-            raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out otherwise")
+            raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out "
+                             "otherwise")
         return
     play(options, pipe, judge, options.contestants)
 
@@ -81,7 +86,8 @@ def contest(options) -> None:
 def play(options, pipe, judge, contestants) -> None:
     tuned = C.read_table(table(options, "tune"))
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
-    count(C.run(pipe, judge, todo, table(options, "contest"), seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)],
+    count(C.run(pipe, judge, todo, table(options, "contest"), seeds.TEST, options.pictures, lambda name,
+                task: [C.chosen(tuned, name, task)],
                 options.runs))
 
 
@@ -93,8 +99,10 @@ def ablate(options) -> None:
                 names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
                 follow(training("head", task, labels, seed, options.runs, pipe, options.steps))
                 for name in names:
-                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe, **({"steps": options.steps} if options.steps else {})))
-                count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"), options.runs))
+                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe,
+                                            **({"steps": options.steps} if options.steps else {})))
+                count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
+                                        options.runs))
     if not options.scores_only:
         for task in options.tasks:
             options.tasks, names = [task], [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
@@ -109,27 +117,34 @@ def everything(options) -> None:
 
 
 def commands() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m rg_minimal.evidence", description="Readout Guidance against its rivals.",
+    made = argparse.ArgumentParser(prog="python -m rg_minimal.evidence",
+                                   description="Readout Guidance against its rivals.",
                                    epilog="A command that was killed goes on when it is given again.")
     parts = made.add_subparsers(dest="command", required=True)
     for name, run, said in (("train", train, "heads, baselines and rivals on the same labelled pictures"),
                             ("tune", tune, "choose everybody's settings, from equally many, on scenes of their own"),
                             ("contest", contest, "measure everybody on the same held-out scenes"),
-                            ("ablate", ablate, "heads that lack one of the paper's parts"), ("all", everything, "all of these, in this order")):
+                            ("ablate", ablate, "heads that lack one of the paper's parts"),
+                            ("all", everything, "all of these, in this order")):
         part = parts.add_parser(name, help=said, description=said)
         part.add_argument("tasks", nargs="*", default=list(B.TASKS), help=f"of {', '.join(B.TASKS)}; all by default")
-        part.add_argument("--labels", nargs="+", type=option(Count), default=[100] if name == "ablate" else list(B.LABELS))
-        part.add_argument("--seeds", nargs="+", type=option(Index), default=[0], help="of the trainings, each with pictures of its own")
+        part.add_argument("--labels", nargs="+", type=option(Count), default=[100] if name == "ablate"
+                          else list(B.LABELS))
+        part.add_argument("--seeds", nargs="+", type=option(Index), default=[0],
+                          help="of the trainings, each with pictures of its own")
         part.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED), help="what is trained")
         part.add_argument("--steps", type=option(Count), help="of each training; each kind's own by default")
         part.add_argument("--contestants", nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS))
         part.add_argument("--strengths", nargs="+", type=strength, default=[1.0], help="factors of what was tuned")
         part.add_argument("--pictures", type=option(Count), default=64, help="held-out scenes, the same for everybody")
-        part.add_argument("--tuned-with", type=option(Count), default=1000, help="labels of those whose settings are tuned")
+        part.add_argument("--tuned-with", type=option(Count), default=1000,
+                          help="labels of those whose settings are tuned")
         part.add_argument("--tuned-on", type=option(Count), default=16, help="scenes that settings are tried on")
         part.add_argument("--ablations", nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS))
-        part.add_argument("--scores-only", action="store_true", help="of ablations: score the readouts, do not guide with them")
-        part.add_argument("--check", type=option(Index), nargs="?", const=1, help="of a contest: compute a row again, drawn by this seed")
+        part.add_argument("--scores-only",
+                          action="store_true", help="of ablations: score the readouts, do not guide with them")
+        part.add_argument("--check", type=option(Index), nargs="?", const=1,
+                          help="of a contest: compute a row again, drawn by this seed")
         part.add_argument("--runs", default=B.RUNS, help="folder of trained networks and their checkpoints")
         part.add_argument("--folder", default=C.FOLDER, help="folder of the tables")
         part.set_defaults(run=run)

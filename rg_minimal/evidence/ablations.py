@@ -1,7 +1,9 @@
-"""Heads that lack a part of the paper's, or have it otherwise: trained as the others are, on the same labelled pictures.
+"""Heads that lack a part of the paper's, or have it otherwise: trained as the others are, on the same labelled
+pictures.
 
-    python -m rg_minimal.evidence ablate pose --labels 100        # trains, scores (ablations.csv), and lets each guide (contest.csv)
-"""
+    python -m rg_minimal.evidence ablate pose --labels 100        # trains, scores (ablations.csv), and lets each guide
+    (contest.csv)
+    """
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -21,11 +23,13 @@ from ..readout import Reading, spatial_loss
 from ..saving import ReadoutHead
 
 OFF = -30.0                             # a mixing weight with which a layer counts for nothing
-KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float, "parameters": int}
+KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float,
+            "parameters": int}
 
 
 class MirroredHead(ReadoutHead):
-    """Is told 999 - t, as the authors' training tells it; once saved and loaded it is an ordinary head, which is told t."""
+    """Is told 999 - t, as the authors' training tells it; once saved and loaded it is an ordinary head, which is told
+    t."""
 
     def embed(self, reading):
         return super().embed(Reading(reading.model, reading.features, reading.latents, 999 - reading.timestep))
@@ -75,24 +79,32 @@ class Ablation:
 
 
 ABLATIONS = {
-    **{f"layer{i}": Ablation(_only(i)) for i in range(6)}, "last3": Ablation(_only(3, 4, 5)), "first3": Ablation(_only(0, 1, 2)),
-    "equal_mixing": Ablation(_equal_mixing), "without_timestep": Ablation(_without_timestep), "mirrored": Ablation(_mirrored),
+    **{f"layer{i}": Ablation(_only(i)) for i in range(6)}, "last3": Ablation(_only(3, 4, 5)),
+             "first3": Ablation(_only(0, 1, 2)),
+    "equal_mixing": Ablation(_equal_mixing), "without_timestep": Ablation(_without_timestep),
+             "mirrored": Ablation(_mirrored),
     "width256": Ablation(lambda pipe, task, seed: new_head(pipe, task, seed, width=256)),
     "plain_loss": Ablation(task=_plain, tasks=("pose", "edges")),
     **{f"below{t}": Ablation(settings={"timesteps": (0, t)}) for t in (250, 500)},
     "above500": Ablation(settings={"timesteps": (500, 1000)})}
 
 
-def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **changes) -> Iterator[TrainingState]:
-    """Train one; goes on where it stopped. ValueError where there is no such one, or it says nothing about this task."""
+def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,
+                   **changes) -> Iterator[TrainingState]:
+    """Train one; goes on where it stopped. ValueError where there is no such one, or it says nothing about this
+    task."""
     found = ABLATIONS.get(name)
     if found is None or task not in found.tasks:
-        raise ValueError(f"there is no ablation {name!r} of {task}; choose from {', '.join(n for n, a in ABLATIONS.items() if task in a.tasks)}")
-    return train_readout(found.task(TASKS[task]), labels, seed, runs, pipe, found.head(pipe, task, seed), name, **found.settings, **changes)
+        known = ", ".join(each for each, other in ABLATIONS.items() if task in other.tasks)
+        raise ValueError(f"there is no ablation {name!r} of {task}; choose from {known}")
+    return train_readout(found.task(TASKS[task]), labels, seed, runs, pipe, found.head(pipe, task, seed), name,
+                         **found.settings, **changes)
 
 
-def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS, timesteps=TIMESTEPS) -> Iterator[tuple[int, int]]:
-    """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from; rows as `KINDS_OF`."""
+def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
+                    timesteps=TIMESTEPS) -> Iterator[tuple[int, int]]:
+    """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from; rows
+    as `KINDS_OF`."""
     rows = read_rows(table, KINDS_OF, "ablations") if Path(table).exists() else []
     done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows}
     todo = [(name, task, count, seed) for seed in trainings for count in labels for task in tasks for name in names
@@ -102,6 +114,7 @@ def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS, tim
         head = load_head(str(folder_of(name, task, count, seed, runs)), pipe)
         scores = score_head(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
         size = sum(each.numel() for each in head.parameters())
-        rows += [dict(zip(KINDS_OF, (name, task, count, seed, timestep, score, size))) for timestep, score in scores.items()]
+        rows += [dict(zip(KINDS_OF, (name, task, count, seed, timestep, score, size))) for timestep,
+                 score in scores.items()]
         write_rows(table, rows, KINDS_OF)
         yield number, len(todo)

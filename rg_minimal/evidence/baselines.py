@@ -1,13 +1,13 @@
 """Networks that are trained for control, on the frozen puppet model: diffusers' own `ControlNetModel` and `T2IAdapter`.
 
     for state in train_baseline(BaselineRecipe("controlnet", "pose", labels=100)):      # goes on where it stopped
-        print(state.step, state.loss)
-    network = load_baseline(recipe)                                                      # as diffusers loads it
-    pictures = sample_baseline(pipe, network, captions, shown, ...)                      # through diffusers' own pipeline
+    print(state.step, state.loss) network = load_baseline(recipe)                                                      #
+    as diffusers loads it pictures = sample_baseline(pipe, network, captions, shown, ...)                      # through
+    diffusers' own pipeline
 
-They get what a head of this repository gets, the first `labels` rendered pictures of a seed, and more: captions, and `CHECKED`
-other labelled pictures on which the best checkpoint is chosen, so that with few labels they neither starve nor overfit. `train_readout`
-trains heads on the very same pictures.
+They get what a head of this repository gets, the first `labels` rendered pictures of a seed, and more: captions, and
+`CHECKED` other labelled pictures on which the best checkpoint is chosen, so that with few labels they neither starve
+nor overfit. `train_readout` trains heads on the very same pictures.
 """
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Labelled:
 
 
 def collect_labelled(pipe, first: int, count: int, folder="") -> Iterator[tuple[int, int]]:
-    """Render and encode `count` scenes from seed `first` on; yields (done, of) and ends with a `Labelled`. Files in `folder`, where
-    one is given, spare what was done before."""
+    """Render and encode `count` scenes from seed `first` on; yields (done, of) and ends with a `Labelled`. Files in
+    `folder`, where one is given, spare what was done before."""
     parts = []
     for start in range(0, count, SHARD):
         path, here = Path(folder) / f"{first + start}.safetensors", min(SHARD, count - start)
@@ -91,8 +91,10 @@ def _label(pipe, first: int, count: int, chunk: int = 8) -> dict[str, Tensor]:
     rows = []
     for start in range(0, count, chunk):
         frames = world.render(world.sample_scenes(min(chunk, count - start), first + start))
-        rows.append((encode(pipe, frames.image).cpu(), frames.joints, frames.visible, _bytes(frames.depth), _bytes(frames.edges)))
-    return dict(zip(("latents", "joints", "visible", "depth", "edges"), (torch.cat(each).contiguous() for each in zip(*rows))))
+        rows.append((encode(pipe, frames.image).cpu(), frames.joints, frames.visible, _bytes(frames.depth),
+                     _bytes(frames.edges)))
+    return dict(zip(("latents", "joints", "visible", "depth", "edges"),
+                    (torch.cat(each).contiguous() for each in zip(*rows))))
 
 
 def _bytes(maps: Tensor) -> Tensor:
@@ -120,22 +122,24 @@ def control_picture(task: str, truth: Tensor) -> Tensor:
 
 @declared
 def draw_skeleton(joints: Tensor, thickness: Positive = 3.0, image_size: Count = world.SIZE) -> Tensor:
-    """Joints (B, 14, 2) in pixels as limbs on black, (B, 3, H, W) in [0, 1]. Each limb has a colour of its own, as OpenPose's have, so
-    that left and right differ."""
+    """Joints (B, 14, 2) in pixels as limbs on black, (B, 3, H, W) in [0, 1]. Each limb has a colour of its own, as
+    OpenPose's have, so that left and right differ."""
     start, end = (joints[:, [pair[k] for pair in world.LIMBS], None, None] for k in (0, 1))        # (B, L, 1, 1, 2)
     pixels, step = pixel_grid(image_size), end - start                                              # (H, W, 2)
     along = ((pixels - start) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-9)               # (B, L, H, W)
     far = (pixels - start - along.clamp(0, 1)[..., None] * step).norm(dim=-1)
     drawn = (thickness / 2 + 0.5 - far).clamp(0, 1)                                                 # anti-aliased
     turn = torch.arange(len(world.LIMBS)) / len(world.LIMBS)
-    colours = (((turn[:, None] + torch.tensor([0.0, 2 / 3, 1 / 3])) % 1 * 6 - 3).abs() - 1).clamp(0, 1)     # (L, 3), hues
+    colours = (((turn[:, None] + torch.tensor([0.0, 2 / 3,
+                                               1 / 3])) % 1 * 6 - 3).abs() - 1).clamp(0, 1)     # (L, 3), hues
     return (drawn[:, :, None] * colours[:, :, None, None]).amax(1)
 
 
 # ---------------------------------------------------------------------------------------------- the networks
 
 def new_network(kind: str, unet, seed: int = 0) -> nn.Module:
-    """An untrained ControlNet, which starts as a copy of the UNet's encoder, or T2I-Adapter, both without effect or nearly so.
+    """An untrained ControlNet, which starts as a copy of the UNet's encoder, or T2I-Adapter, both without effect or
+    nearly so.
 
     The adapter is of the kind made for SDXL, whose UNet also begins with a block without attention.
     """
@@ -147,14 +151,16 @@ def new_network(kind: str, unet, seed: int = 0) -> nn.Module:
         if kind == "controlnet":
             return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64))
         channels = list(unet.config.block_out_channels)
-        return T2IAdapter(in_channels=3, channels=(channels + channels[-1:] * 4)[:4], num_res_blocks=2, downscale_factor=2 * pixels,
+        return T2IAdapter(in_channels=3, channels=(channels + channels[-1:] * 4)[:4], num_res_blocks=2,
+                          downscale_factor=2 * pixels,
                           adapter_type="full_adapter_xl")
 
 
 def residuals(network, latents: Tensor, timestep, embeds: Tensor, shown: Tensor, scale: float = 1.0) -> dict:
     """What the network adds to the UNet's pass over latents (B, C, h, w), by the names of its arguments."""
     if isinstance(network, ControlNetModel):
-        down, middle = network(latents, timestep, encoder_hidden_states=embeds, controlnet_cond=shown, conditioning_scale=scale,
+        down, middle = network(latents, timestep, encoder_hidden_states=embeds, controlnet_cond=shown,
+                               conditioning_scale=scale,
                                return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     return {"down_intrablock_additional_residuals": [scale * each for each in network(shown)]}
@@ -169,17 +175,21 @@ def steered(conditioning: Conditioning, network, shown: Tensor, scale: float = 1
 
 
 @torch.no_grad()
-def sample_baseline(pipe, network, prompts: list[str], shown: Tensor, *, scale: float = 1.0, guidance_scale: float = 3.0, steps: int = 25,
+def sample_baseline(pipe, network, prompts: list[str], shown: Tensor, *, scale: float = 1.0,
+                    guidance_scale: float = 3.0, steps: int = 25,
                     generator=None, latents: Tensor | None = None) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] by diffusers' own pipeline, with the parts of `pipe`."""
     parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
     extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if isinstance(network, ControlNetModel):
-        run, told = StableDiffusionControlNetPipeline(**parts, **extra, controlnet=network), {"controlnet_conditioning_scale": scale}
+        run, told = StableDiffusionControlNetPipeline(**parts, **extra,
+                                                      controlnet=network), {"controlnet_conditioning_scale": scale}
     else:
-        run, told = StableDiffusionAdapterPipeline(**parts, **extra, adapter=network), {"adapter_conditioning_scale": scale}
+        run, told = StableDiffusionAdapterPipeline(**parts, **extra,
+                                                   adapter=network), {"adapter_conditioning_scale": scale}
     run.set_progress_bar_config(disable=True)
-    made = run(prompts, image=shown, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generator, latents=latents,
+    made = run(prompts, image=shown, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generator,
+               latents=latents,
                output_type="pt", **told).images
     return made.float().cpu()
 
@@ -193,9 +203,9 @@ class BaselineRecipe(Declared):
     task: Literal[TASKS]
     labels: Count = 1000
     seed: Index = 0                     # of the labelled pictures and of the training
-    steps: Count = 1200                 # at most
+    steps: Count = 1000                 # at most
     batch: Count = 16
-    lr: Positive = 2e-3                 # of AdamW; with 5e-4 nothing was learned in 150 steps, with this much. Falls over `decay`
+    lr: Positive = 2e-3                 # of AdamW, falling over `decay`; with 5e-4, 150 steps teach nothing
     warmup: Index = 50
     decay: Fraction = 0.4
     dropout: Fraction = 0.2             # of captions, for classifier-free guidance
@@ -218,7 +228,8 @@ class BaselineRecipe(Declared):
 
 
 def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]:
-    """Train a baseline and leave the best of its checks in `recipe.folder`, in diffusers' layout; goes on where it stopped."""
+    """Train a baseline and leave the best of its checks in `recipe.folder`, in diffusers' layout; goes on where it
+    stopped."""
     folder = recipe.folder
     if (folder / "training.json").exists():
         told = read_json(folder / "training.json")["recipe"]
@@ -239,7 +250,7 @@ def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]
     check = _checker(pipe, recipe, others)
     for step in range(first, recipe.steps):
         if step >= recipe.steps // 2 and step - best["step"] >= recipe.patience * recipe.every:
-            break                                           # asked first, so that a resumed run ends where another would
+            break                                           # asked first: a resumed run ends where another would
         set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
         rng = step_rng(recipe, step)
         index = torch.randint(len(known), (recipe.batch,), generator=rng)
@@ -253,13 +264,16 @@ def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]
             now = check(network)
             best["losses"] = [*best["losses"], (step + 1, now)]
             if now < best["loss"]:
-                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name, value in network.state_dict().items()}}
+                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name,
+                                                                    value in network.state_dict().items()}}
             best["seconds"] = before + time.process_time() - start
-        save_every(folder / "training.pt", recipe, step + 1, recipe.steps, network=network, optimizer=optimizer, best=best)
+        save_every(folder / "training.pt", recipe, step + 1, recipe.steps, network=network, optimizer=optimizer,
+                   best=best)
         yield TrainingState(f"{recipe.kind} {recipe.task} {recipe.labels}", step + 1, recipe.steps, loss.item(),
                             before + time.process_time() - start)
     network.load_state_dict(best["weights"])
-    facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()), "best_step": best["step"],
+    facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
+             "best_step": best["step"],
              "check_loss": best["loss"], "losses": best["losses"], "training_seconds": round(best["seconds"], 1)}
 
     def fill(aside: Path) -> None:
@@ -285,7 +299,8 @@ def _numbers(recipe) -> dict:
 
 @torch.no_grad()
 def _embed(pipe, texts: list[str]) -> Tensor:
-    return torch.cat([pipe.text_encoder(tokenize(pipe.tokenizer, texts[i:i + 128])).last_hidden_state for i in range(0, len(texts), 128)])
+    return torch.cat([pipe.text_encoder(tokenize(pipe.tokenizer, texts[i:i + 128])).last_hidden_state
+                      for i in range(0, len(texts), 128)])
 
 
 def _loss(pipe, network, known: Labelled, recipe, index: Tensor, told: Tensor, rng) -> Tensor:
@@ -293,7 +308,8 @@ def _loss(pipe, network, known: Labelled, recipe, index: Tensor, told: Tensor, r
     count, scheduler = len(index), pipe.scheduler
     spread = (torch.arange(count) + torch.rand(count, generator=rng)) / count               # stratified
     spread = spread if not recipe.cubic else 1 - (1 - spread) ** (1 + 2 * recipe.cubic)
-    timestep = (spread * scheduler.config.num_train_timesteps).long().clamp_max(scheduler.config.num_train_timesteps - 1)
+    last = scheduler.config.num_train_timesteps
+    timestep = (spread * last).long().clamp_max(last - 1)
     clean = known.latents[index]
     noise = torch.randn(clean.shape, generator=rng)
     noisy, shown = scheduler.add_noise(clean, noise, timestep), known.shown(recipe.task, index)
@@ -310,14 +326,15 @@ def _checker(pipe, recipe, others: Labelled):
     @torch.no_grad()
     def check(network) -> float:
         network.eval()
-        losses = [_loss(pipe, network, others, recipe, index, words[index], torch.Generator().manual_seed(int(index[0])))
+        losses = [_loss(pipe, network, others, recipe, index, words[index],
+                        torch.Generator().manual_seed(int(index[0])))
                   for index in torch.arange(len(others)).split(16)]
         network.train()
         return float(torch.stack(losses).mean())
     return check
 
 
-# ---------------------------------------------------------------------------------------------- heads by number of labels
+# ---------------------------------------------------------------------------------------------- heads
 
 def folder_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> Path:
     """Where what was trained is kept."""
@@ -326,8 +343,9 @@ def folder_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> Path:
 
 def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=None, head=None, name: str = "head",
                   **changes) -> Iterator[TrainingState]:
-    """Train a head on the very pictures that the baselines of this seed learn from, as the shipped ones are trained, and leave it in a
-    folder of `runs`; goes on where it stopped. `head` and `name` are of another one than the shipped kind."""
+    """Train a head on the very pictures that the baselines of this seed learn from, as the shipped ones are trained,
+    and leave it in a folder of `runs`; goes on where it stopped. `head` and `name` are of another one than the shipped
+    kind."""
     what = get_task(task).name
     folder = folder_of(name, what, labels, seed, runs)
     if (folder / "training.json").exists():
@@ -339,13 +357,15 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     folder.mkdir(parents=True, exist_ok=True)
     before = read_json(clock)["seconds"] if clock.exists() and checkpoint.exists() else 0.0
     start, state = time.process_time(), None
-    for state in train_task(pipe, task, samples, head, seed, checkpoint=str(checkpoint), checkpoint_every=50, **changes):
+    for state in train_task(pipe, task, samples, head, seed, checkpoint=str(checkpoint), checkpoint_every=50,
+                            **changes):
         seconds = before + time.process_time() - start
         if state.step % 50 == 0 or state.step == state.steps:
             write_json(clock, {"seconds": seconds})
         yield TrainingState(f"{name} {what} {labels}", state.step, state.steps, state.loss, seconds)
     trained = state.head.eval()
     trained.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": {"task": what, "labels": labels, "seed": seed, "steps": state.steps, **changes},
+    write_json(folder / "training.json", {"recipe": {"task": what, "labels": labels, "seed": seed,
+                                                     "steps": state.steps, **changes},
                "parameters": sum(each.numel() for each in trained.parameters()), "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)

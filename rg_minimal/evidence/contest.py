@@ -1,9 +1,11 @@
-"""The contest: everybody gets the same captions, poses, maps and noise, and one judge, whom nobody trained with, reads the pictures.
+"""The contest: everybody gets the same captions, poses, maps and noise, and one judge, whom nobody trained with, reads
+the pictures.
 
-    python -m rg_minimal.evidence contest pose --labels 100 1000 --seeds 0       # data/results/evidence/contest.csv, goes on
+    python -m rg_minimal.evidence contest pose --labels 100 1000 --seeds 0       # writes contest.csv, and goes on
 
-One row is one picture. A *contestant* is a name, what it is trained with, and a function that makes pictures of a batch of cases; a
-*strength* multiplies what says how much it may do (step size, conditioning scale), and 1 is the setting that `tune` chose.
+One row is one picture. A *contestant* is a name, what it is trained with, and a function that makes pictures of a batch
+of cases; a *strength* multiplies what says how much it may do (step size, conditioning scale), and 1 is the setting
+that `tune` chose.
 """
 from __future__ import annotations
 
@@ -37,8 +39,9 @@ FOLDER = "data/results/evidence"
 BATCH = 8                               # cases that are made together; a row is computed again with its whole batch
 LOOKS, REAL = 16, 512                   # axes of the Frechet distance; renderings that they come from
 STEPS = FULL["num_inference_steps"]     # of everybody
-KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "picture": int, "strength": float, "control": float,
-            "whole": float, "attributes": float, "passes": float, "seconds": float, "look": str, "settings": str, "version": str}
+KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "picture": int, "strength": float,
+            "control": float, "whole": float, "attributes": float, "passes": float, "seconds": float, "look": str,
+            "settings": str, "version": str}
 SETTING = ("contestant", "task", "labels", "seed", "strength", "settings")      # what the rows of one batch share
 
 
@@ -66,12 +69,14 @@ class Cases:
         return control_picture(self.task, self.target)
 
     def objective(self, head, **settings):
-        return {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}[self.task](head, self.target, **settings)
+        make = {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}[self.task]
+        return make(head, self.target, **settings)
 
 
 @declared
 def make_cases(pipe, task: str, first: Count, count: Count = BATCH) -> Cases:
-    """Scenes with seeds from `first` on. The noise of a picture depends on its own seed alone, not on who asks or on the batch."""
+    """Scenes with seeds from `first` on. The noise of a picture depends on its own seed alone, not on who asks or on
+    the batch."""
     shape = denoiser(pipe).latent_shape()
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(first + i)) for i in range(count)])
     return Cases(first, task, world.render(world.sample_scenes(count, first)), noise)
@@ -81,12 +86,14 @@ def make_cases(pipe, task: str, first: Count, count: Count = BATCH) -> Cases:
 
 def _guided(pipe, cases, trained, strength, step_size=0.05, inner_steps=1, stop=0.5, conditioning=None):
     aims = [cases.objective(trained, stop=stop)] if strength else []
-    return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=SCALE, num_inference_steps=STEPS,
+    return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=SCALE,
+                  num_inference_steps=STEPS,
                   step_size=step_size * strength, inner_steps=inner_steps)[0]
 
 
 def _baseline(pipe, cases, network, strength, scale=1.0, guidance_scale=SCALE):
-    return sample_baseline(pipe, network, cases.captions, cases.shown, scale=scale * strength, guidance_scale=guidance_scale, steps=STEPS,
+    return sample_baseline(pipe, network, cases.captions, cases.shown, scale=scale * strength,
+                           guidance_scale=guidance_scale, steps=STEPS,
                            latents=cases.latents)
 
 
@@ -109,8 +116,8 @@ _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2
 
 @dataclass(frozen=True)
 class Contestant:
-    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries, equally many
-    settings for everybody who has any."""
+    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries,
+    equally many settings for everybody who has any."""
     parts: tuple[str, ...]              # what was trained, by names of folders
     make: Callable
     grid: tuple[dict, ...] = ({},)
@@ -143,7 +150,8 @@ def _known(name: str) -> Contestant:
         return CONTESTANTS[name]
     if name.startswith("head:"):                            # an ablation: another head, guided as ours
         return Contestant((name.removeprefix("head:"),), _guided, _BUDGET["guided"])
-    raise ValueError(f"there is no contestant {name!r}; choose from {', '.join(CONTESTANTS)}, or head:NAME of an ablation")
+    raise ValueError(f"there is no contestant {name!r}; choose from {', '.join(CONTESTANTS)}, or "
+                     "head:NAME of an ablation")
 
 
 # ---------------------------------------------------------------------------------------------- one batch
@@ -151,7 +159,8 @@ def _known(name: str) -> Contestant:
 def version_of(pipe) -> str:
     """Names the model that rows were made with: no row of one is added to those of another."""
     weights = list(denoiser(pipe).network.parameters())
-    return f"{zlib.crc32(b''.join(each.detach().float().cpu().numpy().tobytes() for each in (weights[0], weights[-1]))):08x}"
+    told = b"".join(each.detach().float().cpu().numpy().tobytes() for each in (weights[0], weights[-1]))
+    return f"{zlib.crc32(told):08x}"
 
 
 def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, settings: dict, axes) -> list[dict]:
@@ -162,20 +171,25 @@ def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, sett
     seconds = (time.process_time() - start) / len(pictures)
     reading, (mean, main) = judge(pictures), axes
     columns = {"control": control_of(cases.task, reading, cases.frames).nan_to_num(0.0).tolist(),
-               "whole": judge.found(reading).float().tolist(), "attributes": agreement(reading.attributes, facts(cases.frames.scenes)),
-               "look": [" ".join(f"{value:.3f}" for value in row) for row in ((looks(judge, pictures) - mean) @ main).tolist()]}
-    return [{**dict(zip(columns, row)), "passes": passes.count / len(pictures), "seconds": seconds} for row in zip(*columns.values())]
+               "whole": judge.found(reading).float().tolist(), 
+               "attributes": agreement(reading.attributes, facts(cases.frames.scenes)),
+               "look": [" ".join(f"{value:.3f}" for value in row)
+                        for row in ((looks(judge, pictures) - mean) @ main).tolist()]}
+    return [{**dict(zip(columns, row)), "passes": passes.count / len(pictures), "seconds": seconds}
+            for row in zip(*columns.values())]
 
 
 def real_looks(pipe, judge, folder=RUNS) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """The axes of the Frechet distance, and where `REAL` held-out renderings lie on them, (REAL, LOOKS), after the autoencoder, so that
-    what it loses counts against nobody. Made once, and kept in `folder`."""
+    """The axes of the Frechet distance, and where `REAL` held-out renderings lie on them, (REAL, LOOKS), after the
+    autoencoder, so that what it loses counts against nobody. Made once, and kept in `folder`."""
     path = Path(folder) / f"real-{version_of(pipe)}.safetensors"
     if not path.exists():
-        parts = [looks(judge, round_trip(pipe.vae, world.render(world.sample_scenes(32, seeds.REAL.first + start)).image))
+        parts = [looks(judge, round_trip(pipe.vae,
+                                         world.render(world.sample_scenes(32, seeds.REAL.first + start)).image))
                  for start in range(0, REAL, 32)]
         mean, main = axes_of(torch.cat(parts), LOOKS)
-        write_tensors(path, {"mean": mean, "axes": main.contiguous(), "looks": ((torch.cat(parts) - mean) @ main).contiguous()})
+        write_tensors(path, {"mean": mean, "axes": main.contiguous(),
+                             "looks": ((torch.cat(parts) - mean) @ main).contiguous()})
     found = read_tensors(path)[0]
     return (found["mean"], found["axes"]), found["looks"]
 
@@ -192,21 +206,26 @@ def looks_of(rows: list[dict]) -> Tensor:
 
 
 def entries(tasks, contestants, labels, trainings, strengths) -> list[tuple]:
-    """Who is asked what, in which order: one pass of everything before the next training. Who is not trained is asked once."""
-    found = [(name, task, count, seed, float(strength)) for seed in trainings for count in labels for task in tasks for name in contestants
+    """Who is asked what, in which order: one pass of everything before the next training. Who is not trained is asked
+    once."""
+    found = [(name, task, count, seed, float(strength)) for seed in trainings for count in labels for task in tasks
+             for name in contestants
              for strength in strengths]
     return list(dict.fromkeys((name, task, 0, 0, 1.0) if not _known(name).parts else (name, task, count, seed, strength)
                               for name, task, count, seed, strength in found))
 
 
-def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: int = 64, settings: Callable | None = None,
+def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: int = 64,
+        settings: Callable | None = None,
         runs=RUNS) -> Iterator[tuple[int, int]]:
-    """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a list of (contestant,
-    task, labels, seed, strength), and `settings(contestant, task)` a list of the settings to measure."""
+    """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a
+    list of (contestant, task, labels, seed, strength), and `settings(contestant, task)` a list of the settings to
+    measure."""
     rows, version = read_table(table), version_of(pipe)
     alien = {row["version"] for row in rows} - {version}
     if alien:
-        raise ValueError(f"{table} has rows of another model ({', '.join(alien)}); keep it elsewhere, or name another table")
+        raise ValueError(f"{table} has rows of another model ({', '.join(alien)}); keep it elsewhere, or name "
+                         "another table")
     scenes.part(0, pictures)
     done = {(*(row[name] for name in SETTING), row["picture"]) for row in rows}
     work = []
@@ -223,7 +242,8 @@ def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: i
         if (task, start) not in cases:
             cases[task, start] = make_cases(pipe, task, scenes.first + start, min(BATCH, pictures - start))
         made = measure(pipe, judge, name, loaded[1], cases[task, start], strength, each, axes)
-        rows += [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version} for i, row in enumerate(made)]
+        rows += [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version}
+                 for i, row in enumerate(made)]
         write_rows(table, rows, KINDS_OF)
         yield number, len(work)
 
@@ -231,12 +251,14 @@ def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: i
 # ---------------------------------------------------------------------------------------------- tuning
 
 def merit(row: dict) -> float:
-    """What tuning looks for, the same for everybody: control, in a whole puppet, with the attributes of the caption. In depth 1 - RMSE."""
+    """What tuning looks for, the same for everybody: control, in a whole puppet, with the attributes of the caption. In
+    depth 1 - RMSE."""
     return (1 - row["control"] if row["task"] == "depth" else row["control"]) * row["whole"] * row["attributes"]
 
 
 def chosen(rows: list[dict], name: str, task: str) -> dict:
-    """The setting of this contestant with the largest mean merit among what `tune` measured; its defaults where nothing was."""
+    """The setting of this contestant with the largest mean merit among what `tune` measured; its defaults where nothing
+    was."""
     found: dict[str, list[float]] = {}
     for row in rows:
         if (row["contestant"], row["task"]) == ("head" if name.startswith("head:") else name, task):
@@ -252,23 +274,28 @@ def budget(name: str, task: str) -> list[dict]:
 # ---------------------------------------------------------------------------------------------- does a row come back?
 
 def recompute(pipe, judge, table, scenes: seeds.Scenes, pictures: int, seed: int = 0, runs=RUNS) -> tuple[dict, dict]:
-    """A row drawn at random from the table, and the same computed again with its batch. What it was trained with has to be there."""
+    """A row drawn at random from the table, and the same computed again with its batch. What it was trained with has to
+    be there."""
     rows = read_table(table)
     if not rows:
         raise ValueError(f"{table} has no rows; run the contest first")
     row = rows[int(torch.randint(len(rows), (), generator=torch.Generator().manual_seed(seed)))]
     start = row["picture"] // BATCH * BATCH
-    here = [each for each in rows if all(each[name] == row[name] for name in SETTING) and start <= each["picture"] < start + BATCH]
+    here = [each for each in rows if all(each[name] == row[name] for name in SETTING)
+            and start <= each["picture"] < start + BATCH]
     trained = load_parts(row["contestant"], row["task"], row["labels"], row["seed"], pipe, runs)
     axes, _ = real_looks(pipe, judge, runs)
-    again = measure(pipe, judge, row["contestant"], trained, make_cases(pipe, row["task"], scenes.first + start, len(here)), row["strength"],
+    cases = make_cases(pipe, row["task"], scenes.first + start, len(here))
+    again = measure(pipe, judge, row["contestant"], trained, cases, row["strength"],
                     json.loads(row["settings"]), axes)[row["picture"] - start]
     return row, {**row, **again}
 
 
 def agree(row: dict, again: dict, tolerance: float = 0.02) -> bool:
-    """Whether two computations of a row say the same. Other processors round otherwise, which a joint at the border of being found shows."""
-    return row["passes"] == again["passes"] and all(abs(row[name] - again[name]) <= tolerance for name in ("control", "whole", "attributes"))
+    """Whether two computations of a row say the same. Other processors round otherwise, which a joint at the border of
+    being found shows."""
+    return row["passes"] == again["passes"] and all(abs(row[name] - again[name]) <= tolerance
+                                                    for name in ("control", "whole", "attributes"))
 
 
 def trainings(runs=RUNS) -> list[dict]:
@@ -277,6 +304,7 @@ def trainings(runs=RUNS) -> list[dict]:
     for path in sorted(Path(runs).glob("*/training.json")):
         told = read_json(path)
         name, task, labels, seed = path.parent.name.rsplit("-", 3)
-        found.append({"contestant": name, "task": task, "labels": int(labels), "seed": int(seed), "parameters": told["parameters"],
-                      "training_seconds": told["training_seconds"], "steps": told.get("best_step", told["recipe"]["steps"])})
+        found.append({"contestant": name, "task": task, "labels": int(labels), "seed": int(seed),
+                      "parameters": told["parameters"], "training_seconds": told["training_seconds"],
+                      "steps": told.get("best_step", told["recipe"]["steps"])})
     return found

@@ -2,10 +2,12 @@
 
 Both read what a head reads, in a head's own terms, so every objective takes them in a head's place:
 
-    detector    training-free guidance (Universal Guidance, FreeDoM): the gradient goes from the predicted clean picture, through the
-                autoencoder, into a detector that was trained on pictures. It is not the judge: other scenes, another architecture.
-    linear      one 1 x 1 convolution of one decoder layer, standardised over the picture: what the raw features hold without a head.
-                All layers are trained at once, each with a readout of its own, and the one that reads other pictures best is kept.
+    detector    training-free guidance (Universal Guidance, FreeDoM): the gradient goes from the predicted clean
+                    picture, through the autoencoder, into a detector that was trained on pictures. It is not the judge:
+                    other scenes, another architecture.
+    linear      one 1 x 1 convolution of one decoder layer, standardised over the picture: what the raw features hold
+                    without a head. All layers are trained at once, each with a readout of its own, and the one that
+                    reads other pictures best is kept.
 """
 from __future__ import annotations
 
@@ -43,14 +45,16 @@ class Rival(nn.Module):
 
     @declared
     def save_pretrained(self, folder: SomeName) -> None:
-        write_weights(Path(folder) / "head.safetensors", {name: value.contiguous() for name, value in self.state_dict().items()},
+        write_weights(Path(folder) / "head.safetensors", {name: value.contiguous() for name,
+                                                          value in self.state_dict().items()},
                       {"kind": type(self).__name__, **asdict(self.config)})
 
 
 # ---------------------------------------------------------------------------------------------- raw features
 
 class LinearHead(Rival):
-    """Readouts (B, k, h, w) of `config.extra["layer"]`, or, before one is chosen, of all layers, (B, layers * k, h, w)."""
+    """Readouts (B, k, h, w) of `config.extra["layer"]`, or, before one is chosen, of all layers, (B, layers * k, h,
+    w)."""
 
     def __init__(self, config: HeadConfig):
         super().__init__(config)
@@ -59,12 +63,14 @@ class LinearHead(Rival):
     def read(self, reading, use_timestep: bool = True) -> Tensor:
         layer = self.config.extra.get("layer")
         size = tuple(reading.latents.shape[-2:])
-        return torch.cat([resize(linear(F.group_norm(reading.features[i].float(), 1)), size) for i, linear in enumerate(self.linear)
+        return torch.cat([resize(linear(F.group_norm(reading.features[i].float(), 1)), size) for i,
+                          linear in enumerate(self.linear)
                           if layer in (None, i)], 1)
 
 
 def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **changes) -> Iterator[TrainingState]:
-    """As `train_readout`; which layer is best is decided on the other pictures that also choose the baselines' checkpoints."""
+    """As `train_readout`; which layer is best is decided on the other pictures that also choose the baselines'
+    checkpoints."""
     pipe = load_pipeline() if pipe is None else pipe
     own, folder = TASKS[task], folder_of("linear", task, labels, seed, runs)
     config = replace(new_head(pipe, task).config, extra=dict(own.extra), activation="none")
@@ -74,7 +80,8 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
     if not (folder / "training.json").exists():
-        yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear", **{"lr": 4e-3, **changes})
+        yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear",
+                                 **{"lr": 4e-3, **changes})
     if "layer" not in read_json(folder / "training.json"):
         head = load_rival(folder)
         layer = best_layer(pipe, own, head, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
@@ -89,16 +96,18 @@ def best_layer(pipe, task, head: LinearHead, others, timesteps=(100, 300, 500, 7
     """The layer whose readout has the smallest loss on these labelled pictures, over several timesteps."""
     truth, total = others.truth(task.name), torch.zeros(len(head.linear))
     for timestep in timesteps:
-        reading = read_picture(pipe, None, timestep, generator=torch.Generator().manual_seed(timestep), latents=others.latents)
-        total += torch.stack([get_task(task.name).loss(part, *truth) for part in reading(head).chunk(len(head.linear), 1)])
+        reading = read_picture(pipe, None, timestep, generator=torch.Generator().manual_seed(timestep),
+                               latents=others.latents)
+        total += torch.stack([get_task(task.name).loss(part, *truth) for part in reading(head).chunk(len(head.linear),
+                                                                                                     1)])
     return int(total.argmin())
 
 
 # ---------------------------------------------------------------------------------------------- a detector of pictures
 
 class Detector(Rival):
-    """Pictures (B, 3, 128, 128) in [0, 1] to what a head of the task reads, (B, k, 32, 32): a plain U of GroupNorm and SiLU, no batch
-    statistics, no attention, no heads of attributes."""
+    """Pictures (B, 3, 128, 128) in [0, 1] to what a head of the task reads, (B, k, 32, 32): a plain U of GroupNorm and
+    SiLU, no batch statistics, no attention, no heads of attributes."""
 
     def __init__(self, config: HeadConfig, width: int = 32):
         super().__init__(config)
@@ -133,10 +142,12 @@ def _block(old: int, new: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = 1000, batch: int = 16, lr: float = 2e-3,
+def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = 1000, batch: int = 16,
+                   lr: float = 2e-3,
                    every: int = 100) -> Iterator[TrainingState]:
-    """Train a detector on the very pictures that the others of this seed learn from, as the autoencoder gives them back, with slight
-    changes of colour and sharpness; goes on where it stopped. The best of its checks on other pictures is kept."""
+    """Train a detector on the very pictures that the others of this seed learn from, as the autoencoder gives them
+    back, with slight changes of colour and sharpness; goes on where it stopped. The best of its checks on other
+    pictures is kept."""
     own, folder = TASKS[task], folder_of("detector", task, labels, seed, runs)
     if (folder / "training.json").exists():
         return
@@ -165,14 +176,18 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
             with torch.no_grad():
                 now = float(own.loss(torch.cat([detector(part.float() / 255) for part in unseen.split(16)]), *told))
             if now < best["loss"]:
-                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name, value in detector.state_dict().items()}}
+                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name,
+                                                                    value in detector.state_dict().items()}}
             best["seconds"] = before + time.process_time() - start
         save_every(folder / "training.pt", recipe, step + 1, steps, network=detector, optimizer=optimizer, best=best)
-        yield TrainingState(f"detector {task} {labels}", step + 1, steps, loss.item(), before + time.process_time() - start)
+        yield TrainingState(f"detector {task} {labels}", step + 1, steps, loss.item(),
+                            before + time.process_time() - start)
     detector.load_state_dict(best["weights"])
     detector.eval().save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch, "lr": lr},
-               "parameters": sum(each.numel() for each in detector.parameters()), "best_step": best["step"], "check_loss": best["loss"],
+    write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps,
+                                                     "batch": batch, "lr": lr},
+               "parameters": sum(each.numel() for each in detector.parameters()), "best_step": best["step"],
+                                          "check_loss": best["loss"],
                "training_seconds": round(best["seconds"], 1)})
     (folder / "training.pt").unlink(missing_ok=True)
 

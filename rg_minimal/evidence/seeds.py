@@ -36,14 +36,18 @@ OURS = {"train": TRAIN, "check": CHECK, "tune": TUNE, "test": TEST, "real": REAL
 # What other rooms use, each with more than any of them takes.
 OTHERS = {"base model": Scenes(basemodel.DATA_SEED, 1_000_000), "autoencoder": Scenes(basemodel.VAE_SEED, 1_000_000),
           "heads": Scenes(heads.TRAIN_SEED, 1_000_000), "judge": Scenes(judge.TRAIN_SEED, 10_000_000),
-          "judge's test": Scenes(judge.TEST_SEED, 9_000), "judge's calibration": Scenes(judge.CALIBRATION_SEED, 1_000_000),
+          "judge's test": Scenes(judge.TEST_SEED, 9_000), "judge's calibration": Scenes(judge.CALIBRATION_SEED,
+                                                                                        1_000_000),
           "scores of heads": Scenes(heads.SCORE_SEED, 1_000), "front": Scenes(front.FRONT_SEED, 20_000),
-          **{name: Scenes(getattr(measure, f"{name}_SEED"), 9_000) for name in ("BASE", "POSE", "MAP", "DRAG", "IDENTITY", "ARROW")}}
+          **{name: Scenes(getattr(measure, f"{name}_SEED"), 9_000) for name in ("BASE", "POSE", "MAP", "DRAG",
+                                                                                "IDENTITY", "ARROW")}}
 
 
 @declared
 def training_scenes(seed: Index, labels: Count) -> int:
-    """The first of the scenes that training `seed` learns from: of two numbers of labels the smaller is part of the larger."""
+    """The first of the scenes that training `seed` learns from: of two numbers of labels the smaller is part of the
+    larger."""
     if labels > MOST_LABELS or seed >= MOST_SEEDS:
-        raise ValueError(f"seed {seed} with {labels} labels: there are seeds below {MOST_SEEDS} and at most {MOST_LABELS} labels")
+        raise ValueError(f"seed {seed} with {labels} labels: there are seeds below {MOST_SEEDS} and at most "
+                         f"{MOST_LABELS} labels")
     return TRAIN.part(seed, MOST_LABELS)
