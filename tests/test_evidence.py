@@ -102,6 +102,22 @@ def test_a_controlnet_lowers_its_loss_on_what_it_learns_and_leaves_the_model_alo
     assert all(torch.equal(value, before[name]) for name, value in tiny.unet.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", B.KINDS)
+def test_guidance_asks_a_network_as_diffusers_own_pipeline_does(tiny, kind):
+    """`steered` without objectives makes the very pictures of the pipeline, so that only guidance is added to it."""
+    torch.manual_seed(3)
+    network, shown = B.new_network(kind, tiny.unet).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    noise, prompts, settings = torch.randn(2, 4, 16, 16), ["a puppet", "red shirt"], {"guidance_scale": 3.0}
+    theirs = B.sample_baseline(tiny, network, prompts, shown, scale=0.7, steps=3, latents=noise, **settings)
+    ours = sample(tiny, B.steered(encode_prompts(tiny, prompts), network, shown, 0.7), latents=noise, num_inference_steps=3,
+                  **settings)[0]
+    plain = sample(tiny, prompts, latents=noise, num_inference_steps=3, **settings)[0]
+    assert torch.allclose(ours, theirs, atol=1e-5) and (ours - plain).abs().max() > 1e-3
+
+
 def test_bad_recipes_are_refused(tmp_path):
     for changes in ({"kind": "lora"}, {"labels": 0}, {"lr": -1.0}, {"seed": -1}):
         with pytest.raises(ValueError):

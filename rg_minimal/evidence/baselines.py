@@ -26,7 +26,7 @@ from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Po
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
 from ..files import read_json, read_tensors, replace_folder, write_json, write_tensors
-from ..pipelines import encode, load_pipeline
+from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
 from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
@@ -189,9 +189,8 @@ def sample_baseline(pipe, network, prompts: list[str], shown: Tensor, *, scale: 
                                                    adapter=network), {"adapter_conditioning_scale": scale}
     run.set_progress_bar_config(disable=True)
     made = run(prompts, image=shown, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generator,
-               latents=latents,
-               output_type="pt", **told).images
-    return made.float().cpu()
+               latents=latents, output_type="latent", **told).images
+    return decode(pipe, made)
 
 
 # ---------------------------------------------------------------------------------------------- training
