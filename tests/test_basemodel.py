@@ -246,7 +246,7 @@ def test_normalise_latents_changes_the_latents_and_not_the_pictures():
 def test_the_loss_weighs_noise_levels_by_min_snr():
     """Signal-to-noise at the weights' two ends, by hand: SNR >> 5 at t = 0, far below 5 at t = 999."""
     scheduler, noise = B.build_scheduler(), torch.zeros(1, 4, 2, 2)
-    loss = lambda t, power: B._min_snr_loss(noise + 2.0, noise, torch.tensor([t]), scheduler,
+    loss = lambda t, power: B.min_snr_loss(noise + 2.0, noise, torch.tensor([t]), scheduler,
                                             B.Recipe(min_snr=5.0, snr_power=power)).item()
     assert loss(999, 1.0) == pytest.approx(4.0)
     snr = (1 - 0.00085) / 0.00085

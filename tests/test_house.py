@@ -244,6 +244,8 @@ METHOD = ["paces", "files", "checks", "maps", "undo", "pictures", "autoencoders"
           "pipelines", "callback", "guider", "reference", "cost", "label_files", "labels", "detectors", "train", "sweep"]
 PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.transformer", "puppets.heads", "puppets.export", "puppets.grab", "puppets.editing",
            "puppets.cases", "puppets.tokens", "puppets.measure", "puppets.front"]
+EVIDENCE = ["evidence", "evidence.seeds", "evidence.baselines", "evidence.rivals", "evidence.statistics", "evidence.contest", "evidence.ablations",
+            "evidence.__main__"]
 ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"files"},
          "puppets.judge": {"checks", "files", "pictures", "puppets.world", "puppets.training"}, "files": set(), "checks": set(),
          "undo": set(), "processes": set(), "pictures": {"checks"}}
@@ -275,7 +277,7 @@ def arrows(module, path, source=None):
 
 
 def forbidden(module, path, source=None):
-    known = METHOD + PUPPETS
+    known = METHOD + PUPPETS + EVIDENCE
     for target, names in arrows(module, path, source):
         private = [name for name in names if name.startswith("_")]
         if private:
@@ -288,7 +290,7 @@ def forbidden(module, path, source=None):
 
 def test_arrows_between_rooms_run_one_way():
     modules = package_modules()
-    placed = {"", *METHOD, *PUPPETS}
+    placed = {"", *METHOD, *PUPPETS, *EVIDENCE}
     assert all(name in placed or name.startswith("classroom") for name in modules), "a module without a place"
     found = [fault for name, path in modules.items() for fault in forbidden(name, path)]
     assert not found, found
@@ -302,7 +304,8 @@ def test_arrows_between_rooms_run_one_way():
     ("puppets.judge", "from ..readout import Head"), ("puppets.heads", "from rg_minimal.checks import _whole"),
     ("puppets.judge", "from . import heads"), ("pipelines", "from . import reference"), ("maps", "from .classroom.plots import lines"),
     ("saving", "import rg_minimal"), ("puppets", "from .. import sample"), ("puppets.measure", "import rg_minimal.classroom.plots"),
-    ("classroom.plots", "from .widgets import _known"), ("", "from .checks import _whole")])
+    ("puppets.front", "from ..evidence import seeds"), ("evidence.seeds", "from ..classroom import plots"),
+    ("evidence.baselines", "from . import contest"), ("classroom.plots", "from .widgets import _known"), ("", "from .checks import _whole")])
 def test_an_arrow_upwards_is_found(module, line):
     assert list(forbidden(module, package_modules()[module], line))
 

@@ -320,7 +320,7 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         noisy, timestep, words, noise = (value.to(recipe.device) for value in batch)
         with autocast(recipe):
             predicted = model(noisy, timestep, words).float()
-        loss = _min_snr_loss(predicted, noise, timestep, scheduler, recipe)
+        loss = min_snr_loss(predicted, noise, timestep, scheduler, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -349,7 +349,7 @@ def _diffusion_batch(latents, tokens, nothing, scheduler, recipe: Recipe, rng: t
     return scheduler.add_noise(latents[index], noise, timestep), timestep, words, noise
 
 
-def _min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, recipe: Recipe) -> Tensor:
+def min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, recipe: Recipe) -> Tensor:
     """Squared error of the noise, each sample weighted by min(SNR, cap) ^ power / SNR.
 
     A power of 1 is min-SNR weighting (Hang et al. 2023).

@@ -15,11 +15,12 @@ import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Callable
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from pydantic import BeforeValidator
+from torch import Tensor
 
 from . import world
 from .cases import KINDS
@@ -27,7 +28,7 @@ from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, drag_sources, facts, finish, judge_drag
-from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
+from ..checks import Count, FileName, Seed, Text, Texts, Words, declared, one_sentence, option
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import DRAFT, DRAG_FULL, FULL
@@ -144,12 +145,19 @@ def _together(pipe, judge, head, task, point, seed, count):
     pictures, passes = _made(pipe, prompts, objectives, generator=noise, guidance_scale=SCALE,
                              **point.scheduler(pipe), **settings)
     reading = judge(pictures)
-    control = {"none": lambda: torch.zeros(count), "pose": lambda: pck(reading.joints, frames.joints, 0.05, frames.visible),
-               "depth": lambda: depth_rmse(reading.depth, frames.depth), "edges": lambda: edge_f_score(reading.edges, frames.edges),
-               "identity": lambda: torch.tensor(_agreement(reading.attributes, [
-                   {name: scene.attributes[name] for name in world.LOOKS} for scene in scenes]))}[task]()
+    if task == "identity":
+        control = agreement(reading.attributes, [{name: scene.attributes[name] for name in world.LOOKS} for scene in scenes])
+    else:
+        control = control_of(task, reading, frames).tolist()
     return [(*values, passes) for values in
-            zip(control.tolist(), judge.found(reading).float().tolist(), _agreement(reading.attributes, words))]
+            zip(control, judge.found(reading).float().tolist(), agreement(reading.attributes, words))]
+
+
+def control_of(task: str, reading, frames) -> Tensor:
+    """How near pictures, as the judge reads them, come to rendered frames, (B,): PCK@0.05, RMSE of depth, or F-score of edges."""
+    return {"none": lambda: torch.zeros(len(frames)), "pose": lambda: pck(reading.joints, frames.joints, 0.05, frames.visible),
+            "depth": lambda: depth_rmse(reading.depth, frames.depth),
+            "edges": lambda: edge_f_score(reading.edges, frames.edges)}[task]()
 
 
 def _drags(pipe, judge, heads, point, seed, count):
@@ -164,7 +172,7 @@ def _drags(pipe, judge, heads, point, seed, count):
             yield row["distance"], row["whole"], row["attribute_accuracy"], passes
 
 
-def _agreement(attributes, said) -> list[float]:
+def agreement(attributes, said) -> list[float]:
     """For each picture the share of the attributes `said` that the judge reads."""
     return [sum(read[name] == value for name, value in each.items()) / len(each) for read, each in zip(attributes, said)]
 
@@ -200,24 +208,40 @@ def _measured(pipe, judge, heads, rows, todo, pictures, table) -> Progress:
     return {"rows": rows}
 
 
-def write_front(table, rows) -> Path:
-    """The rows as CSV, whole or not at all."""
+def write_rows(table, rows, columns) -> Path:
+    """Rows, a dict each, as CSV, whole or not at all; fractions with four digits."""
     text = io.StringIO()
-    out = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    out = csv.DictWriter(text, columns, lineterminator="\n")
     out.writeheader()
     out.writerows({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
     return write_file(table, text.getvalue())
 
 
-def read_front(table=FRONT) -> list[dict]:
-    """The rows of a table, numbers as numbers. Raises ValueError where it is damaged."""
+def read_rows(table, kinds: dict[str, Callable], what: Words) -> list[dict]:
+    """The rows of a table whose columns are these, each read by its kind (str, int, float). ValueError where it is no such table."""
     with open(find_folder(table), newline="") as file:
         found = csv.DictReader(file)
         try:
-            return [{name: row[name] if name in ("task", "point") else (int if name in ("seed", "picture") else float)(row[name])
-                     for name in COLUMNS} for row in found]
+            return [{name: kind(row[name]) for name, kind in kinds.items()} for row in found]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{table} is no table of the front ({error}); delete it and measure again") from error
+            raise ValueError(f"{table} is no table of {what} ({error}); delete it and measure again") from error
+
+
+def write_front(table, rows) -> Path:
+    """The rows as CSV, whole or not at all."""
+    return write_rows(table, rows, COLUMNS)
+
+
+def read_front(table=FRONT) -> list[dict]:
+    """The rows of a table, numbers as numbers. Raises ValueError where it is damaged."""
+    return read_rows(table, {name: {"task": str, "point": str, "seed": int, "picture": int}.get(name, float) for name in COLUMNS}, "the front")
+
+
+def bootstrap(values: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The ends, (k,) each, of the 95 % intervals of the means of n measurements (n, k), by drawing n of them again and again."""
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(seed))
+    low, high = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975]), dim=0)
+    return low, high
 
 
 @declared
@@ -229,8 +253,7 @@ def summarize(rows: list, resamples: Count = 1000, seed: Seed = 0) -> list[dict]
         part = [row for row in rows if (row["task"], row["point"]) == (task, point)]
         summary = {"task": task, "point": point, "pictures": len(part), "seeds": len({row["seed"] for row in part})}
         values = torch.tensor([[row[name] for name in COLUMNS[4:]] for row in part])                      # (n, 4)
-        drawn = torch.randint(len(part), (resamples, len(part)), generator=torch.Generator().manual_seed(seed))
-        low, high = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975]), dim=0)
+        low, high = bootstrap(values, resamples, seed)
         for i, name in enumerate(COLUMNS[4:]):
             summary |= {name: float(values[:, i].mean()), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
         result.append(summary)
@@ -247,8 +270,7 @@ def compare(rows: list, task: Tasks, one: Text, other: Text, resamples: Count = 
     if not both:
         raise ValueError(f"{task[0]} has no pairs of {one!r} and {other!r}: measure both with the same seeds")
     more = torch.tensor([values[one][key] for key in both]) - torch.tensor([values[other][key] for key in both])      # (n, 4)
-    drawn = torch.randint(len(both), (resamples, len(both)), generator=torch.Generator().manual_seed(seed))
-    low, high = torch.quantile(more[drawn].mean(1), torch.tensor([0.025, 0.975]), dim=0)
+    low, high = bootstrap(more, resamples, seed)
     found = {"pairs": len(both)}
     for i, name in enumerate(COLUMNS[4:]):
         found |= {name: float(more[:, i].mean()), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}

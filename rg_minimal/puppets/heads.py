@@ -419,8 +419,9 @@ def draw_batches(samples: Samples, batch: Count, seed: Seed = 0) -> Callable[[in
 
 @declared
 def train_task(pipe, task: str | Task, samples: Samples | None = None, head: ReadoutHead | None = None, seed: Seed = 0,
-               checkpoint: FileName | None = None, checkpoint_every: Count = 50, **changes) -> Iterator[TrainState]:
-    """Train a head for a task, as the task says or with `count`, `steps`, `batch` or `lr` changed.
+               checkpoint: FileName | None = None, checkpoint_every: Count = 50, timesteps=(0, 1000), **changes) -> Iterator[TrainState]:
+    """Train a head for a task, as the task says or with `count`, `steps`, `batch` or `lr` changed, at `timesteps` from the first to
+    before the last.
 
     A generator that yields after every step and resumes from `checkpoint`, see `train_head`. Samples and head are made
     anew where none are given.
@@ -430,7 +431,7 @@ def train_task(pipe, task: str | Task, samples: Samples | None = None, head: Rea
     cosine = lambda done: task.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     return train_head(new_head(pipe, task, seed) if head is None else head, pipe, draw_batches(samples, task.batch, seed),
                       task.steps, loss=task.loss, lr=cosine, generator=torch.Generator().manual_seed(seed),
-                      checkpoint=checkpoint, checkpoint_every=checkpoint_every, latents=True)
+                      timesteps=timesteps, checkpoint=checkpoint, checkpoint_every=checkpoint_every, latents=True)
 
 
 # ---------------------------------------------------------------------------------------------- scores

@@ -214,12 +214,16 @@ class JudgeNetwork(nn.Module):
         self.facts = nn.Sequential(nn.Linear(JOINTS * (a + 2) + 2 * c, 160), nn.BatchNorm1d(160), nn.ReLU(),
                                    nn.Linear(160, sum(SIZES)))
 
+    def trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, 128, 128) in [0, 1] to features (B, a, 32, 32), (B, b, 16, 16) and (B, c, 8, 8)."""
+        fine = self.fine(F.pixel_unshuffle(images * 2 - 1, 4))
+        middle = self.middle(fine)
+        return fine, middle, self.coarse(middle)
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 3, 128, 128) in [0, 1] to float32 joint maps (B, J, 64, 64) of logits, depth (B, 1, 128, 128), edge logits
         (B, 1, 128, 128) and class logits (B, 44)."""
-        fine = self.fine(F.pixel_unshuffle(images * 2 - 1, 4))
-        middle = self.middle(fine)
-        coarse = self.coarse(middle)
+        fine, middle, coarse = self.trunk(images)
         middle = self.from_middle(F.relu(middle + F.interpolate(self.to_middle(coarse), scale_factor=2)))
         fine = self.from_fine(F.relu(fine + F.interpolate(self.to_fine(middle), scale_factor=2)))
         joints, depth, edges = self.maps(fine).float().split((JOINTS * 4, 16, 16), 1)

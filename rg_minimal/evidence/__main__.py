@@ -1,0 +1,173 @@
+"""The commands: `python -m rg_minimal.evidence train|tune|contest|ablate|all`. Each may be killed at any moment and
+goes on.
+
+    train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence tune pose
+    the same number of settings for everybody, into data/results/evidence/tune.csv contest pose --labels 100 1000
+    --seeds 0     one row a picture, into data/results/evidence/contest.csv contest pose --check
+    compute a row again, drawn at random ablate pose --labels 100                     heads without one of the paper's
+    parts all --labels 100 1000                        everything, in that order
+    """
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import ablations as A, baselines as B, contest as C, rivals as R, seeds
+from ..checks import Count, Index, NonNegative, checked, one_sentence, option
+from ..pipelines import load_pipeline
+from ..puppets.front import write_rows
+from ..puppets.judge import load_judge
+
+TRAINED = ("head", *B.KINDS, "linear", "detector")
+COSTS = ("contestant", "task", "labels", "seed", "parameters", "training_seconds", "steps")
+
+
+def training(kind, task, labels, seed, runs, pipe, steps=None):
+    """The generator that trains one contestant."""
+    changes = {} if steps is None else {"steps": steps}
+    if kind in B.KINDS:
+        return B.train_baseline(B.BaselineRecipe(kind, task, labels, seed, runs=runs, **changes), pipe)
+    make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector}[kind]
+    return make(task, labels, seed, runs, pipe, **changes)
+
+
+def follow(states) -> None:
+    for state in states:
+        if state.step % 50 == 0 or state.step == state.steps:
+            print(f"{state.stage}, step {state.step} of {state.steps}, loss {state.loss:.5f}, {state.seconds:.0f} s",
+                  flush=True)
+
+
+def count(progress) -> None:
+    for done, of in progress:
+        print(f"{done} of {of}", flush=True)
+
+
+def train(options) -> None:
+    """Train what is asked for and is not there, and note what it cost."""
+    pipe = load_pipeline()
+    for seed in options.seeds:
+        for labels in options.labels:
+            for task in options.tasks:
+                for kind in options.kinds:
+                    follow(training(kind, task, labels, seed, options.runs, pipe, options.steps))
+                    note_costs(options)
+
+
+def note_costs(options) -> None:
+    write_rows(Path(options.folder) / "training.csv", C.trainings(options.runs), COSTS)
+
+
+def table(options, name: str) -> Path:
+    return Path(options.folder) / f"{name}.csv"
+
+
+def tune(options) -> None:
+    pipe, judge = load_pipeline(), load_judge()
+    todo = C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1],
+                     [options.tuned_with], [0], [1.0])
+    count(C.run(pipe, judge, todo, table(options, "tune"), seeds.TUNE, options.tuned_on, C.budget, options.runs))
+
+
+def contest(options) -> None:
+    pipe, judge = load_pipeline(), load_judge()
+    if options.check:
+        row, again = C.recompute(pipe, judge, table(options, "contest"), seeds.TEST, options.pictures, options.check,
+                                 options.runs)
+        print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
+              sep="\n")
+        if not C.agree(row, again):
+            raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out "
+                             "otherwise")
+        return
+    play(options, pipe, judge, options.contestants)
+
+
+def play(options, pipe, judge, contestants) -> None:
+    tuned = C.read_table(table(options, "tune"))
+    todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
+    count(C.run(pipe, judge, todo, table(options, "contest"), seeds.TEST, options.pictures, lambda name,
+                task: [C.chosen(tuned, name, task)],
+                options.runs))
+
+
+def ablate(options) -> None:
+    pipe, judge = load_pipeline(), load_judge()
+    for seed in options.seeds:
+        for labels in options.labels:
+            for task in options.tasks:
+                names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
+                follow(training("head", task, labels, seed, options.runs, pipe, options.steps))
+                for name in names:
+                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe,
+                                            **({"steps": options.steps} if options.steps else {})))
+                count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
+                                        options.runs))
+    if not options.scores_only:
+        for task in options.tasks:
+            options.tasks, names = [task], [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
+            play(options, pipe, judge, [f"head:{name}" for name in names])
+
+
+def everything(options) -> None:
+    for each in (train, tune, contest):
+        each(options)
+    options.labels = [options.tuned_with]
+    ablate(options)
+
+
+def commands() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m rg_minimal.evidence",
+                                   description="Readout Guidance against its rivals.",
+                                   epilog="A command that was killed goes on when it is given again.")
+    parts = made.add_subparsers(dest="command", required=True)
+    for name, run, said in (("train", train, "heads, baselines and rivals on the same labelled pictures"),
+                            ("tune", tune, "choose everybody's settings, from equally many, on scenes of their own"),
+                            ("contest", contest, "measure everybody on the same held-out scenes"),
+                            ("ablate", ablate, "heads that lack one of the paper's parts"),
+                            ("all", everything, "all of these, in this order")):
+        part = parts.add_parser(name, help=said, description=said)
+        part.add_argument("tasks", nargs="*", default=list(B.TASKS), help=f"of {', '.join(B.TASKS)}; all by default")
+        part.add_argument("--labels", nargs="+", type=option(Count), default=[100] if name == "ablate"
+                          else list(B.LABELS))
+        part.add_argument("--seeds", nargs="+", type=option(Index), default=[0],
+                          help="of the trainings, each with pictures of its own")
+        part.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED), help="what is trained")
+        part.add_argument("--steps", type=option(Count), help="of each training; each kind's own by default")
+        part.add_argument("--contestants", nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS))
+        part.add_argument("--strengths", nargs="+", type=strength, default=[1.0], help="factors of what was tuned")
+        part.add_argument("--pictures", type=option(Count), default=64, help="held-out scenes, the same for everybody")
+        part.add_argument("--tuned-with", type=option(Count), default=1000,
+                          help="labels of those whose settings are tuned")
+        part.add_argument("--tuned-on", type=option(Count), default=16, help="scenes that settings are tried on")
+        part.add_argument("--ablations", nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS))
+        part.add_argument("--scores-only",
+                          action="store_true", help="of ablations: score the readouts, do not guide with them")
+        part.add_argument("--check", type=option(Index), nargs="?", const=1,
+                          help="of a contest: compute a row again, drawn by this seed")
+        part.add_argument("--runs", default=B.RUNS, help="folder of trained networks and their checkpoints")
+        part.add_argument("--folder", default=C.FOLDER, help="folder of the tables")
+        part.set_defaults(run=run)
+    return made
+
+
+def strength(text: str) -> float:
+    """For argparse: a number of at least 0."""
+    try:
+        return checked("it", float(text), NonNegative)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0 ({error})") from None
+
+
+def main(arguments=None) -> None:
+    parser = commands()
+    options = parser.parse_args(arguments)
+    unknown = set(options.tasks) - set(B.TASKS)
+    if unknown:
+        parser.error(f"there is no task {', '.join(sorted(unknown))}; choose from {', '.join(B.TASKS)}")
+    with one_sentence(parser):
+        options.run(options)
+
+
+if __name__ == "__main__":
+    main()

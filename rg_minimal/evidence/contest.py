@@ -1,0 +1,310 @@
+"""The contest: everybody gets the same captions, poses, maps and noise, and one judge, whom nobody trained with, reads
+the pictures.
+
+    python -m rg_minimal.evidence contest pose --labels 100 1000 --seeds 0       # writes contest.csv, and goes on
+
+One row is one picture. A *contestant* is a name, what it is trained with, and a function that makes pictures of a batch
+of cases; a *strength* multiplies what says how much it may do (step size, conditioning scale), and 1 is the setting
+that `tune` chose.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from . import seeds
+from .baselines import KINDS, RUNS, TASKS, control_picture, folder_of, load_baseline, sample_baseline, steered
+from .rivals import load_rival
+from .statistics import axes_of, looks
+from ..checks import Count, FileName, declared
+from ..denoisers import denoiser
+from ..files import read_json, read_tensors, write_tensors
+from ..paces import FULL
+from ..pipelines import encode_prompts, load_head, sample
+from ..puppets import world
+from ..puppets.front import agreement, control_of, counted, read_rows, write_rows
+from ..puppets.heads import depth_objective, edge_objective, pose_objective
+from ..puppets.judge import round_trip
+from ..puppets.measure import SCALE, facts
+
+FOLDER = "data/results/evidence"
+BATCH = 8                               # cases that are made together; a row is computed again with its whole batch
+LOOKS, REAL = 16, 512                   # axes of the Frechet distance; renderings that they come from
+STEPS = FULL["num_inference_steps"]     # of everybody
+KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "picture": int, "strength": float,
+            "control": float, "whole": float, "attributes": float, "passes": float, "seconds": float, "look": str,
+            "settings": str, "version": str}
+SETTING = ("contestant", "task", "labels", "seed", "strength", "settings")      # what the rows of one batch share
+
+
+# ---------------------------------------------------------------------------------------------- cases
+
+@dataclass
+class Cases:
+    """B cases: the same for every contestant."""
+    first: int                          # seed of the first scene
+    task: str
+    frames: world.Frames
+    latents: Tensor                     # (B, 4, 32, 32), the noise that all begin with
+
+    @property
+    def captions(self) -> list[str]:
+        return [scene.caption for scene in self.frames.scenes]
+
+    @property
+    def target(self) -> Tensor:
+        """Joints, or a map."""
+        return self.frames.joints if self.task == "pose" else getattr(self.frames, self.task)
+
+    @property
+    def shown(self) -> Tensor:
+        return control_picture(self.task, self.target)
+
+    def objective(self, head, **settings):
+        make = {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}[self.task]
+        return make(head, self.target, **settings)
+
+
+@declared
+def make_cases(pipe, task: str, first: Count, count: Count = BATCH) -> Cases:
+    """Scenes with seeds from `first` on. The noise of a picture depends on its own seed alone, not on who asks or on
+    the batch."""
+    shape = denoiser(pipe).latent_shape()
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(first + i)) for i in range(count)])
+    return Cases(first, task, world.render(world.sample_scenes(count, first)), noise)
+
+
+# ---------------------------------------------------------------------------------------------- contestants
+
+def _guided(pipe, cases, trained, strength, step_size=0.05, inner_steps=1, stop=0.5, conditioning=None):
+    aims = [cases.objective(trained, stop=stop)] if strength else []
+    return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=SCALE,
+                  num_inference_steps=STEPS,
+                  step_size=step_size * strength, inner_steps=inner_steps)[0]
+
+
+def _baseline(pipe, cases, network, strength, scale=1.0, guidance_scale=SCALE):
+    return sample_baseline(pipe, network, cases.captions, cases.shown, scale=scale * strength,
+                           guidance_scale=guidance_scale, steps=STEPS,
+                           latents=cases.latents)
+
+
+def _together(pipe, cases, pair, strength, scale=1.0, **settings):
+    """The network at its own setting; the strength is that of the guidance."""
+    network, head = pair
+    conditioning = steered(encode_prompts(pipe, cases.captions), network, cases.shown, scale)
+    return _guided(pipe, cases, head, strength, conditioning=conditioning, **settings)
+
+
+def _grid(**choices) -> tuple[dict, ...]:
+    return tuple(dict(zip(choices, each)) for each in itertools.product(*choices.values()))
+
+
+_BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2)),
+           "detector": _grid(step_size=(0.05, 0.1, 0.2, 0.4), stop=(0.5, 0.8)),
+           "baseline": _grid(scale=(0.75, 1.0, 1.25, 1.5), guidance_scale=(1.5, SCALE)),
+           "together": _grid(step_size=(0.02, 0.03, 0.05, 0.08), scale=(0.75, 1.0))}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries,
+    equally many settings for everybody who has any."""
+    parts: tuple[str, ...]              # what was trained, by names of folders
+    make: Callable
+    grid: tuple[dict, ...] = ({},)
+
+
+CONTESTANTS = {
+    "unguided": Contestant((), lambda pipe, cases, trained, strength: _guided(pipe, cases, None, 0.0)),
+    "head": Contestant(("head",), _guided, _BUDGET["guided"]),
+    "linear": Contestant(("linear",), _guided, _BUDGET["guided"]),
+    "detector": Contestant(("detector",), _guided, _BUDGET["detector"]),
+    **{kind: Contestant((kind,), _baseline, _BUDGET["baseline"]) for kind in KINDS},
+    **{f"{kind}+head": Contestant((kind, "head"), _together, _BUDGET["together"]) for kind in KINDS}}
+
+
+def load_parts(name: str, task: str, labels: int, seed: int, pipe, runs=RUNS):
+    """What a contestant was trained to, frozen: None, a head or network, or a tuple of them."""
+    def load(part):
+        folder = folder_of(part, task, labels, seed, runs)
+        if part in KINDS:
+            return load_baseline(folder)
+        if not (folder / "training.json").exists():
+            raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
+        return load_rival(folder) if part in ("linear", "detector") else load_head(str(folder), pipe)
+    found = tuple(load(part) for part in _known(name).parts)
+    return found if len(found) > 1 else found[0] if found else None
+
+
+def _known(name: str) -> Contestant:
+    if name in CONTESTANTS:
+        return CONTESTANTS[name]
+    if name.startswith("head:"):                            # an ablation: another head, guided as ours
+        return Contestant((name.removeprefix("head:"),), _guided, _BUDGET["guided"])
+    raise ValueError(f"there is no contestant {name!r}; choose from {', '.join(CONTESTANTS)}, or "
+                     "head:NAME of an ablation")
+
+
+# ---------------------------------------------------------------------------------------------- one batch
+
+def version_of(pipe) -> str:
+    """Names the model that rows were made with: no row of one is added to those of another."""
+    weights = list(denoiser(pipe).network.parameters())
+    told = b"".join(each.detach().float().cpu().numpy().tobytes() for each in (weights[0], weights[-1]))
+    return f"{zlib.crc32(told):08x}"
+
+
+def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, settings: dict, axes) -> list[dict]:
+    """The numbers of each picture of a batch."""
+    start = time.process_time()
+    with counted(pipe) as passes:
+        pictures = _known(name).make(pipe, cases, trained, strength, **settings)
+    seconds = (time.process_time() - start) / len(pictures)
+    reading, (mean, main) = judge(pictures), axes
+    columns = {"control": control_of(cases.task, reading, cases.frames).nan_to_num(0.0).tolist(),
+               "whole": judge.found(reading).float().tolist(), 
+               "attributes": agreement(reading.attributes, facts(cases.frames.scenes)),
+               "look": [" ".join(f"{value:.3f}" for value in row)
+                        for row in ((looks(judge, pictures) - mean) @ main).tolist()]}
+    return [{**dict(zip(columns, row)), "passes": passes.count / len(pictures), "seconds": seconds}
+            for row in zip(*columns.values())]
+
+
+def real_looks(pipe, judge, folder=RUNS) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The axes of the Frechet distance, and where `REAL` held-out renderings lie on them, (REAL, LOOKS), after the
+    autoencoder, so that what it loses counts against nobody. Made once, and kept in `folder`."""
+    path = Path(folder) / f"real-{version_of(pipe)}.safetensors"
+    if not path.exists():
+        parts = [looks(judge, round_trip(pipe.vae,
+                                         world.render(world.sample_scenes(32, seeds.REAL.first + start)).image))
+                 for start in range(0, REAL, 32)]
+        mean, main = axes_of(torch.cat(parts), LOOKS)
+        write_tensors(path, {"mean": mean, "axes": main.contiguous(),
+                             "looks": ((torch.cat(parts) - mean) @ main).contiguous()})
+    found = read_tensors(path)[0]
+    return (found["mean"], found["axes"]), found["looks"]
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+def read_table(table) -> list[dict]:
+    """The rows of a table; none where there is no such file."""
+    return read_rows(table, KINDS_OF, "the contest") if Path(table).exists() else []
+
+
+def looks_of(rows: list[dict]) -> Tensor:
+    return torch.tensor([[float(each) for each in row["look"].split()] for row in rows])
+
+
+def entries(tasks, contestants, labels, trainings, strengths) -> list[tuple]:
+    """Who is asked what, in which order: one pass of everything before the next training. Who is not trained is asked
+    once."""
+    found = [(name, task, count, seed, float(strength)) for seed in trainings for count in labels for task in tasks
+             for name in contestants
+             for strength in strengths]
+    return list(dict.fromkeys((name, task, 0, 0, 1.0) if not _known(name).parts else (name, task, count, seed, strength)
+                              for name, task, count, seed, strength in found))
+
+
+def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: int = 64,
+        settings: Callable | None = None,
+        runs=RUNS) -> Iterator[tuple[int, int]]:
+    """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a
+    list of (contestant, task, labels, seed, strength), and `settings(contestant, task)` a list of the settings to
+    measure."""
+    rows, version = read_table(table), version_of(pipe)
+    alien = {row["version"] for row in rows} - {version}
+    if alien:
+        raise ValueError(f"{table} has rows of another model ({', '.join(alien)}); keep it elsewhere, or name "
+                         "another table")
+    scenes.part(0, pictures)
+    done = {(*(row[name] for name in SETTING), row["picture"]) for row in rows}
+    work = []
+    for name, task, labels, seed, strength in todo:
+        for each in settings(name, task) if settings else [{}]:
+            key = (name, task, labels, seed, strength, json.dumps(each))
+            work += [(key, each, start) for start in range(0, pictures, BATCH) if (*key, start) not in done]
+    axes, _ = real_looks(pipe, judge, runs) if work else (None, None)
+    loaded, cases = (None, None), {}
+    for number, (key, each, start) in enumerate(work, 1):
+        name, task, labels, seed, strength, said = key
+        if loaded[0] != key[:4]:
+            loaded = key[:4], load_parts(name, task, labels, seed, pipe, runs)
+        if (task, start) not in cases:
+            cases[task, start] = make_cases(pipe, task, scenes.first + start, min(BATCH, pictures - start))
+        made = measure(pipe, judge, name, loaded[1], cases[task, start], strength, each, axes)
+        rows += [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version}
+                 for i, row in enumerate(made)]
+        write_rows(table, rows, KINDS_OF)
+        yield number, len(work)
+
+
+# ---------------------------------------------------------------------------------------------- tuning
+
+def merit(row: dict) -> float:
+    """What tuning looks for, the same for everybody: control, in a whole puppet, with the attributes of the caption. In
+    depth 1 - RMSE."""
+    return (1 - row["control"] if row["task"] == "depth" else row["control"]) * row["whole"] * row["attributes"]
+
+
+def chosen(rows: list[dict], name: str, task: str) -> dict:
+    """The setting of this contestant with the largest mean merit among what `tune` measured; its defaults where nothing
+    was."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if (row["contestant"], row["task"]) == ("head" if name.startswith("head:") else name, task):
+            found.setdefault(row["settings"], []).append(merit(row))
+    return json.loads(max(found, key=lambda each: sum(found[each]) / len(found[each]))) if found else {}
+
+
+def budget(name: str, task: str) -> list[dict]:
+    """All settings that `tune` tries."""
+    return list(_known(name).grid)
+
+
+# ---------------------------------------------------------------------------------------------- does a row come back?
+
+def recompute(pipe, judge, table, scenes: seeds.Scenes, pictures: int, seed: int = 0, runs=RUNS) -> tuple[dict, dict]:
+    """A row drawn at random from the table, and the same computed again with its batch. What it was trained with has to
+    be there."""
+    rows = read_table(table)
+    if not rows:
+        raise ValueError(f"{table} has no rows; run the contest first")
+    row = rows[int(torch.randint(len(rows), (), generator=torch.Generator().manual_seed(seed)))]
+    start = row["picture"] // BATCH * BATCH
+    here = [each for each in rows if all(each[name] == row[name] for name in SETTING)
+            and start <= each["picture"] < start + BATCH]
+    trained = load_parts(row["contestant"], row["task"], row["labels"], row["seed"], pipe, runs)
+    axes, _ = real_looks(pipe, judge, runs)
+    cases = make_cases(pipe, row["task"], scenes.first + start, len(here))
+    again = measure(pipe, judge, row["contestant"], trained, cases, row["strength"],
+                    json.loads(row["settings"]), axes)[row["picture"] - start]
+    return row, {**row, **again}
+
+
+def agree(row: dict, again: dict, tolerance: float = 0.02) -> bool:
+    """Whether two computations of a row say the same. Other processors round otherwise, which a joint at the border of
+    being found shows."""
+    return row["passes"] == again["passes"] and all(abs(row[name] - again[name]) <= tolerance
+                                                    for name in ("control", "whole", "attributes"))
+
+
+def trainings(runs=RUNS) -> list[dict]:
+    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds."""
+    found = []
+    for path in sorted(Path(runs).glob("*/training.json")):
+        told = read_json(path)
+        name, task, labels, seed = path.parent.name.rsplit("-", 3)
+        found.append({"contestant": name, "task": task, "labels": int(labels), "seed": int(seed),
+                      "parameters": told["parameters"], "training_seconds": told["training_seconds"],
+                      "steps": told.get("best_step", told["recipe"]["steps"])})
+    return found

@@ -1,0 +1,215 @@
+"""Two rivals that need no network beside the model: a detector of pictures, and the raw features of one layer.
+
+Both read what a head reads, in a head's own terms, so every objective takes them in a head's place:
+
+    detector    training-free guidance (Universal Guidance, FreeDoM): the gradient goes from the predicted clean
+                    picture, through the autoencoder, into a detector that was trained on pictures. It is not the judge:
+                    other scenes, another architecture.
+    linear      one 1 x 1 convolution of one decoder layer, standardised over the picture: what the raw features hold
+                    without a head. All layers are trained at once, each with a readout of its own, and the one that
+                    reads other pictures best is kept.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import seeds
+from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
+from ..checks import SomeName, declared
+from ..denoisers import clean_and_noise, denoiser
+from ..files import read_json, read_weights, refuse_file, write_json, write_weights
+from ..maps import resize
+from ..pipelines import decode, load_pipeline, read_picture
+from ..puppets.heads import TASKS, get_task, new_head
+from ..puppets.judge import degrade
+from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
+from ..readout import HeadConfig
+
+
+class Rival(nn.Module):
+    """What objectives need of a head, and how it is kept."""
+
+    def __init__(self, config: HeadConfig):
+        super().__init__()
+        self.config = config
+
+    def check(self, pipe) -> None:
+        denoiser(pipe).check_head(self.config)
+
+    @declared
+    def save_pretrained(self, folder: SomeName) -> None:
+        write_weights(Path(folder) / "head.safetensors", {name: value.contiguous() for name,
+                                                          value in self.state_dict().items()},
+                      {"kind": type(self).__name__, **asdict(self.config)})
+
+
+# ---------------------------------------------------------------------------------------------- raw features
+
+class LinearHead(Rival):
+    """Readouts (B, k, h, w) of `config.extra["layer"]`, or, before one is chosen, of all layers, (B, layers * k, h,
+    w)."""
+
+    def __init__(self, config: HeadConfig):
+        super().__init__(config)
+        self.linear = nn.ModuleList(nn.Conv2d(channels, config.out_channels, 1) for channels in config.layer_channels)
+
+    def read(self, reading, use_timestep: bool = True) -> Tensor:
+        layer = self.config.extra.get("layer")
+        size = tuple(reading.latents.shape[-2:])
+        return torch.cat([resize(linear(F.group_norm(reading.features[i].float(), 1)), size) for i,
+                          linear in enumerate(self.linear)
+                          if layer in (None, i)], 1)
+
+
+def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **changes) -> Iterator[TrainingState]:
+    """As `train_readout`; which layer is best is decided on the other pictures that also choose the baselines'
+    checkpoints."""
+    pipe = load_pipeline() if pipe is None else pipe
+    own, folder = TASKS[task], folder_of("linear", task, labels, seed, runs)
+    config = replace(new_head(pipe, task).config, extra=dict(own.extra), activation="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = LinearHead(config)
+    layers = len(head.linear)
+    loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
+    if not (folder / "training.json").exists():
+        yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear",
+                                 **{"lr": 4e-3, **changes})
+    if "layer" not in read_json(folder / "training.json"):
+        head = load_rival(folder)
+        layer = best_layer(pipe, own, head, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
+        head.config.extra["layer"] = layer
+        head.save_pretrained(folder)
+        used = sum(each.numel() for each in head.linear[layer].parameters())
+        write_json(folder / "training.json", read_json(folder / "training.json") | {"layer": layer, "parameters": used})
+
+
+@torch.no_grad()
+def best_layer(pipe, task, head: LinearHead, others, timesteps=(100, 300, 500, 700)) -> int:
+    """The layer whose readout has the smallest loss on these labelled pictures, over several timesteps."""
+    truth, total = others.truth(task.name), torch.zeros(len(head.linear))
+    for timestep in timesteps:
+        reading = read_picture(pipe, None, timestep, generator=torch.Generator().manual_seed(timestep),
+                               latents=others.latents)
+        total += torch.stack([get_task(task.name).loss(part, *truth) for part in reading(head).chunk(len(head.linear),
+                                                                                                     1)])
+    return int(total.argmin())
+
+
+# ---------------------------------------------------------------------------------------------- a detector of pictures
+
+class Detector(Rival):
+    """Pictures (B, 3, 128, 128) in [0, 1] to what a head of the task reads, (B, k, 32, 32): a plain U of GroupNorm and
+    SiLU, no batch statistics, no attention, no heads of attributes."""
+
+    def __init__(self, config: HeadConfig, width: int = 32):
+        super().__init__(config)
+        a, b, c = width, 2 * width, 3 * width
+        self.stem = _block(12, a)                                                                   # 64 x 64
+        self.down = nn.ModuleList([_block(a, b, 2), _block(b, c, 2), _block(c, c, 2)])              # 32, 16, 8
+        self.up = nn.ModuleList([_block(c + c, c), _block(c + b, b)])                               # 16, 32
+        self.last = nn.Conv2d(b, config.out_channels, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = self.stem(F.pixel_unshuffle(pictures * 2 - 1, 2))
+        fine = self.down[0](x)
+        middle = self.down[1](fine)
+        coarse = self.down[2](middle)
+        middle = self.up[0](torch.cat((F.interpolate(coarse, scale_factor=2.0), middle), 1))
+        fine = self.up[1](torch.cat((F.interpolate(middle, scale_factor=2.0), fine), 1))
+        read = self.last(fine)
+        return read.tanh() if self.config.activation == "tanh" else read
+
+    def read(self, reading, use_timestep: bool = True) -> Tensor:
+        """What the detector sees in the clean picture that this pass predicts, with gradient to the latents."""
+        pipe = reading.model.pipe
+        clean, _ = clean_and_noise(pipe.scheduler, reading.output, reading.latents, reading.timestep)
+        pictures = pipe.vae.decode(clean / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+        return self(pictures.clamp(0, 1))
+
+
+def _block(old: int, new: int, stride: int = 1) -> nn.Sequential:
+    layers = []
+    for channels, step in ((old, stride), (new, 1)):
+        layers += [nn.Conv2d(channels, new, 3, step, 1), nn.GroupNorm(8, new), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = 1000, batch: int = 16,
+                   lr: float = 2e-3,
+                   every: int = 100) -> Iterator[TrainingState]:
+    """Train a detector on the very pictures that the others of this seed learn from, as the autoencoder gives them
+    back, with slight changes of colour and sharpness; goes on where it stopped. The best of its checks on other
+    pictures is kept."""
+    own, folder = TASKS[task], folder_of("detector", task, labels, seed, runs)
+    if (folder / "training.json").exists():
+        return
+    refuse_file(folder)
+    pipe = load_pipeline() if pipe is None else pipe
+    known, others = (labelled(pipe, first, count, Path(runs) / "pictures") for first, count in
+                     ((seeds.training_scenes(seed, labels), labels), (seeds.CHECK.first, CHECKED)))
+    pictures, unseen = (_bytes(pipe, each.latents) for each in (known, others))
+    truth, told = known.truth(task), others.truth(task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 + seed)
+        detector = Detector(replace(new_head(pipe, task).config, extra=dict(own.extra)))
+    optimizer = torch.optim.AdamW(detector.parameters(), lr, weight_decay=1e-2)
+    recipe, best = _Numbers(seed + 77, "cpu", every), {"step": 0, "loss": float("inf"), "seconds": 0.0, "weights": {}}
+    first = resume(folder / "training.pt", recipe, network=detector, optimizer=optimizer, best=best)
+    start, before = time.process_time(), best["seconds"]
+    for step in range(first, steps):
+        set_rate(optimizer, lr, step, steps, 50, 0.5)
+        rng = step_rng(recipe, step)
+        index = torch.randint(len(known), (batch,), generator=rng)
+        loss = own.loss(detector(degrade(pictures[index].float() / 255, rng)), *(each[index] for each in truth))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            with torch.no_grad():
+                now = float(own.loss(torch.cat([detector(part.float() / 255) for part in unseen.split(16)]), *told))
+            if now < best["loss"]:
+                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name,
+                                                                    value in detector.state_dict().items()}}
+            best["seconds"] = before + time.process_time() - start
+        save_every(folder / "training.pt", recipe, step + 1, steps, network=detector, optimizer=optimizer, best=best)
+        yield TrainingState(f"detector {task} {labels}", step + 1, steps, loss.item(),
+                            before + time.process_time() - start)
+    detector.load_state_dict(best["weights"])
+    detector.eval().save_pretrained(folder)
+    write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps,
+                                                     "batch": batch, "lr": lr},
+               "parameters": sum(each.numel() for each in detector.parameters()), "best_step": best["step"],
+                                          "check_loss": best["loss"],
+               "training_seconds": round(best["seconds"], 1)})
+    (folder / "training.pt").unlink(missing_ok=True)
+
+
+class _Numbers:
+    """What `puppets.training` asks of a recipe."""
+
+    def __init__(self, seed: int, device: str, every: int):
+        self.seed, self.device, self.save_every = seed, device, every
+
+
+def _bytes(pipe, latents: Tensor) -> Tensor:
+    return torch.cat([(decode(pipe, part) * 255).round().to(torch.uint8) for part in latents.split(8)])
+
+
+@declared
+def load_rival(folder: SomeName) -> Rival:
+    """The linear readout or detector in a folder, frozen. ValueError where there is none."""
+    file = Path(folder) / "head.safetensors"
+    if not file.exists():
+        raise ValueError(f"{folder} holds no trained readout; train it with python -m rg_minimal.evidence train")
+    weights, config = read_weights(file)
+    made = {"LinearHead": LinearHead, "Detector": Detector}[config.pop("kind")](HeadConfig(**config))
+    made.load_state_dict(weights)
+    return made.eval().requires_grad_(False)

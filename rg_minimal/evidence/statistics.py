@@ -1,0 +1,162 @@
+"""Numbers with intervals: paired differences, labels needed to match another, the Frechet distance.
+
+Rows are dicts as `contest.read_table` gives them. Intervals hold 95 % and come from drawing pictures again
+(`bootstrap`); where there are several trainings, whole trainings are drawn first and then pictures, which are the same
+ones in all trainings.
+"""
+from __future__ import annotations
+
+import math
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from ..checks import Count, Fraction, Seed, declared
+
+NUMBERS = ("control", "whole", "attributes")
+DRAWS = 2000
+
+
+def grid(rows: list[dict], number: str = "control", **which) -> Tensor:
+    """One number of the rows that `which` names, (trainings, pictures), of the pictures that all these trainings have.
+
+    ValueError where there is none, or where something else than training and picture differs between the rows.
+    """
+    part = [row for row in rows if all(row[name] == value for name, value in which.items())]
+    found = {(row["seed"], row["picture"]): row[number] for row in part}
+    if not part or len(found) != len(part):
+        said = ", ".join(f"{name}={value!r}" for name, value in which.items())
+        raise ValueError(f"there are {len(part)} rows of {said}, {len(found)} of different seeds and pictures; "
+                         "measure it, or say more (task, contestant, labels, strength)")
+    trainings = sorted({seed for seed, _ in found})
+    pictures = sorted(set.intersection(*({p for s, p in found if s == seed} for seed in trainings)))
+    if not pictures:
+        raise ValueError("these trainings share no picture: measure all with the same pictures")
+    return torch.tensor([[float(found[seed, picture]) for picture in pictures] for seed in trainings])
+
+
+def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRAWS, seed: int = 0) -> dict:
+    """`value` of the means of several grids (trainings, pictures), which share their pictures: {"value", "low", "high",
+    "n", "seeds"}.
+
+    Trainings are drawn for each grid by itself, pictures for all of them at once, so what is compared stays paired.
+    """
+    counts = {each.shape[1] for each in grids}
+    if len(counts) != 1:
+        raise ValueError(f"grids have {sorted(counts)} pictures; pass those of the same pictures")
+    rng, n = torch.Generator().manual_seed(seed), counts.pop()
+    drawn = []
+    for _ in range(draws):
+        pictures = torch.randint(n, (n,), generator=rng)
+        drawn.append(value(*(float(each[torch.randint(len(each), (len(each),), generator=rng)][:, pictures].mean())
+                             for each in grids)))
+    drawn = torch.tensor(drawn)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
+    return {"value": value(*(float(each.mean()) for each in grids)), "low": float(low), "high": float(high), "n": n,
+            "seeds": min(len(each) for each in grids)}
+
+
+@declared
+def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> dict:
+    """How much more `one` has than `other`, both (trainings, pictures) of the same pictures."""
+    return resampled([one, other], lambda a, b: a - b, draws, seed)
+
+
+def crossing(labels: list[int], values: list[float], goal: float, larger: bool = True) -> float:
+    """The number of labels from which a curve is at `goal` or better: between two of the numbers on a line over
+    log(labels).
+
+    0 where its first value is there already, infinity where none is. A curve that falls back counts from its last way
+    up.
+    """
+    sign = 1 if larger else -1
+    good = [sign * value >= sign * goal for value in values]
+    if all(good):
+        return 0.0
+    last = max(i for i, each in enumerate(good) if not each)
+    if last == len(good) - 1:
+        return math.inf
+    share = (goal - values[last]) / (values[last + 1] - values[last])
+    return math.exp(math.log(labels[last]) + share * (math.log(labels[last + 1]) - math.log(labels[last])))
+
+
+@declared
+def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = "head", at: Count = 100,
+                  draws: Count = DRAWS,
+                  seed: Seed = 0) -> dict:
+    """How many labels one contestant needs to control as well as another does with `at` of them, at strength 1. `value`
+    is 0 where the fewest that were measured suffice, and infinite where the most do not; so may be the ends of the
+    interval."""
+    which = {"task": task, "strength": 1.0}
+    labels = sorted({row["labels"] for row in rows if row["contestant"] == of and row["task"] == task
+                     and row["strength"] == 1.0})
+    if not labels:
+        raise ValueError(f"there are no rows of {of} in {task}; measure them first")
+    grids = [grid(rows, contestant=against, labels=at, **which), *(grid(rows, contestant=of, labels=each, **which)
+                                                                   for each in labels)]
+    larger = task != "depth"                                # of depth the error is measured
+    rng, n = torch.Generator().manual_seed(seed), grids[0].shape[1]
+    if any(each.shape[1] != n for each in grids):
+        raise ValueError("not all were measured on the same pictures; run the contest again, it goes on where it "
+                         "stopped")
+    found = []
+    for _ in range(draws):
+        pictures = torch.randint(n, (n,), generator=rng)
+        goal, *values = (float(each[torch.randint(len(each), (len(each),), generator=rng)][:, pictures].mean())
+                         for each in grids)
+        found.append(crossing(labels, values, goal, larger))
+    found.sort()
+    goal, *values = (float(each.mean()) for each in grids)
+    return {"value": crossing(labels, values, goal, larger), "low": found[int(0.025 * draws)],
+            "high": found[min(int(0.975 * draws), draws - 1)],
+            "n": n, "seeds": min(len(each) for each in grids), "measured": labels}
+
+
+# ---------------------------------------------------------------------------------------------- the Frechet distance
+
+@torch.no_grad()
+def looks(judge, pictures: Tensor) -> Tensor:
+    """Features (B, 128) for the Frechet distance: the mean of the judge's coarsest ones, before any of its heads.
+
+    No contestant saw them: the judge learned from scenes of its own, and no gradient of it reaches any training or
+    guidance.
+    """
+    return torch.cat([judge.network.trunk(part)[2].mean((2, 3)) for part in pictures.split(32)])
+
+
+def axes_of(features: Tensor, count: int = 16) -> tuple[Tensor, Tensor]:
+    """The mean (C,) of features (n, C) and their `count` main axes (C, count), each scaled to a spread of 1: few enough
+    for a covariance of a few hundred pictures. The largest entry of each axis is positive, so that they are the same
+    everywhere."""
+    mean = features.mean(0)
+    _, spread, axes = torch.linalg.svd((features - mean).double(), full_matrices=False)
+    axes, spread = axes[:count].T, spread[:count] / (len(features) - 1) ** 0.5
+    sign = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return mean, (axes * sign / spread).float()
+
+
+@declared
+def frechet(one: Tensor, other: Tensor, least: Count = 32) -> float:
+    """The Frechet distance of two sets of features (n, k) and (m, k): |difference of means|^2 + tr(A + B - 2 (A
+    B)^(1/2))."""
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or min(len(one), len(other)) < least:
+        raise ValueError(f"features have shapes {tuple(one.shape)} and {tuple(other.shape)}; pass (n, k) and "
+                         f"(m, k) with at least {least} rows")
+    one, other = one.double(), other.double()
+    a, b = torch.cov(one.T), torch.cov(other.T)
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    together = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
+    return float((one.mean(0) - other.mean(0)).square().sum() + a.trace() + b.trace() - 2 * together)
+
+
+@declared
+def frechet_interval(one: Tensor, other: Tensor, draws: Count = 200, seed: Seed = 0, share: Fraction = 0.95) -> dict:
+    """The distance with the interval of the bootstrap over the pictures of both. Few pictures make it larger than it
+    is, so compare only what has equally many."""
+    rng = torch.Generator().manual_seed(seed)
+    again = lambda each: each[torch.randint(len(each), (len(each),), generator=rng)]
+    drawn = torch.tensor([frechet(again(one), again(other)) for _ in range(draws)])
+    low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2]))
+    return {"value": frechet(one, other), "low": float(low), "high": float(high), "n": len(one)}

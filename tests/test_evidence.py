@@ -1,0 +1,289 @@
+"""The evidence: who may see what, that trainings go on, that all contestants are asked the same, and the statistics."""
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rg_minimal.conditioning import Conditioning
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence.__main__ import main
+from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
+from rg_minimal.puppets import world
+from rg_minimal.puppets.heads import new_head, pose_objective
+from rg_minimal.puppets.judge import load_judge
+
+from tiny import tiny_pipe
+
+
+def ranges():
+    return [(name, scenes.first, scenes.end) for name, scenes in {**S.OURS, **S.OTHERS}.items()]
+
+
+def test_scenes_of_trainings_choices_and_tests_are_disjoint():
+    named = ranges()
+    assert len(named) == len(S.OURS) + len(S.OTHERS)
+    met = [(a[0], b[0]) for a, b in itertools.combinations(named, 2) if a[1] < b[2] and b[1] < a[2]]
+    assert not met
+    assert all(first >= world.HELD_OUT for name, first, _ in named if name in ("tune", "test", "real"))
+    assert all(end <= world.HELD_OUT for name, _, end in named if name in ("train", "check"))
+
+
+def test_trainings_of_two_seeds_share_no_scene_and_fewer_labels_are_a_part_of_more():
+    firsts = [S.training_scenes(seed, S.MOST_LABELS) for seed in range(S.MOST_SEEDS)]
+    assert min(b - a for a, b in itertools.pairwise(firsts)) >= S.MOST_LABELS
+    assert S.training_scenes(3, 10) == firsts[3] and firsts[-1] + S.MOST_LABELS <= S.TRAIN.end
+    for seed, labels in ((S.MOST_SEEDS, 10), (0, S.MOST_LABELS + 1), (-1, 10), (0, 0)):
+        with pytest.raises(ValueError):
+            S.training_scenes(seed, labels)
+
+
+def test_a_skeleton_is_drawn_where_the_joints_are():
+    frames = world.render(world.sample_scenes(2, 5))
+    drawn = B.draw_skeleton(frames.joints)
+    assert drawn.shape == (2, 3, 128, 128) and drawn.min() == 0 and drawn.max() <= 1
+    x, y = frames.joints[0].long().unbind(-1)
+    assert (drawn[0].amax(0)[y, x] > 0.5).all() and (drawn.amax(1) > 0.5).float().mean() < 0.1
+    mirrored = frames.joints[:, [0, 1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12]]
+    assert (B.draw_skeleton(mirrored) - drawn).abs().max() > 0.3                # left and right differ
+    with pytest.raises(ValueError, match="choose one of"):
+        B.control_picture("colour", frames.depth)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A tiny pipeline, and labelled pictures of its size without any rendering."""
+    pipe = tiny_pipe()
+
+    def label(pipe, first, count, chunk=8):
+        rng = torch.Generator().manual_seed(first)
+        maps = (torch.rand(count, 1, 32, 32, generator=rng) * 255).to(torch.uint8)
+        return {"latents": torch.randn(count, 4, 16, 16, generator=rng),
+                "joints": torch.rand(count, 14, 2, generator=rng) * 128,
+                "visible": torch.ones(count, 14, dtype=torch.bool), "depth": maps, "edges": maps.clone()}
+    monkeypatch.setattr(B, "_label", label)
+    monkeypatch.setattr(B, "new_network", lambda kind, unet, seed=0: small(kind, unet))
+    monkeypatch.setattr(B, "CHECKED", 16)
+    return pipe
+
+
+def small(kind, unet):
+    torch.manual_seed(0)
+    if kind == "controlnet":
+        return B.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
+    return B.T2IAdapter(3, (16, 32, 32, 32), 1, 4, "full_adapter_xl")
+
+
+def recipe(tmp_path, kind="controlnet", **changes):
+    return B.BaselineRecipe(kind, "depth", **{"labels": 4, "steps": 6, "every": 2, "batch": 4, "warmup": 0,
+                                              "runs": str(tmp_path), **changes})
+
+
+@pytest.mark.parametrize("kind", B.KINDS)
+def test_a_killed_training_goes_on_with_the_same_bits(tiny, tmp_path, kind):
+    for _ in B.train_baseline(recipe(tmp_path / "whole", kind), tiny):
+        pass
+    run = B.train_baseline(recipe(tmp_path / "killed", kind), tiny)
+    assert [next(run).step for _ in range(3)] == [1, 2, 3]
+    run.close()
+    assert [state.step for state in B.train_baseline(recipe(tmp_path / "killed", kind), tiny)] == [3, 4, 5, 6]
+    whole, killed = (B.load_baseline(recipe(tmp_path / name, kind).folder).state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert not list(B.train_baseline(recipe(tmp_path / "killed", kind), tiny))
+    with pytest.raises(ValueError, match="another recipe"):
+        list(B.train_baseline(recipe(tmp_path / "killed", kind, steps=7), tiny))
+
+
+def test_a_controlnet_lowers_its_loss_on_what_it_learns_and_leaves_the_model_alone(tiny, tmp_path):
+    before = {name: value.clone() for name, value in tiny.unet.state_dict().items()}
+    losses = [state.loss for state in B.train_baseline(recipe(tmp_path, steps=40, every=40, lr=5e-3, dropout=0.0,
+                                                              decay=0.0), tiny)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert all(torch.equal(value, before[name]) for name, value in tiny.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", B.KINDS)
+def test_guidance_asks_a_network_as_diffusers_own_pipeline_does(tiny, kind):
+    """`steered` without objectives makes the very pictures of the pipeline, so that only guidance is added to it."""
+    torch.manual_seed(3)
+    network, shown = B.new_network(kind, tiny.unet).eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    noise, prompts, settings = torch.randn(2, 4, 16, 16), ["a puppet", "red shirt"], {"guidance_scale": 3.0}
+    theirs = B.sample_baseline(tiny, network, prompts, shown, scale=0.7, steps=3, latents=noise, **settings)
+    ours = sample(tiny, B.steered(encode_prompts(tiny, prompts), network, shown, 0.7), latents=noise, num_inference_steps=3,
+                  **settings)[0]
+    plain = sample(tiny, prompts, latents=noise, num_inference_steps=3, **settings)[0]
+    assert torch.allclose(ours, theirs, atol=1e-5) and (ours - plain).abs().max() > 1e-3
+
+
+def test_bad_recipes_are_refused(tmp_path):
+    for changes in ({"kind": "lora"}, {"labels": 0}, {"lr": -1.0}, {"seed": -1}):
+        with pytest.raises(ValueError):
+            recipe(tmp_path, **changes)
+    with pytest.raises(ValueError, match="no finished baseline"):
+        B.load_baseline(tmp_path)
+
+
+# ---- the contest -----------------------------------------------------------------------------------------------------
+
+def rows_of(name, values, seed=0, labels=100, strength=1.0, task="pose"):
+    return [{"contestant": name, "task": task, "labels": labels, "seed": seed, "picture": i, "strength": strength,
+             "control": value,
+             "whole": 1.0, "attributes": 1.0, "settings": "{}"} for i, value in enumerate(values)]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load_pipeline()
+
+
+def test_noise_and_captions_depend_on_the_picture_alone(pipe):
+    both, second = C.make_cases(pipe, "pose", S.TEST.first, 2), C.make_cases(pipe, "depth", S.TEST.first + 1, 1)
+    assert torch.equal(both.latents[1:], second.latents) and both.captions[1:] == second.captions
+    assert torch.equal(both.frames.joints[1:], second.frames.joints) and not torch.equal(both.latents[0],
+                                                                                         both.latents[1])
+
+
+def test_all_contestants_are_given_the_same(pipe, monkeypatch, tmp_path):
+    """Every door to pictures is watched: prompts and noise that come through are those of the cases, whoever asks."""
+    seen = []
+    pictures = torch.zeros(1, 3, 128, 128)
+
+    def guided(pipe, prompt, aims, latents, **settings):
+        embeds = prompt.prompt_embeds if isinstance(prompt, Conditioning) else encode_prompts(pipe, prompt).prompt_embeds
+        seen.append((embeds, latents, settings["num_inference_steps"]))
+        return pictures, latents
+
+    def baseline(pipe, network, prompts, shown, latents, steps, **settings):
+        seen.append((encode_prompts(pipe, prompts).prompt_embeds, latents, steps))
+        return pictures
+    monkeypatch.setattr(C, "sample", guided), monkeypatch.setattr(C, "sample_baseline", baseline)
+    monkeypatch.setattr(C.Cases, "objective", lambda *arguments, **settings: None)
+    cases = C.make_cases(pipe, "pose", S.TEST.first, 1)
+    for contestant in C.CONTESTANTS.values():
+        contestant.make(pipe, cases, (None, None), 1.0)
+    assert len(seen) == len(C.CONTESTANTS) == 8
+    assert all(torch.equal(a, seen[0][0]) and torch.equal(b, cases.latents) and steps == C.STEPS for a, b,
+               steps in seen)
+
+
+def test_settings_are_chosen_from_equally_many():
+    assert {len(each.grid) for name, each in C.CONTESTANTS.items() if name != "unguided"} == {8}
+    rows = rows_of("head", [0.2, 0.4]) + [{**row, "settings": '{"step_size": 0.1}'}
+                                          for row in rows_of("head", [0.5, 0.5])]
+    assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == {"step_size": 0.1}
+    rows[2]["whole"] = rows[3]["whole"] = 0.1
+    assert C.chosen(rows, "head", "pose") == {} and C.chosen(rows, "adapter", "pose") == {}
+    assert C.merit(rows_of("head", [0.1], task="depth")[0]) == pytest.approx(0.9)
+
+
+def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(C, "STEPS", 2), monkeypatch.setattr(C, "REAL", 32), monkeypatch.setattr(C, "BATCH", 1)
+    judge, table, todo = load_judge(), tmp_path / "contest.csv", C.entries(["pose"], ["unguided"], [100, 300], [0, 1],
+                                                                           [1.0, 0.5])
+    assert todo == [("unguided", "pose", 0, 0, 1.0)]                        # nobody trained it, so it is asked once
+    run = C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path)
+    assert next(run) == (1, 2)
+    run.close()
+    first = table.read_text()
+    assert list(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path)) == [(1, 1)]
+    assert table.read_text().startswith(first) and not list(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path))
+    rows = C.read_table(table)
+    assert [row["picture"]
+            for row in rows] == [0, 1] and C.looks_of(rows).shape == (2, C.LOOKS) and rows[0]["passes"] == 4
+    row, again = C.recompute(pipe, judge, table, S.TEST, 2, runs=tmp_path)
+    assert C.agree(row, again) and not C.agree(row, {**again, "control": again["control"] + 0.1})
+    table.write_text(table.read_text().replace(rows[0]["version"], "other"))
+    with pytest.raises(ValueError, match="another model"):
+        next(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path))
+
+
+def test_unknown_contestants_and_untrained_ones_are_refused(pipe, tmp_path):
+    with pytest.raises(ValueError, match="choose from unguided, head"):
+        C.load_parts("nobody", "pose", 100, 0, pipe, tmp_path)
+    for name in ("head", "linear", "detector", "controlnet", "adapter+head", "head:mirrored"):
+        with pytest.raises(ValueError, match="evidence train"):
+            C.load_parts(name, "pose", 100, 0, pipe, tmp_path)
+
+
+def test_rivals_read_what_a_head_reads_and_come_back_from_disk(pipe, tmp_path):
+    config = new_head(pipe, "pose").config
+    joints = world.render(world.sample_scene(3)).joints
+    for make, extra in ((R.Detector, {}), (R.LinearHead, {"layer": 4})):
+        torch.manual_seed(0)
+        made = make(replace(config, extra=extra)).eval()
+        made.save_pretrained(tmp_path / make.__name__)
+        again = R.load_rival(tmp_path / make.__name__)
+        pictures = [sample(pipe, "a puppet", [pose_objective(head, joints)] if head else [], num_inference_steps=2,
+                           step_size=0.2,
+                           generator=torch.Generator().manual_seed(0))[0] for head in (None, made, again)]
+        assert torch.equal(pictures[1], pictures[2]) and (pictures[1] - pictures[0]).abs().max() > 1e-3, make
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------------
+
+def test_intervals_against_known_answers():
+    rng = torch.Generator().manual_seed(0)
+    shared, noise = torch.randn(1, 400, generator=rng), torch.randn(1, 400, generator=rng)
+    found = T.paired(shared + 0.5 + 0.1 * noise, shared)
+    assert found["value"] == pytest.approx(0.5, abs=0.02) and (found["n"], found["seeds"]) == (400, 1)
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.1 / 20,
+                                                         rel=0.15)     # the spread of pairs, not of pictures
+    spread = T.resampled([torch.tensor([[0.0] * 50, [1.0] * 50])], lambda a: a)
+    assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5,
+                                                                1.0)              # trainings differ, pictures do not
+
+
+def test_labels_needed():
+    rows = rows_of("head", [0.75] * 9) + [row for labels, value in ((10, 0.2), (100, 0.5), (1000, 1.0))
+                                          for row in rows_of("controlnet", [value] * 9, labels=labels)]
+    found = T.labels_needed(rows, "pose")
+    assert found["value"] == found["low"] == found["high"] == pytest.approx(10 ** 2.5)
+    assert T.crossing([10, 100], [0.1, 0.2], 0.5) == float("inf") and T.crossing([10, 100], [0.6, 0.7], 0.5) == 0
+    assert T.crossing([10, 100, 1000],
+                      [0.6, 0.2, 0.6], 0.4) == pytest.approx(10 ** 2.5)    # falls back: from the last way up
+    assert T.crossing([10, 1000], [0.3, 0.1], 0.2, larger=False) == pytest.approx(100)
+    with pytest.raises(ValueError, match="no rows of adapter"):
+        T.labels_needed(rows, "pose", of="adapter")
+    with pytest.raises(ValueError, match="different seeds and pictures"):
+        T.grid(rows + rows, task="pose", contestant="head")
+
+
+def test_frechet_distance_against_known_answers():
+    rng = torch.Generator().manual_seed(0)
+    one = torch.randn(20_000, 3, generator=rng)
+    assert T.frechet(one, one) == pytest.approx(0, abs=1e-9)
+    assert T.frechet(one, one + torch.tensor([3.0, 0, 4.0])) == pytest.approx(25, rel=1e-3)
+    assert T.frechet(one, 3 * one) == pytest.approx(3 * (3 - 1) ** 2,
+                                                    rel=0.05)             # of Gaussians: sum of (s - 1)^2
+    mean, axes = T.axes_of(one * torch.tensor([5.0, 1.0, 0.1]), 2)
+    assert torch.allclose(((one * torch.tensor([5.0, 1.0, 0.1]) - mean) @ axes).std(0), torch.ones(2), atol=1e-3)
+    with pytest.raises(ValueError, match="at least 32 rows"):
+        T.frechet(one[:5], one)
+
+
+# ---- ablations and commands --------------------------------------------------------------------------------------------
+
+def test_an_ablation_is_what_it_says(pipe):
+    full = new_head(pipe, "pose")
+    assert A.ABLATIONS["layer2"].head(pipe, "pose", 0).mixing_weights.softmax(0).round().tolist() == [0, 0, 1, 0, 0, 0]
+    assert not A.ABLATIONS["equal_mixing"].head(pipe, "pose", 0).mixing_weights.requires_grad
+    assert not A.ABLATIONS["without_timestep"].head(pipe, "pose", 0).config.use_timestep
+    reading = read_picture(pipe, None, 300, latents=torch.zeros(1, 4, 32, 32))
+    mirror = read_picture(pipe, None, 699, latents=torch.zeros(1, 4, 32, 32))
+    mirrored = A.ABLATIONS["mirrored"].head(pipe, "pose", 0)
+    assert torch.equal(mirrored.embed(reading), full.embed(mirror)) and not torch.equal(mirrored.embed(reading),
+                                                                                        full.embed(reading))
+    with pytest.raises(ValueError, match="no ablation 'plain_loss' of depth"):
+        A.train_ablation("plain_loss", "depth", 100)
+
+
+@pytest.mark.parametrize("words", [["train", "colours"], ["contest", "--contestants", "nobody"],
+                                   ["contest", "--strengths", "-1"],
+                                   ["train", "--labels", "0"], ["paint"], ["ablate", "--ablations", "nothing"]])
+def test_bad_commands_are_refused_in_a_sentence(words, capsys):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "Traceback" not in capsys.readouterr().err
