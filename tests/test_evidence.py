@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.evidence import ablations as A, baselines as B, contest as C, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence.__main__ import main
@@ -249,6 +250,23 @@ def test_labels_needed():
         T.labels_needed(rows, "pose", of="adapter")
     with pytest.raises(ValueError, match="different seeds and pictures"):
         T.grid(rows + rows, task="pose", contestant="head")
+
+
+def test_curves_hold_means_and_intervals_by_labels():
+    def row(contestant, labels, seed, picture, control):
+        return {"contestant": contestant, "task": "pose", "labels": labels, "seed": seed, "picture": picture, "strength": 1.0, "control": control}
+    rows = [row("head", labels, seed, picture, labels / 1000 + 0.1 * seed + 0.01 * picture) for labels in (100, 10) for seed in (0, 1)
+            for picture in range(4)] + [row("unguided", 0, 0, picture, 0.25) for picture in range(4)]
+    found = T.curves([*rows, {**rows[0], "strength": 2.0, "control": 9.0}, {**rows[0], "task": "depth", "control": 9.0}], "pose")
+    assert list(found) == ["head", "unguided"] and [each["labels"] for each in found["head"]] == [10, 100]
+    assert found["head"][1]["value"] == pytest.approx(0.1 + 0.05 + 0.015) and found["head"][1]["seeds"] == 2 and found["head"][1]["n"] == 4
+    assert found["head"][1]["low"] < found["head"][1]["value"] < found["head"][1]["high"]
+    assert found["unguided"] == [{"labels": 0, "value": 0.25, "low": 0.25, "high": 0.25, "n": 4, "seeds": 1}]
+    axes, = plots.efficiency(found, "PCK").axes
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"head", "unguided"} and axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "100"]
+    with pytest.raises(ValueError, match="no curves"):
+        plots.efficiency({}, "PCK")
 
 
 def test_frechet_distance_against_known_answers():

@@ -517,6 +517,35 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     return figure
 
 
+@declared
+def efficiency(curves: dict, y: Text, log: Truth = False, inches: Inches = (6.4, 3.4)) -> Figure:
+    """What labels buy: a line with its 95 % intervals for each {name: [{"labels", "value", "low", "high"}, ...]}, over labelled
+    pictures on an axis that doubles. Who needs no labels (0) is a line across, with its interval as a band."""
+    if not curves:
+        raise ValueError("there are no curves to show: pass at least one")
+    figure = Figure(figsize=inches, layout="constrained")
+    axes, ticks = figure.subplots(), sorted({each["labels"] for rows in curves.values() for each in rows} - {0})
+    trained = [name for name, rows in curves.items() if any(each["labels"] for each in rows)]
+    for name, rows in curves.items():
+        if name not in trained:
+            axes.axhspan(rows[0]["low"], rows[0]["high"], color="0.88", linewidth=0)
+            axes.axhline(rows[0]["value"], color="0.45", linewidth=1.2, label=name)
+            continue
+        colour, mark, dash = STYLES[trained.index(name) % len(STYLES)]
+        aside = 1.05 ** (trained.index(name) - (len(trained) - 1) / 2)                  # so that intervals stand side by side
+        value = [each["value"] for each in rows]
+        away = [[max(each["value"] - each["low"], 0) for each in rows], [max(each["high"] - each["value"], 0) for each in rows]]
+        axes.errorbar([each["labels"] * aside for each in rows], value, away, fmt=dash, marker=mark, color=colour, markersize=5, linewidth=1.4,
+                      elinewidth=1, capsize=2, label=name)
+    axes.set(xscale="log", xlabel="labelled pictures", **({"yscale": "log"} if log else {}))
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_ylabel(upright(y), fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def _apart(figure, names: list) -> None:
     """Put each name on a side of its point where no other name is yet."""
     figure.draw_without_rendering()                                                 # so that sizes are known

@@ -1,12 +1,12 @@
-"""The commands: `python -m rg_minimal.evidence train|tune|contest|ablate|all`. Each may be killed at any moment and
-goes on.
+"""The commands, `python -m rg_minimal.evidence ...`. Each may be killed at any moment and goes on.
 
-    train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence tune pose
-    the same number of settings for everybody, into data/results/evidence/tune.csv contest pose --labels 100 1000
-    --seeds 0     one row a picture, into data/results/evidence/contest.csv contest pose --check
-    compute a row again, drawn at random ablate pose --labels 100                     heads without one of the paper's
-    parts all --labels 100 1000                        everything, in that order
-    """
+    train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence
+    tune pose                                    the same number of settings for everybody, into data/results/evidence/tune.csv
+    contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
+    contest pose --check                         a row, drawn at random, computed again
+    ablate pose --labels 100                     heads without one of the paper's parts
+    all --labels 100 1000                        everything, in that order
+"""
 from __future__ import annotations
 
 import argparse

@@ -113,6 +113,18 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
             "n": n, "seeds": min(len(each) for each in grids), "measured": labels}
 
 
+def curves(rows: list[dict], task: str, number: str = "control", strength: float = 1.0) -> dict[str, list[dict]]:
+    """For each contestant of a task the mean of one number over its labels, with its 95 % interval: {contestant: [{"labels",
+    "value", "low", "high", "n", "seeds"}, ...]}. Who is not trained has one entry, with 0 labels."""
+    asked = [row for row in rows if row["task"] == task and row["strength"] == strength]
+    found: dict[str, list[dict]] = {}
+    for name in dict.fromkeys(row["contestant"] for row in asked):
+        for labels in sorted({row["labels"] for row in asked if row["contestant"] == name}):
+            mine = grid(asked, number, contestant=name, labels=labels)
+            found.setdefault(name, []).append({"labels": labels, **resampled([mine], lambda mean: mean)})
+    return found
+
+
 # ---------------------------------------------------------------------------------------------- the Frechet distance
 
 @torch.no_grad()
