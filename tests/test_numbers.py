@@ -56,6 +56,9 @@ READ = {"README.md": [
                 for look in ("skin", "shirt", "trousers", "hat")) + " |",
     "identity, {identity#pictures} references", "**{identity#guided/agreement:.3f}**, unguided {identity#unguided/agreement:.2f}; in a pose "
     "that is asked for as well **{identity#posed and guided/agreement:.3f}**, posed alone {identity#posed/agreement:.2f} |",
+    "one arrow, {arrows#n} of them, on wrists, elbows, ankles, heads, bodies and props, {arrows#steps} steps",
+    "with all that it takes hold of | **{arrows#grabbed/left:.2f}**, the bare arrow {arrows#bare/left:.2f} |",
+    "every limb as long as before | {arrows#grabbed/whole:.0%} %, the bare arrow {arrows#bare/whole:.0%} % |",
     "drag, {drag#cases} generated pictures (wrists, ankles, whole puppets, balls), {drag#steps} steps: where the handle ended, from its "
     "target | **{drag#distance:.1f} px**, before {drag#initial_distance:.1f} px |",
     "time | {drag#whole:.0%} %; {drag#attribute_accuracy:.3f}; {drag#fidelity:.3f}; {times#drag/seconds} s a picture on two threads |",
