@@ -486,7 +486,8 @@ def give_back_at_once() -> None:
 def measured(name, steps, pixels: Count | None = None, dtype: DTypeName = "bfloat16", repeats: Count = 1, report=print) -> dict:
     """Run steps (see `step_of`) with random weights on this CPU, in turn, `repeats` times: for each the seconds of the processor, by
     parts and in all (the least), the peak of the resident memory above what the process held without the model, and of the
-    tensors that were counted in a run of their own."""
+    tensors that were counted in a run of their own. In a process that has done other things before, which holds memory that
+    it has freed, little or nothing may come on top; then the shares of memory are None."""
     chosen = {step: step_of(step) for step in steps}
     give_back_at_once()
     before, size = resident("VmRSS"), size_of(name)
@@ -507,11 +508,16 @@ def measured(name, steps, pixels: Count | None = None, dtype: DTypeName = "bfloa
     for step, (run, savings) in chosen.items():
         found[step]["tallied_gb"] = round(tallied(run, set_up(size, pixels, pixels, savings, dtype, network=network)).peak / GB, 3)
         report(f"{step}: tallied {found[step]['tallied_gb']} GB")
-    shares = {f"of_{whole}": {step: {"time": round(min(each["seconds"]) / min(found[whole]["seconds"]), 3),
-                                     "memory": round(each["resident_gb"] / found[whole]["resident_gb"], 3)}
-                              for step, each in found.items() if step != whole} for whole in ("reference", "unguided") if whole in found}
+
+    def share(step, whole):
+        memory = found[step]["resident_gb"], found[whole]["resident_gb"]
+        return {"time": round(min(found[step]["seconds"]) / min(found[whole]["seconds"]), 3),
+                "memory": round(memory[0] / memory[1], 3) if min(memory) > 0 else None}
+    shares = {f"of_{whole}": {step: share(step, whole) for step in found if step != whole} for whole in ("reference", "unguided") if whole in found}
+    below = [1 - each["tallied_gb"] / each["resident_gb"] for each in found.values() if each["resident_gb"] > 0]
     return {"threads": torch.get_num_threads(), "repeats": repeats, "steps": found, **shares,
-            "prediction_below_resident": round(1 - min(each["tallied_gb"] / each["resident_gb"] for each in found.values()), 3)}
+            "prediction_below_resident": round(max(below), 3) if below else None}
+
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------

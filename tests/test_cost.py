@@ -170,6 +170,15 @@ def test_a_step_that_is_added_to_the_prediction_cannot_stop_early():
         list(guided_sample(pipe, "a puppet", [tiny.spatial(pipe)], num_inference_steps=2, moves="prediction"))
 
 
+def test_a_process_that_holds_freed_memory_measures_time_alone(monkeypatch):
+    """As in the middle of a test suite: nothing comes on top of what is there."""
+    monkeypatch.setattr(cost, "resident", lambda what: 5 * cost.GB)
+    pipe = tiny.tiny_pipe()
+    found = cost.measured(replace(Size.of(pipe), tokens=9), ["unguided", "plain"], dtype="float32", report=lambda line: None)
+    assert found["of_unguided"]["plain"]["memory"] is None and found["prediction_below_resident"] is None
+    assert found["of_unguided"]["plain"]["time"] > 0 and found["steps"]["plain"]["tallied_gb"] > 0
+
+
 # ---- sizes and the command ---------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, millions", [("sd15", 859.5), ("sd21", 865.9), ("sdxl", 2567.5), ("sd3-medium", 2085.0), ("flux-dev", 11901.4)])
