@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from .checks import Count, Declared, Entries, FileName, Positive, Seed, Truth, Words, checked, declared, one_sentence, option
+from .checks import Count, Declared, Entries, Positive, Seed, Truth, Words, checked, declared, one_sentence, option
 from .conditioning import Conditioning
 from .denoisers import Denoiser, denoiser
 from .files import read_json, refuse_file, write_json
