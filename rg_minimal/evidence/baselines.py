@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from . import seeds
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
-from ..denoisers import denoiser
 from ..files import read_json, read_tensors, replace_folder, write_json, write_tensors
 from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from . import seeds
-from .baselines import KINDS, RUNS, TASKS, control_picture, folder_of, load_baseline, sample_baseline, steered
+from .baselines import KINDS, RUNS, control_picture, folder_of, load_baseline, sample_baseline, steered
 from .rivals import load_rival
 from .statistics import axes_of, looks
-from ..checks import Count, FileName, declared
+from ..checks import Count, declared
 from ..denoisers import denoiser
 from ..files import read_json, read_tensors, write_tensors
 from ..paces import FULL
