@@ -1,9 +1,7 @@
-"""Heads that lack a part of the paper's, or have it otherwise: trained as the others are, on the same labelled
-pictures.
+"""Heads that lack a part of the paper's, or have it otherwise: trained as the others are, on the same labelled pictures.
 
-    python -m rg_minimal.evidence ablate pose --labels 100        # trains, scores (ablations.csv), and lets each guide
-    (contest.csv)
-    """
+    python -m rg_minimal.evidence ablate pose --labels 100        # trains, scores (ablations.csv), lets each guide (contest.csv)
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -79,10 +77,9 @@ class Ablation:
 
 
 ABLATIONS = {
-    **{f"layer{i}": Ablation(_only(i)) for i in range(6)}, "last3": Ablation(_only(3, 4, 5)),
-             "first3": Ablation(_only(0, 1, 2)),
-    "equal_mixing": Ablation(_equal_mixing), "without_timestep": Ablation(_without_timestep),
-             "mirrored": Ablation(_mirrored),
+    **{f"layer{i}": Ablation(_only(i)) for i in range(6)},
+    "last3": Ablation(_only(3, 4, 5)), "first3": Ablation(_only(0, 1, 2)),
+    "equal_mixing": Ablation(_equal_mixing), "without_timestep": Ablation(_without_timestep), "mirrored": Ablation(_mirrored),
     "width256": Ablation(lambda pipe, task, seed: new_head(pipe, task, seed, width=256)),
     "plain_loss": Ablation(task=_plain, tasks=("pose", "edges")),
     **{f"below{t}": Ablation(settings={"timesteps": (0, t)}) for t in (250, 500)},

@@ -29,6 +29,7 @@ from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
 from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
+from ..puppets.measure import finish
 from ..puppets.training import TrainingState, autocast, resume, save_every, set_rate, step_rng
 
 TASKS = ("pose", "depth", "edges")
@@ -102,12 +103,7 @@ def _bytes(maps: Tensor) -> Tensor:
 
 def labelled(pipe, first: int, count: int, folder="") -> Labelled:
     """`collect_labelled` to its end."""
-    run = collect_labelled(pipe, first, count, folder)
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            return stop.value
+    return finish(collect_labelled(pipe, first, count, folder))
 
 
 # ---------------------------------------------------------------------------------------------- what they are shown
