@@ -91,10 +91,11 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     score = lambda: share(lambda some: scored(head, some), TIMESTEPS)
 
     def run() -> Iterator[Progress]:
+        now = None
         for state in states:
             now = score() if scored and (state.step % every == 0 or state.step == steps) else None
             yield Progress(state.step, steps, state.loss, now, head)
-        scores = score() if scored else {}
+        scores = {} if scored is None else score() if now is None else now     # the last step is scored already
         table = {data.measure: {f"t = {t}": value for t, value in scores.items()}} if scores else {}
         head.config.extra |= {"scores": table, "data": facts, "recipe": recipe,
                               "left_out": listed(data.left_out), "notes": listed(data.notes)}
