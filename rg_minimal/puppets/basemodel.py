@@ -35,7 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from . import world
 from .judge import round_trip
 from .training import TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, declared
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, Truth, declared
 from ..files import remove_known, replace_folder, write_json, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
@@ -79,7 +79,7 @@ class Recipe(Declared):
     min_snr: Positive = 5.0                # cap of the loss weight, Hang et al. 2023
     snr_power: NonNegative = 1.0           # below 1 weights high noise more, where the layout is decided
     caption_dropout: Fraction = 0.1        # for classifier-free guidance
-    compiled: bool = False                 # by torch.compile: a minute of waiting, then steps of half the time on a GPU
+    compiled: Truth = False                # by torch.compile, which takes its time before the first step
     guidance_scale: NonNegative = 3.0      # what samples look best with; `load_pipeline` makes it the pipeline's default
     sampling_steps: Count = 25             # the same of the number of steps
 
