@@ -531,7 +531,7 @@ FAULTS = (
     fault("matches: as near whatever the puppet's size", HEADS, "(error <= a * side[:, None])", "(error <= a * 128)",
           "test_heads.py::test_shifted_features_are_matched_where_they_went"),
 
-    fault("EMA swapped", BASE, "average[name].lerp_(value, 1 - decay)", "average[name].lerp_(value, decay)", AVERAGE),
+    fault("EMA swapped", BASE, "zip(*pairs)), 1 - decay)", "zip(*pairs)), decay)", AVERAGE),
     fault("EMA swapped where it is called", BASE,
           "_update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))",
           "_update_average(average, model, 1 - min(recipe.ema, (1 + step) / (10 + step)))", AVERAGES),
