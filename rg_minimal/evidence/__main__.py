@@ -6,13 +6,14 @@
     contest pose --check                         a row, drawn at random, computed again
     ablate pose --labels 100                     heads without one of the paper's parts
     all --labels 100 1000                        everything, in that order
+    report                                       what the tables say
 """
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import ablations as A, baselines as B, contest as C, rivals as R, seeds
+from . import ablations as A, baselines as B, contest as C, report, rivals as R, seeds
 from ..checks import Count, Index, NonNegative, checked, one_sentence, option
 from ..pipelines import load_pipeline
 from ..puppets.front import write_rows
@@ -89,6 +90,7 @@ def play(options, pipe, judge, contestants) -> None:
     count(C.run(pipe, judge, todo, table(options, "contest"), seeds.TEST, options.pictures, lambda name,
                 task: [C.chosen(tuned, name, task)],
                 options.runs))
+    C.write_real(pipe, judge, table(options, "real"), options.runs)
 
 
 def ablate(options) -> None:
@@ -116,6 +118,10 @@ def everything(options) -> None:
     ablate(options)
 
 
+def tell(options) -> None:
+    print(report.report(report.read_tables(options.folder)))
+
+
 def commands() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m rg_minimal.evidence",
                                    description="Readout Guidance against its rivals.",
@@ -125,7 +131,8 @@ def commands() -> argparse.ArgumentParser:
                             ("tune", tune, "choose everybody's settings, from equally many, on scenes of their own"),
                             ("contest", contest, "measure everybody on the same held-out scenes"),
                             ("ablate", ablate, "heads that lack one of the paper's parts"),
-                            ("all", everything, "all of these, in this order")):
+                            ("all", everything, "all of these, in this order"),
+                            ("report", tell, "what the tables say, in words and numbers")):
         part = parts.add_parser(name, help=said, description=said)
         part.add_argument("tasks", nargs="*", default=list(B.TASKS), help=f"of {', '.join(B.TASKS)}; all by default")
         part.add_argument("--labels", nargs="+", type=option(Count), default=[100] if name == "ablate"

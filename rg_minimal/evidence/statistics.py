@@ -168,9 +168,11 @@ def frechet(one: Tensor, other: Tensor, least: Count = 32) -> float:
 @declared
 def frechet_interval(one: Tensor, other: Tensor, draws: Count = 200, seed: Seed = 0, share: Fraction = 0.95) -> dict:
     """The distance with the interval of the bootstrap over the pictures of both. Few pictures make it larger than it
-    is, so compare only what has equally many."""
+    is, so compare only what has equally many; pictures that are drawn again are fewer still, and what that adds is taken
+    off the ends, so that they lie about the value."""
     rng = torch.Generator().manual_seed(seed)
     again = lambda each: each[torch.randint(len(each), (len(each),), generator=rng)]
     drawn = torch.tensor([frechet(again(one), again(other)) for _ in range(draws)])
-    low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2]))
-    return {"value": frechet(one, other), "low": float(low), "high": float(high), "n": len(one)}
+    value = frechet(one, other)
+    low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2])) - drawn.mean() + value
+    return {"value": value, "low": max(float(low), 0.0), "high": float(high), "n": len(one)}
