@@ -23,7 +23,7 @@ from ..puppets.front import read_rows
 from ..puppets.heads import get_task
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
-         "steps": int}
+         "device": str, "steps": int}
 NAMES = {"unguided": "unguided", "head": "our head", "linear": "best raw layer", "detector": "picture detector",
          "controlnet": "ControlNet", "adapter": "T2I-Adapter", "controlnet+head": "ControlNet + head",
          "adapter+head": "T2I-Adapter + head", **{f"layer{i}": f"layer {i} alone" for i in range(6)},
