@@ -161,7 +161,7 @@ def test_a_recipe_refuses_numbers_that_make_no_run(settings, message):
     "vae_crop": [129, 63, 0], "vae_whole": [-0.1, 1.1, math.nan], "vae_lr": [-1e-3, "1e-3"], "kl_weight": [math.inf],
     "captions": [0, 2.0, None], "text_width": [0, 18], "steps": [True, "10", 2.5], "lr": [math.nan, -1, None, True],
     "warmup": [-5, 1.5], "decay": [1.5, -0.1], "ema": [2.0, -0.5, "0.9"], "min_snr": [0, -5.0], "snr_power": [math.nan, -1],
-    "caption_dropout": [1.5, [0.1]], "guidance_scale": [-1, "3"]}.items())
+    "caption_dropout": [1.5, [0.1]], "compiled": [1, "yes", None], "guidance_scale": [-1, "3"]}.items())
 def test_a_recipe_names_the_field_the_value_and_what_is_allowed(name, values):
     for value in values:
         with pytest.raises(ValueError, match=rf"^{name} is .*: \w.{{10,}}"):
@@ -435,3 +435,28 @@ def test_the_shipped_model_predicts_noise_and_heeds_its_caption(shipped):
 
     right = error(captions)
     assert right < 0.25 and right < error([""] * 16) and right < error(captions[1:] + captions[:1])
+
+
+def test_batches_drawn_ahead_are_those_drawn_in_turn():
+    draw = lambda step: float(torch.rand((), generator=torch.Generator().manual_seed(step)))
+    expected = [draw(step) for step in range(3, 20)]
+    for threads in (0, 1, 4, 40):
+        assert list(B._ahead(draw, range(3, 20), threads)) == expected
+    assert list(B._ahead(draw, range(5, 5), 4)) == []
+
+
+def test_tokens_in_the_shards_are_those_of_the_captions(miniature):
+    recipe = miniature[0]
+    latents, tokens = B.load_tokens(recipe)
+    again, texts = B.load_latents(recipe)
+    assert torch.equal(latents.float(), again)
+    assert all(torch.equal(mine.long(), B.tokenize(B.build_tokenizer(), choices)) for mine, choices in zip(tokens, texts))
+
+
+def test_a_compiled_training_takes_the_same_steps(miniature, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
+    recipe = replace(miniature[0], run=str(tmp_path), compiled=True)
+    for part in ("vae", "latents"):
+        shutil.copytree(Path(miniature[0].run) / part, tmp_path / part)
+    assert [state.step for state in B.train_diffusion(recipe)] == list(range(1, recipe.steps + 1)) and len(asked) == 1

@@ -114,6 +114,12 @@ READ = {"README.md": [
     "confidence of real renderings | {base#all_joints_found:.1%} % of pictures (rendered pictures: {judge#figures/rendered/found:.1%} %) |",
     "autoencoder, held-out renderings | {base#vae_psnr_db:.1f} dB |", "`load_pipeline` takes {recipe#guidance_scale:g} from `recipe.json`",
     "but one in {code#odd ones} shows something",
+], "data/puppet-diffusion-next/README.md": [
+    "{next recipe#pictures:_} fresh renderings, {next recipe#steps:_} steps of batch {next recipe#batch}",
+    "judge, {next#50 3.0/captions} held-out captions",
+    "| all 14 joints found, 50 steps, guidance scale 3 | {base#all_joints_found:.1%} % | {next#50 3.0/all_joints_found:.1%} % |",
+    "| all 14 joints found, 25 steps, guidance scale 3 | | {next#25 3.0/all_joints_found:.1%} % |",
+    "attributes right, 50 steps, mean | {base#attribute_accuracy/mean:.3f} | {next#50 3.0/attribute_accuracy/mean:.4f} |",
 ], "data/results/README.md": [
     "whole puppets of {base#captions} pictures", "PCK of {pose#pictures} unguided and {pose#pictures} guided pictures",
     "edge F-score of {depth#pictures} guided and {edges#pictures} unguided pictures", "whole puppets of {drag#cases} drags",
@@ -196,6 +202,8 @@ EXEMPT = {"README.md": {
         "EMA 0.9995, caption dropout 0.1; loss weight min(SNR, 5) / SNR, from step 3 500 on its root min(SNR, 5) ^ 0.5 / SNR",
         "the first 20 480 and as many"],
     "guidance scales that were tried": ["5 and 7.5 find no more whole puppets", "at 7.5 more suns"],
+}, "data/puppet-diffusion-next/README.md": {
+    "which key of the results": ["joints found, 50 steps, guidance scale 3", "joints found, 25 steps, guidance scale 3", "right, 50 steps, mean"],
 }}
 
 # ---- how it is read --------------------------------------------------------------------------------------------------
@@ -222,7 +230,8 @@ def stored(file):
         return from_code()
     if file == "front":
         return front()
-    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe"}.get(file, f"results/{file}")
+    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe", "next": "puppet-diffusion-next/base",
+             "next recipe": "puppet-diffusion-next/recipe"}.get(file, f"results/{file}")
     place = f"puppet-diffusion/{file}/config" if file in ("vae", "unet", "text_encoder") else f"{file}/config" if "/" in file else place
     return json.loads((ROOT / "data" / f"{place}.json").read_text(encoding="utf-8"))
 

@@ -901,7 +901,8 @@ def latents_of(run, count=8):
     """A folder of latents and captions, as `encode_pictures` leaves it."""
     texts = [[scene.caption, "a puppet"] for scene in world.sample_scenes(count)]
     (run / "latents").mkdir(parents=True)
-    latents = {"latents": draws(count, 4, 32, 32).half()}
+    tokens = B.tokenize(B.build_tokenizer(), sum(texts, [])).view(count, 2, -1).to(torch.int16)
+    latents = {"latents": draws(count, 4, 32, 32).half(), "tokens": tokens}
     write_tensors(run / "latents" / "0000000.safetensors", latents, {"captions": json.dumps(texts)})
 
 

@@ -19,7 +19,7 @@ from ..puppets.front import write_rows
 from ..puppets.judge import load_judge
 
 TRAINED = ("head", *B.KINDS, "linear", "detector")
-COSTS = ("contestant", "task", "labels", "seed", "parameters", "training_seconds", "steps")
+COSTS = ("contestant", "task", "labels", "seed", "parameters", "training_seconds", "device", "steps")
 
 
 def training(kind, task, labels, seed, runs, pipe, steps=None):

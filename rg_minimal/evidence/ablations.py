@@ -12,11 +12,12 @@ import torch
 
 from . import seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
+from ..denoisers import denoiser
 from ..keypoints import heatmaps
 from ..puppets.front import read_rows, write_rows
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_head
 from ..puppets.training import TrainingState
-from ..pipelines import load_head
+from ..pipelines import load_head, load_pipeline
 from ..readout import Reading, spatial_loss
 from ..saving import ReadoutHead
 
@@ -35,7 +36,7 @@ class MirroredHead(ReadoutHead):
 
 def _mirrored(pipe, task, seed):
     head = new_head(pipe, task, seed)
-    return MirroredHead.from_tensors(head.config, head.state_dict(), "a new head")
+    return MirroredHead.from_tensors(head.config, head.state_dict(), "a new head").to(denoiser(pipe).device)
 
 
 def _only(*layers):
@@ -57,7 +58,7 @@ def _without_timestep(pipe, task, seed):
     config = replace(new_head(pipe, task, seed).config, use_timestep=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ReadoutHead(config)
+        return ReadoutHead(config).to(denoiser(pipe).device)
 
 
 def _plain(task: Task) -> Task:
@@ -94,6 +95,7 @@ def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, 
     if found is None or task not in found.tasks:
         known = ", ".join(each for each, other in ABLATIONS.items() if task in other.tasks)
         raise ValueError(f"there is no ablation {name!r} of {task}; choose from {known}")
+    pipe = load_pipeline() if pipe is None else pipe
     return train_readout(found.task(TASKS[task]), labels, seed, runs, pipe, found.head(pipe, task, seed), name,
                          **found.settings, **changes)
 

@@ -12,7 +12,7 @@ nor overfit. `train_readout` trains heads on the very same pictures.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Iterator, Literal
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from . import seeds
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
+from ..denoisers import denoiser
 from ..files import read_json, read_tensors, replace_folder, write_json, write_tensors
 from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world
@@ -164,7 +165,8 @@ def residuals(network, latents: Tensor, timestep, embeds: Tensor, shown: Tensor,
 def steered(conditioning: Conditioning, network, shown: Tensor, scale: float = 1.0) -> Conditioning:
     """A conditioning under which `guided_sample` also asks the network, so that guidance and network work together."""
     def control(latents, timestep, embeds, added):
-        return residuals(network, latents, timestep, embeds, shown.repeat(len(latents) // len(shown), 1, 1, 1), scale)
+        repeated = shown.to(latents).repeat(len(latents) // len(shown), 1, 1, 1)
+        return residuals(network, latents, timestep, embeds, repeated, scale)
     return Conditioning(conditioning.prompt_embeds, conditioning.negative_prompt_embeds, conditioning.added,
                         conditioning.negative_added, control)
 
@@ -210,7 +212,7 @@ class BaselineRecipe(Declared):
     patience: Count = 4                 # checks without a better one that end a training, in its second half
     model: SomeName = "data/puppet-diffusion"
     runs: FileName = RUNS
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"      # where it is trained; that of a pipeline that is passed goes first
 
     @property
     def save_every(self) -> int:
@@ -230,8 +232,10 @@ def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]
         if told != _numbers(recipe):
             raise ValueError(f"{folder} was trained with another recipe; delete it, or choose another folder of runs")
         return
-    pipe = load_pipeline(recipe.model) if pipe is None else pipe
-    pipe.unet.set_attn_processor(AttnProcessor())           # its backward pass is the faster one on a CPU
+    pipe = load_pipeline(recipe.model, device=recipe.device) if pipe is None else pipe
+    recipe = replace(recipe, device=denoiser(pipe).device.type)
+    if recipe.device == "cpu":
+        pipe.unet.set_attn_processor(AttnProcessor())       # its backward pass is the faster one there
     data = Path(recipe.runs) / "pictures"
     known = labelled(pipe, seeds.training_scenes(recipe.seed, recipe.labels), recipe.labels, data)
     others = labelled(pipe, seeds.CHECK.first, CHECKED, data)
@@ -267,7 +271,7 @@ def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]
                             before + time.process_time() - start)
     network.load_state_dict(best["weights"])
     facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
-             "best_step": best["step"],
+             "device": recipe.device, "best_step": best["step"],
              "check_loss": best["loss"], "losses": best["losses"], "training_seconds": round(best["seconds"], 1)}
 
     def fill(aside: Path) -> None:
@@ -293,7 +297,8 @@ def _numbers(recipe) -> dict:
 
 @torch.no_grad()
 def _embed(pipe, texts: list[str]) -> Tensor:
-    return torch.cat([pipe.text_encoder(tokenize(pipe.tokenizer, texts[i:i + 128])).last_hidden_state
+    where = pipe.text_encoder.device
+    return torch.cat([pipe.text_encoder(tokenize(pipe.tokenizer, texts[i:i + 128]).to(where)).last_hidden_state.cpu()
                       for i in range(0, len(texts), 128)])
 
 
@@ -361,5 +366,6 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     trained.save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": {"task": what, "labels": labels, "seed": seed,
                                                      "steps": state.steps, **changes},
-               "parameters": sum(each.numel() for each in trained.parameters()), "training_seconds": round(seconds, 1)})
+               "device": denoiser(pipe).device.type, "parameters": sum(each.numel() for each in trained.parameters()),
+               "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)

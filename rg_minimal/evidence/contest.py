@@ -134,13 +134,15 @@ CONTESTANTS = {
 
 def load_parts(name: str, task: str, labels: int, seed: int, pipe, runs=RUNS):
     """What a contestant was trained to, frozen: None, a head or network, or a tuple of them."""
+    there = denoiser(pipe).device
+
     def load(part):
         folder = folder_of(part, task, labels, seed, runs)
         if part in KINDS:
-            return load_baseline(folder)
+            return load_baseline(folder).to(there)
         if not (folder / "training.json").exists():
             raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
-        return load_rival(folder) if part in ("linear", "detector") else load_head(str(folder), pipe)
+        return load_rival(folder).to(there) if part in ("linear", "detector") else load_head(str(folder), pipe)
     found = tuple(load(part) for part in _known(name).parts)
     return found if len(found) > 1 else found[0] if found else None
 
@@ -169,7 +171,8 @@ def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, sett
     with counted(pipe) as passes:
         pictures = _known(name).make(pipe, cases, trained, strength, **settings)
     seconds = (time.process_time() - start) / len(pictures)
-    reading, (mean, main) = judge(pictures), axes
+    pictures, (mean, main) = pictures.cpu(), axes            # the judge stays where it is
+    reading = judge(pictures)
     columns = {"control": control_of(cases.task, reading, cases.frames).nan_to_num(0.0).tolist(),
                "whole": judge.found(reading).float().tolist(), 
                "attributes": agreement(reading.attributes, facts(cases.frames.scenes)),
@@ -306,5 +309,6 @@ def trainings(runs=RUNS) -> list[dict]:
         name, task, labels, seed = path.parent.name.rsplit("-", 3)
         found.append({"contestant": name, "task": task, "labels": int(labels), "seed": int(seed),
                       "parameters": told["parameters"], "training_seconds": told["training_seconds"],
+                      "device": told.get("device", "cpu"),
                       "steps": told.get("best_step", told["recipe"]["steps"])})
     return found

@@ -76,14 +76,14 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
     config = replace(new_head(pipe, task).config, extra=dict(own.extra), activation="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = LinearHead(config)
+        head = LinearHead(config).to(denoiser(pipe).device)
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
     if not (folder / "training.json").exists():
         yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear",
                                  **{"lr": 4e-3, **changes})
     if "layer" not in read_json(folder / "training.json"):
-        head = load_rival(folder)
+        head = load_rival(folder).to(denoiser(pipe).device)
         layer = best_layer(pipe, own, head, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
         head.config.extra["layer"] = layer
         head.save_pretrained(folder)
@@ -98,8 +98,8 @@ def best_layer(pipe, task, head: LinearHead, others, timesteps=(100, 300, 500, 7
     for timestep in timesteps:
         reading = read_picture(pipe, None, timestep, generator=torch.Generator().manual_seed(timestep),
                                latents=others.latents)
-        total += torch.stack([get_task(task.name).loss(part, *truth) for part in reading(head).chunk(len(head.linear),
-                                                                                                     1)])
+        parts = reading(head).cpu().chunk(len(head.linear), 1)
+        total += torch.stack([get_task(task.name).loss(part, *truth) for part in parts])
     return int(total.argmin())
 
 
@@ -159,22 +159,25 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     truth, told = known.truth(task), others.truth(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 + seed)
-        detector = Detector(replace(new_head(pipe, task).config, extra=dict(own.extra)))
+        detector = Detector(replace(new_head(pipe, task).config, extra=dict(own.extra))).to(denoiser(pipe).device)
     optimizer = torch.optim.AdamW(detector.parameters(), lr, weight_decay=1e-2)
-    recipe, best = _Numbers(seed + 77, "cpu", every), {"step": 0, "loss": float("inf"), "seconds": 0.0, "weights": {}}
+    device = denoiser(pipe).device
+    recipe, best = _Numbers(seed + 77, device.type, every), {"step": 0, "loss": float("inf"), "seconds": 0.0, "weights": {}}
     first = resume(folder / "training.pt", recipe, network=detector, optimizer=optimizer, best=best)
     start, before = time.process_time(), best["seconds"]
     for step in range(first, steps):
         set_rate(optimizer, lr, step, steps, 50, 0.5)
         rng = step_rng(recipe, step)
         index = torch.randint(len(known), (batch,), generator=rng)
-        loss = own.loss(detector(degrade(pictures[index].float() / 255, rng)), *(each[index] for each in truth))
+        shown = degrade(pictures[index].float() / 255, rng).to(device)
+        loss = own.loss(detector(shown), *(each[index].to(device) for each in truth))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % every == 0 or step + 1 == steps:
             with torch.no_grad():
-                now = float(own.loss(torch.cat([detector(part.float() / 255) for part in unseen.split(16)]), *told))
+                seen = torch.cat([detector(part.to(device).float() / 255).cpu() for part in unseen.split(16)])
+                now = float(own.loss(seen, *told))
             if now < best["loss"]:
                 best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name,
                                                                     value in detector.state_dict().items()}}
@@ -186,8 +189,8 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     detector.eval().save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps,
                                                      "batch": batch, "lr": lr},
-               "parameters": sum(each.numel() for each in detector.parameters()), "best_step": best["step"],
-                                          "check_loss": best["loss"],
+               "device": device.type, "parameters": sum(each.numel() for each in detector.parameters()),
+               "best_step": best["step"], "check_loss": best["loss"],
                "training_seconds": round(best["seconds"], 1)})
     (folder / "training.pt").unlink(missing_ok=True)
 
@@ -200,7 +203,7 @@ class _Numbers:
 
 
 def _bytes(pipe, latents: Tensor) -> Tensor:
-    return torch.cat([(decode(pipe, part) * 255).round().to(torch.uint8) for part in latents.split(8)])
+    return torch.cat([(decode(pipe, part) * 255).round().to(torch.uint8).cpu() for part in latents.split(8)])
 
 
 @declared

@@ -17,9 +17,10 @@ import json
 import math
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Iterator, Literal
+from typing import Annotated, Callable, Iterator, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -34,7 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from . import world
 from .judge import round_trip
 from .training import TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
-from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, declared
+from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, Truth, declared
 from ..files import remove_known, replace_folder, write_json, write_tensors
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
@@ -78,6 +79,7 @@ class Recipe(Declared):
     min_snr: Positive = 5.0                # cap of the loss weight, Hang et al. 2023
     snr_power: NonNegative = 1.0           # below 1 weights high noise more, where the layout is decided
     caption_dropout: Fraction = 0.1        # for classifier-free guidance
+    compiled: Truth = False                # by torch.compile, which takes its time before the first step
     guidance_scale: NonNegative = 3.0      # what samples look best with; `load_pipeline` makes it the pipeline's default
     sampling_steps: Count = 25             # the same of the number of steps
 
@@ -238,38 +240,56 @@ def _crops(images: Tensor, joints: Tensor, recipe: Recipe, step: int, rng: torch
 def encode_pictures(recipe: Recipe) -> Iterator[TrainingState]:
     """Render `recipe.pictures` scenes and keep their latents (fp16) and captions in shards under `run/latents`."""
     run, start = Path(recipe.run), time.time()
-    folder = run / "latents"
-    folder.mkdir(parents=True, exist_ok=True)
+    (run / "latents").mkdir(parents=True, exist_ok=True)
     vae = _trained_autoencoder(run).to(recipe.device, memory_format=torch.channels_last).eval()
     for first in range(0, recipe.pictures, recipe.shard):
-        path, count = folder / f"{first:07d}.safetensors", min(recipe.shard, recipe.pictures - first)
-        if not path.exists() or len(_read_shard(path)[0]) < count:
-            scenes = world.sample_scenes(count, DATA_SEED + first)
-            latents = []
-            for i in range(0, count, 32):
-                images = world.render(scenes[i:i + 32]).image.to(recipe.device)
-                with autocast(recipe):
-                    latents.append(vae.encode(images * 2 - 1).latent_dist.mean.half().cpu())
-            rng = torch.Generator().manual_seed(DATA_SEED + first)
-            texts = [[scene.caption] + [world.training_caption(scene, rng) for _ in range(recipe.captions - 1)]
-                     for scene in scenes]
-            write_tensors(path, {"latents": torch.cat(latents).contiguous()}, {"captions": json.dumps(texts)})
-        yield TrainingState("encode", first + count, recipe.pictures, math.nan, time.time() - start)
+        encode_shard(recipe, vae, first)
+        yield TrainingState("encode", min(first + recipe.shard, recipe.pictures), recipe.pictures, math.nan, time.time() - start)
+
+
+@torch.no_grad()
+def encode_shard(recipe: Recipe, vae: AutoencoderKL, first: int) -> None:
+    """The shard that begins with picture `first`, unless it is there: several processes may share the work. Pictures are drawn
+    where the autoencoder is, 32 at a time, on a GPU 256."""
+    path, count = Path(recipe.run) / "latents" / f"{first:07d}.safetensors", min(recipe.shard, recipe.pictures - first)
+    if path.exists() and len(_read_shard(path)[0]) >= count:
+        return
+    scenes, latents = world.sample_scenes(count, DATA_SEED + first), []
+    chunk = 32 if recipe.device == "cpu" else 256
+    for i in range(0, count, chunk):
+        with torch.device(recipe.device):
+            images = world.render(scenes[i:i + chunk], 8 if recipe.device == "cpu" else chunk).image
+        with autocast(recipe):
+            latents.append(vae.encode(images * 2 - 1).latent_dist.mean.half().cpu())
+    rng = torch.Generator().manual_seed(DATA_SEED + first)
+    texts = [[scene.caption] + [world.training_caption(scene, rng) for _ in range(recipe.captions - 1)] for scene in scenes]
+    tokens = tokenize(build_tokenizer(), sum(texts, [])).view(count, recipe.captions, -1).to(torch.int16)
+    write_tensors(path, {"latents": torch.cat(latents).contiguous(), "tokens": tokens}, {"captions": json.dumps(texts)})
 
 
 def load_latents(recipe: Recipe) -> tuple[Tensor, list[list[str]]]:
     """Latents (N, 4, 32, 32) float32 and N lists of captions, as `encode_pictures` left them."""
-    shards = [_read_shard(path) for path in sorted((Path(recipe.run) / "latents").glob("*.safetensors"))]
-    if not shards:
-        raise ValueError(f"no latents under {recipe.run}: run encode_pictures first")
-    latents, texts = zip(*shards)
+    latents, texts, _ = zip(*_shards(recipe))
     return torch.cat(latents)[:recipe.pictures].float(), sum(texts, [])[:recipe.pictures]
 
 
-def _read_shard(path: Path) -> tuple[Tensor, list[list[str]]]:
+def load_tokens(recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Latents (N, 4, 32, 32) float16 and the tokens (N, captions, 32) of their captions."""
+    latents, _, tokens = zip(*_shards(recipe))
+    return torch.cat(latents)[:recipe.pictures], torch.cat(tokens)[:recipe.pictures]
+
+
+def _shards(recipe: Recipe) -> list[tuple[Tensor, list[list[str]], Tensor]]:
+    shards = [_read_shard(path) for path in sorted((Path(recipe.run) / "latents").glob("*.safetensors"))]
+    if not shards:
+        raise ValueError(f"no latents under {recipe.run}: run encode_pictures first")
+    return shards
+
+
+def _read_shard(path: Path) -> tuple[Tensor, list[list[str]], Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("latents"), json.loads(file.metadata()["captions"])
+            return file.get_tensor("latents"), json.loads(file.metadata()["captions"]), file.get_tensor("tokens")
     except Exception as error:
         raise ValueError(f"cannot read the latents {path}: {error}. Delete the file and run encode_pictures again.") from error
 
@@ -298,10 +318,8 @@ class TextAndUNet(nn.Module):
 def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
     """Train UNet and text encoder on the latents of stage 2; the averaged weights end in `run/model.safetensors`."""
     run = Path(recipe.run)
-    latents, texts = load_latents(recipe)
-    tokenizer = build_tokenizer()
-    tokens = torch.stack([tokenize(tokenizer, choices) for choices in texts])              # (N, captions, 32)
-    nothing = tokenize(tokenizer, [""])[0]
+    latents, tokens = load_tokens(recipe)
+    nothing = tokenize(build_tokenizer(), [""])[0]
     torch.manual_seed(recipe.seed)
     model = TextAndUNet(recipe)
     if recipe.start_from:
@@ -311,15 +329,15 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         model.unet.set_attn_processor(AttnProcessor())
     model.to(recipe.device)
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=recipe.device == "cuda")
     first, start = resume(run / "diffusion.pt", recipe, model=model, average=average, optimizer=optimizer), time.time()
-    scheduler = build_scheduler()
-    for step in range(first, recipe.steps):
+    scheduler, predict = build_scheduler(), torch.compile(model) if recipe.compiled else model
+    draw = lambda step: _diffusion_batch(latents, tokens, nothing, scheduler, recipe, step_rng(recipe, step))
+    for step, batch in enumerate(_ahead(draw, range(first, recipe.steps), 0 if recipe.device == "cpu" else 4), first):
         set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
-        batch = _diffusion_batch(latents, tokens, nothing, scheduler, recipe, step_rng(recipe, step))
         noisy, timestep, words, noise = (value.to(recipe.device) for value in batch)
         with autocast(recipe):
-            predicted = model(noisy, timestep, words).float()
+            predicted = predict(noisy, timestep, words).float()
         loss = min_snr_loss(predicted, noise, timestep, scheduler, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -340,13 +358,27 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
 def _diffusion_batch(latents, tokens, nothing, scheduler, recipe: Recipe, rng: torch.Generator):
     n = recipe.batch
     index = torch.randint(len(latents), (n,), generator=rng)
-    words = tokens[index, torch.randint(tokens.shape[1], (n,), generator=rng)]
+    words = tokens[index, torch.randint(tokens.shape[1], (n,), generator=rng)].long()
     dropped = torch.rand(n, generator=rng) < recipe.caption_dropout
     words = torch.where(dropped[:, None], nothing, words)
     spread = (torch.arange(n) + torch.rand(n, generator=rng)) / n                          # stratified timesteps
     timestep = (spread * scheduler.config.num_train_timesteps).long()
-    noise = torch.randn(latents[index].shape, generator=rng)
-    return scheduler.add_noise(latents[index], noise, timestep), timestep, words, noise
+    clean = latents[index].float()
+    noise = torch.randn(clean.shape, generator=rng)
+    return scheduler.add_noise(clean, noise, timestep), timestep, words, noise
+
+
+def _ahead(draw: Callable[[int], tuple], steps: range, threads: int) -> Iterator[tuple]:
+    """`draw(step)` for each of the steps, with threads made by as many before they are asked for."""
+    if not threads:
+        yield from map(draw, steps)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        coming = [pool.submit(draw, step) for step in steps[:threads]]
+        for step in steps:
+            if step + threads in steps:
+                coming.append(pool.submit(draw, step + threads))
+            yield coming.pop(0).result()
 
 
 def min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, recipe: Recipe) -> Tensor:
@@ -361,9 +393,8 @@ def min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, 
 
 @torch.no_grad()
 def _update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
+    pairs = [(average[name], value) for name, value in model.state_dict().items() if value.is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*pairs)), 1 - decay)
 
 
 # ---------------------------------------------------------------------------------------------- stage 4: the folder

@@ -496,7 +496,7 @@ CARD = """# {title} head
 Reads, off the decoder features of `data/puppet-diffusion` at any timestep: {reads}.
 
 - Trained by `python -m rg_minimal.puppets.heads {name}`: {count} rendered {unit} (scene seeds from {seed}), {steps} steps of
-  batch {batch}, AdamW, learning rate {lr:g} with a cosine fall, {seconds:.0f} s on {threads} CPU threads; every sample at a random
+  batch {batch}, AdamW, learning rate {lr:g} with a cosine fall, {seconds:.0f} s on {where}; every sample at a random
   timestep, empty prompt; loss: {learns}. {parameters:,} parameters, licence Apache-2.0.
 - {measured}; {scored} held-out {unit}:
 
@@ -551,12 +551,14 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
 
 def card(task: Task, head: ReadoutHead, results: dict[str, dict[int, float]], seconds: float) -> str:
     """The text that is shipped beside a head; `results` are rows of scores by timestep."""
+    device = next(head.parameters()).device
+    where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else f"an {torch.cuda.get_device_name(device)}"
     timesteps = next(iter(results.values()))
     rows = "\n".join(f"| {name} | " + " | ".join(f"{value:.3f}" for value in scores.values()) + " |"
                      for name, scores in results.items())
     words = {name: getattr(task, name) for name in "name reads count unit steps batch lr learns measured limits".split()}
     return CARD.format(title=task.name.capitalize(), **words, seed=TRAIN_SEED, seconds=seconds, rows=rows, scored=SCORED,
-                       threads=torch.get_num_threads(), parameters=sum(p.numel() for p in head.parameters()),
+                       where=where, parameters=sum(p.numel() for p in head.parameters()),
                        header=" | ".join(f"t = {t}" for t in timesteps), rule="|".join(["---"] * len(timesteps)))
 
 
