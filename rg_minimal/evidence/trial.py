@@ -64,7 +64,7 @@ KINDS_OF = {"answer": str, "picture": int, "seed": int, "scene": int, "kind": st
 
 
 @declared
-def search(source: Tensor, answer: Tensor, handles: Tensor, targets: Tensor, near: bool = False) -> Tensor:
+def search(source: Tensor, answer: Tensor, handles: Points, targets: Points, near: Truth = False) -> Tensor:
     """Where handles (N, 2) are found, (N, 2) pixels: features (C, H, W) of source and answer are compared by cosine
     similarity, over the whole answer, or `near` handle and target (see above)."""
     x, y = handles.long().unbind(-1)
