@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from rg_minimal import load_head, load_pipeline
+from rg_minimal.classroom import plots
 from rg_minimal.evidence import drags as D, seeds, trial as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.puppets import world
@@ -98,6 +99,10 @@ def test_a_trial_goes_on_and_comes_to_a_verdict(metrics, tmp_path):
     assert value["ssim", "nothing"]["good"] == 1                         # what looks like the source is best where nothing is done
     assert value["whole", "gone"]["good"] == 0 and value["whole", "gone"]["more"] < 0
     assert set(T.firsts(rows, draws=50)) == set(T.METRICS) and T.firsts(rows, draws=50)["ssim"]["value"] == 0
+    shown = T.verdict(rows)
+    assert [list(each) for each in shown.values()] == [["exact first", *D.BAD]] * len(T.METRICS)
+    texts = [text.get_text() for text in plots.shares(shown, "called good", 1).axes[0].texts]
+    assert len(texts) == 2 * len(T.METRICS) * (1 + len(D.BAD)) and "100%" in texts
     with open(table, newline="") as file:
         changed = [{**row, "version": "another"} for row in csv.DictReader(file)]
     T.write_rows(table, changed, T.KINDS_OF)
@@ -138,7 +143,8 @@ def test_anybodys_answers_are_scored(tmp_path, capsys):
     (lambda: next(T.run(None, "t.csv", 2, drags=1)), "a pose head"),
     (lambda: next(T.run(None, "t.csv", 2, pose=object(), drags=3)), "at most 2"),
     (lambda: next(T.score_answers(None, "a", "exact", "t.csv")), "choose one of your own"),
-    (lambda: T.summarize([]), "rows")])
+    (lambda: T.summarize([]), "rows"), (lambda: plots.shares({}, "good"), "at least one row"),
+    (lambda: plots.shares({"a": {}}, "good"), "at least one row")])
 def test_what_cannot_be_scored_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()

@@ -246,3 +246,14 @@ def firsts(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> dict[str, dict]:
         best = torch.stack([_badness(rows, metric, name) for name in BAD]).amin(0)
         found[metric] = resampled([(_badness(rows, metric, "exact") < best).float()], lambda mean: mean, draws, seed)
     return found
+
+
+def verdict(rows: list[dict]) -> dict[str, dict]:
+    """For `plots.shares`: for each metric in how many cases it puts the exact answer first, and how many of the other answers
+    it calls good."""
+    found = {METRICS[name].says: {"exact first": each} for name, each in firsts(rows).items()}
+    for each in summarize(rows):
+        if each["answer"] != "exact":
+            found[METRICS[each["metric"]].says][each["answer"]] = {end: each[f"good{way}"] for end, way in
+                                                                   (("value", ""), ("low", "_low"), ("high", "_high"))}
+    return found
