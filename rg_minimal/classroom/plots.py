@@ -621,6 +621,32 @@ def _ends(rows) -> list[list[float]]:
     return [[max(row["value"] - row["low"], 0) for row in rows], [max(row["high"] - row["value"], 0) for row in rows]]
 
 
+@declared
+def shares(rows: dict, label: Text, apart: Index = 0, inches: Inches | None = None) -> Figure:
+    """A table of shares with their 95 % intervals, for {row: {column: {"value", "low", "high"}}}, dark where they are large. The first
+    `apart` columns stand apart from the others."""
+    if not rows or not all(rows.values()):
+        raise ValueError("there is nothing to show: pass at least one row with a column")
+    columns = list(next(iter(rows.values())))
+    figure = Figure(figsize=inches or (1.9 + 0.78 * len(columns), 0.9 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow([[each[name]["value"] for name in columns] for each in rows.values()], cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+    for i, each in enumerate(rows.values()):
+        for j, name in enumerate(columns):
+            found = each[name]
+            ink = "white" if found["value"] > 0.8 else "black"
+            axes.text(j, i - 0.12, f"{found['value']:.0%}", ha="center", va="center", fontsize=8.5, color=ink)
+            axes.text(j, i + 0.26, f"{found['low']:.0%} to {found['high']:.0%}", ha="center", va="center", fontsize=5.5, color=ink)
+    if apart:
+        axes.axvline(apart - 0.5, color="white", linewidth=5)
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(upright(label), fontsize=8)
+    return figure
+
+
 def _apart(figure, names: list) -> None:
     """Put each name on a side of its point where no other name is yet."""
     figure.draw_without_rendering()                                                 # so that sizes are known

@@ -174,7 +174,6 @@ def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, sett
     seconds = (time.process_time() - start) / len(pictures)
     pictures = pictures.cpu()                               # the judge stays where it is
     reading = judge(pictures)
-    reading = judge(pictures)
     columns = {"control": control_of(cases.task, reading, cases.frames).nan_to_num(0.0).tolist(),
                "whole": judge.found(reading).float().tolist(), 
                "attributes": agreement(reading.attributes, facts(cases.frames.scenes)),

@@ -8,7 +8,6 @@ better in both.
 """
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import ablations as A, baselines as B, contest as C, statistics as T
+from . import ablations as A, baselines as B, contest as C, statistics as T, trial
 from ..checks import Count, FileName, declared
 from ..pipelines import find_folder
 from ..puppets.front import read_rows
@@ -64,7 +63,7 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
     rows, partial = whole_arms(C.read_table(place / "contest.csv"))
     tables = Tables(rows, C.read_table(place / "tune.csv"), _read(place / "training.csv", COSTS),
                     _read(place / "ablations.csv", A.KINDS_OF), _read(place / "real.csv", C.REAL_KINDS),
-                    _anything(place / "trial.csv"), tuple(partial))
+                    trial.read_table(place / "trial.csv"), tuple(partial))
     versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
     if len(versions) > 1:
         raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
@@ -73,21 +72,6 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
 
 def _read(path: Path, kinds: dict) -> list[dict]:
     return read_rows(path, kinds, path.stem) if path.exists() else []
-
-
-def _anything(path: Path) -> list[dict]:
-    """Rows as they are, numbers as numbers."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str):
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def arm(row: dict) -> tuple:
@@ -542,4 +526,5 @@ def report(tables: Tables, at: int = 100) -> str:
         parts += [cost_table(tables, task, at), trade_table(trade(tables, task)), together_table(together(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
     parts += [ablation_table(found) for task in B.TASKS if (found := ablation_scores(tables, task))]
+    parts += [trial.said(tables.trial)] if tables.trial else []
     return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join([*trained_by(tables.training), *commands_of(tables.contest)])])
