@@ -533,9 +533,7 @@ def efficiency(curves: dict, y: Text, log: Truth = False, inches: Inches = (6.4,
             continue
         colour, mark, dash = STYLES[trained.index(name) % len(STYLES)]
         aside = 1.05 ** (trained.index(name) - (len(trained) - 1) / 2)                  # so that intervals stand side by side
-        value = [each["value"] for each in rows]
-        away = [[max(each["value"] - each["low"], 0) for each in rows], [max(each["high"] - each["value"], 0) for each in rows]]
-        axes.errorbar([each["labels"] * aside for each in rows], value, away, fmt=dash, marker=mark, color=colour, markersize=5, linewidth=1.4,
+        axes.errorbar([each["labels"] * aside for each in rows], [each["value"] for each in rows], _ends(rows), fmt=dash, marker=mark, color=colour, markersize=5, linewidth=1.4,
                       elinewidth=1, capsize=2, label=name)
     axes.set(xscale="log", xlabel="labelled pictures", **({"yscale": "log"} if log else {}))
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -543,6 +541,109 @@ def efficiency(curves: dict, y: Text, log: Truth = False, inches: Inches = (6.4,
     axes.set_ylabel(upright(y), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@declared
+def trade(found: dict, control: Text, panels: dict, inches: Inches = (3.2, 2.9)) -> Figure:
+    """What control costs: a panel for each {number: label} over what control came out, a line for each {contestant: [{"strength",
+    "control", number: {"value", "low", "high"}}, ...]} through its strengths, which stand at the points, all with 95 % intervals.
+    A number that is None is not drawn."""
+    if not found or not panels:
+        raise ValueError("there is nothing to show: pass at least one contestant and one panel")
+    figure = Figure(figsize=(inches[0] * len(panels), inches[1] + 0.4), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (number, label) in zip(grid, panels.items()):
+        for i, (name, rows) in enumerate(found.items()):
+            rows = [row for row in rows if row[number] is not None]
+            colour, mark, dash = STYLES[i % len(STYLES)]
+            x, y = [row["control"]["value"] for row in rows], [row[number]["value"] for row in rows]
+            axes.errorbar(x, y, _ends([row[number] for row in rows]), _ends([row["control"] for row in rows]), fmt=dash, marker=mark,
+                          color=colour, markersize=5, linewidth=1.2, elinewidth=0.8, label=name)
+            for row, at in zip(rows, zip(x, y)):
+                axes.annotate(f"{row['strength']:g}" if len(rows) > 1 else "", at, (4, 4), textcoords="offset points", fontsize=6.5, color=colour)
+        axes.set_xlabel(upright(control), fontsize=8)
+        axes.set_ylabel(upright(label), fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+@declared
+def differences(found: dict, label: Text, inches: Inches | None = None) -> Figure:
+    """A point with its 95 % interval for each {name: {"value", "low", "high"}}, one below the other, beside a line at 0; what holds 0
+    is pale."""
+    if not found:
+        raise ValueError("there are no differences to show: pass at least one")
+    figure = Figure(figsize=inches or (5.6, 0.7 + 0.24 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="0.6", linewidth=1)
+    for i, each in enumerate(found.values()):
+        open_ = each["low"] <= 0 <= each["high"]
+        axes.errorbar(each["value"], i, xerr=_ends([each]), fmt="o", color="0.55" if open_ else LEFT, markerfacecolor="white" if open_ else LEFT,
+                      markersize=5, capsize=2, linewidth=1.2)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(upright(label), fontsize=8)
+    axes.tick_params(labelsize=7.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+@declared
+def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2, 2.2)) -> Figure:
+    """A small panel for each {part: {name: [{"timestep", "value", "low", "high"}, ...]}}: scores over timesteps, with bars from the
+    least to the most of several trainings; the first name of each is drawn thick."""
+    if not parts:
+        raise ValueError("there are no scores to show: pass at least one part")
+    rows_of = -(-len(parts) // columns)
+    figure = Figure(figsize=(inches[0] * min(columns, len(parts)), inches[1] * rows_of), layout="constrained")
+    grid = figure.subplots(rows_of, min(columns, len(parts)), squeeze=False, sharey=True).flat
+    for axes, (part, heads) in zip(grid, parts.items()):
+        for i, (name, rows) in enumerate(heads.items()):
+            colour, mark, dash = STYLES[(i - 1) % len(STYLES)] if i else (MIDDLE, "", "-")
+            axes.errorbar([row["timestep"] + 6 * i for row in rows], [row["value"] for row in rows], _ends(rows), fmt=dash, marker=mark,
+                          color=colour, markersize=4, linewidth=1.2 if i else 2.4, elinewidth=0.8, capsize=2, label=name)
+        axes.set_title(part, fontsize=8)
+        axes.set_xlabel("timestep", fontsize=8)
+        axes.set_ylabel(upright(y), fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=6, frameon=False)
+    for axes in list(grid):
+        axes.set_axis_off()
+    return figure
+
+
+def _ends(rows) -> list[list[float]]:
+    """How far the ends of intervals are from their values: below and above, for error bars."""
+    return [[max(row["value"] - row["low"], 0) for row in rows], [max(row["high"] - row["value"], 0) for row in rows]]
+
+
+@declared
+def shares(rows: dict, label: Text, apart: Index = 0, inches: Inches | None = None) -> Figure:
+    """A table of shares with their 95 % intervals, for {row: {column: {"value", "low", "high"}}}, dark where they are large. The first
+    `apart` columns stand apart from the others."""
+    if not rows or not all(rows.values()):
+        raise ValueError("there is nothing to show: pass at least one row with a column")
+    columns = list(next(iter(rows.values())))
+    figure = Figure(figsize=inches or (1.9 + 0.78 * len(columns), 0.9 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow([[each[name]["value"] for name in columns] for each in rows.values()], cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+    for i, each in enumerate(rows.values()):
+        for j, name in enumerate(columns):
+            found = each[name]
+            ink = "white" if found["value"] > 0.8 else "black"
+            axes.text(j, i - 0.12, f"{found['value']:.0%}", ha="center", va="center", fontsize=8.5, color=ink)
+            axes.text(j, i + 0.26, f"{found['low']:.0%} to {found['high']:.0%}", ha="center", va="center", fontsize=5.5, color=ink)
+    if apart:
+        axes.axvline(apart - 0.5, color="white", linewidth=5)
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(upright(label), fontsize=8)
     return figure
 
 

@@ -6,15 +6,19 @@
     contest pose --check                         a row, drawn at random, computed again
     ablate pose --labels 100                     heads without one of the paper's parts
     all --labels 100 1000                        everything, in that order
+    trial --drags 16                             metrics of drags on answers of known quality, into .../trial.csv
+    cases out/drags                              the drags and their exact answers as files
+    score out/mine --name mine                   anybody's answers to them, 000.png, 001.png, ..., into out/scores.csv
+    report                                       what the tables say
 """
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from . import ablations as A, baselines as B, contest as C, rivals as R, seeds
+from . import ablations as A, baselines as B, contest as C, drags as D, report, rivals as R, seeds, trial as T
 from ..checks import Count, Index, NonNegative, checked, one_sentence, option
-from ..pipelines import load_pipeline
+from ..pipelines import load_head, load_pipeline
 from ..puppets.front import write_rows
 from ..puppets.judge import load_judge
 
@@ -89,6 +93,7 @@ def play(options, pipe, judge, contestants) -> None:
     count(C.run(pipe, judge, todo, table(options, "contest"), seeds.TEST, options.pictures, lambda name,
                 task: [C.chosen(tuned, name, task)],
                 options.runs))
+    C.write_real(pipe, judge, table(options, "real"), options.runs)
 
 
 def ablate(options) -> None:
@@ -116,6 +121,34 @@ def everything(options) -> None:
     ablate(options)
 
 
+def tell(options) -> None:
+    print(report.report(report.read_tables(options.folder)))
+
+
+def try_metrics(options) -> None:
+    """Score answers of known quality with every metric and say what each makes of them."""
+    pipe, judge = load_pipeline(), load_judge()
+    metrics = T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+    path = table(options, "trial")
+    count(T.run(metrics, path, options.pictures, options.seed, load_head("data/heads/pose", pipe), options.drags))
+    print(T.said(T.read_table(path)))
+
+
+def write_cases(options) -> None:
+    print(f"{D.write_cases(options.folder_of_cases, options.pictures)}: {options.pictures} drags")
+
+
+def score(options) -> None:
+    D.read_answers(options.answers, options.pictures)                       # before anything slow is loaded
+    pipe, judge = load_pipeline(), load_judge()
+    metrics = T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+    count(T.score_answers(metrics, options.answers, options.name, options.table, options.pictures))
+    rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
+    for name, told in T.METRICS.items():
+        found = T.resampled([T.grid(rows, name, answer=options.name)], lambda mean: mean)
+        print(f"{told.says}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), n = {found['n']}")
+
+
 def commands() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m rg_minimal.evidence",
                                    description="Readout Guidance against its rivals.",
@@ -125,7 +158,8 @@ def commands() -> argparse.ArgumentParser:
                             ("tune", tune, "choose everybody's settings, from equally many, on scenes of their own"),
                             ("contest", contest, "measure everybody on the same held-out scenes"),
                             ("ablate", ablate, "heads that lack one of the paper's parts"),
-                            ("all", everything, "all of these, in this order")):
+                            ("all", everything, "all of these, in this order"),
+                            ("report", tell, "what the tables say, in words and numbers")):
         part = parts.add_parser(name, help=said, description=said)
         part.add_argument("tasks", nargs="*", default=list(B.TASKS), help=f"of {', '.join(B.TASKS)}; all by default")
         part.add_argument("--labels", nargs="+", type=option(Count), default=[100] if name == "ablate"
@@ -148,6 +182,23 @@ def commands() -> argparse.ArgumentParser:
         part.add_argument("--runs", default=B.RUNS, help="folder of trained networks and their checkpoints")
         part.add_argument("--folder", default=C.FOLDER, help="folder of the tables")
         part.set_defaults(run=run)
+    own = {"trial": (try_metrics, "metrics of drags on answers of known quality"),
+           "cases": (write_cases, "the drags and their exact answers as files"),
+           "score": (score, "score anybody's answers to these drags")}
+    for name, (run, said) in own.items():
+        part = parts.add_parser(name, help=said, description=said)
+        part.add_argument("--pictures", type=option(Count), default=64, help="cases, the first ones")
+        part.set_defaults(run=run, tasks=())
+        if name == "trial":
+            part.add_argument("--drags", type=option(Index), default=0, help="cases that our own recipe answers, too")
+            part.add_argument("--seed", type=option(Index), default=0, help="of the noise that features are read with")
+            part.add_argument("--folder", default=C.FOLDER, help="folder of the table")
+        elif name == "cases":
+            part.add_argument("folder_of_cases", metavar="folder", help="a folder that gets pictures and cases.json")
+        else:
+            part.add_argument("answers", help="folder of 000.png, 001.png, ...")
+            part.add_argument("--name", default="mine", help="of these answers, in the table")
+            part.add_argument("--table", default="out/scores.csv", help="table that gets the scores")
     return made
 
 

@@ -42,6 +42,7 @@ STEPS = FULL["num_inference_steps"]     # of everybody
 KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "picture": int, "strength": float,
             "control": float, "whole": float, "attributes": float, "passes": float, "seconds": float, "look": str,
             "settings": str, "version": str}
+REAL_KINDS = {"look": str, "version": str}
 SETTING = ("contestant", "task", "labels", "seed", "strength", "settings")      # what the rows of one batch share
 
 
@@ -165,21 +166,34 @@ def version_of(pipe) -> str:
     return f"{zlib.crc32(told):08x}"
 
 
-def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, settings: dict, axes) -> list[dict]:
-    """The numbers of each picture of a batch."""
+def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, settings: dict, axes=None) -> list[dict]:
+    """The numbers of each picture of a batch; "look" is empty where there are no `axes` of the Frechet distance."""
     start = time.process_time()
     with counted(pipe) as passes:
         pictures = _known(name).make(pipe, cases, trained, strength, **settings)
     seconds = (time.process_time() - start) / len(pictures)
-    pictures, (mean, main) = pictures.cpu(), axes            # the judge stays where it is
+    pictures = pictures.cpu()                               # the judge stays where it is
     reading = judge(pictures)
     columns = {"control": control_of(cases.task, reading, cases.frames).nan_to_num(0.0).tolist(),
                "whole": judge.found(reading).float().tolist(), 
                "attributes": agreement(reading.attributes, facts(cases.frames.scenes)),
-               "look": [" ".join(f"{value:.3f}" for value in row)
-                        for row in ((looks(judge, pictures) - mean) @ main).tolist()]}
+               "look": _written((looks(judge, pictures) - axes[0]) @ axes[1]) if axes else [""] * len(pictures)}
     return [{**dict(zip(columns, row)), "passes": passes.count / len(pictures), "seconds": seconds}
             for row in zip(*columns.values())]
+
+
+def _written(looks: Tensor) -> list[str]:
+    return [" ".join(f"{value:.3f}" for value in row) for row in looks.tolist()]
+
+
+def write_real(pipe, judge, table, runs=RUNS) -> None:
+    """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`; one of this model is left
+    as it is."""
+    version = version_of(pipe)
+    rows = read_rows(table, REAL_KINDS, "renderings") if Path(table).exists() else []
+    if not rows or rows[0]["version"] != version:
+        write_rows(table, [{"look": each, "version": version} for each in _written(real_looks(pipe, judge, runs)[1])],
+                   REAL_KINDS)
 
 
 def real_looks(pipe, judge, folder=RUNS) -> tuple[tuple[Tensor, Tensor], Tensor]:

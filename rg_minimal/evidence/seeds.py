@@ -31,8 +31,9 @@ CHECK = Scenes(710_000_000, 1_000)                          # picks the checkpoi
 TUNE = Scenes(world.HELD_OUT + 200_000, 10_000)             # on which settings are chosen
 TEST = Scenes(world.HELD_OUT + 300_000, 100_000)            # on which everybody is measured
 REAL = Scenes(world.HELD_OUT + 500_000, 100_000)            # renderings that the Frechet distance compares with
+TRIAL = Scenes(world.HELD_OUT + 900_000, 100_000)           # drags with exact answers, on which metrics are tried
 
-OURS = {"train": TRAIN, "check": CHECK, "tune": TUNE, "test": TEST, "real": REAL}
+OURS = {"train": TRAIN, "check": CHECK, "tune": TUNE, "test": TEST, "real": REAL, "trial": TRIAL}
 # What other rooms use, each with more than any of them takes.
 OTHERS = {"base model": Scenes(basemodel.DATA_SEED, 1_000_000), "autoencoder": Scenes(basemodel.VAE_SEED, 1_000_000),
           "heads": Scenes(heads.TRAIN_SEED, 1_000_000), "judge": Scenes(judge.TRAIN_SEED, 10_000_000),

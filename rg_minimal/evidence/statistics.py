@@ -42,19 +42,27 @@ def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRA
 
     Trainings are drawn for each grid by itself, pictures for all of them at once, so what is compared stays paired.
     """
+    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed)])
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
+    return {"value": value(*(float(each.mean()) for each in grids)), "low": float(low), "high": float(high),
+            "n": grids[0].shape[1], "seeds": min(len(each) for each in grids)}
+
+
+def _drawn(grids: list[Tensor], draws: int, seed: int) -> list[list[float]]:
+    """The means of all grids, for each time that pictures and trainings are drawn again: (draws, grids)."""
     counts = {each.shape[1] for each in grids}
     if len(counts) != 1:
         raise ValueError(f"grids have {sorted(counts)} pictures; pass those of the same pictures")
-    rng, n = torch.Generator().manual_seed(seed), counts.pop()
-    drawn = []
-    for _ in range(draws):
-        pictures = torch.randint(n, (n,), generator=rng)
-        drawn.append(value(*(float(each[torch.randint(len(each), (len(each),), generator=rng)][:, pictures].mean())
-                             for each in grids)))
-    drawn = torch.tensor(drawn)
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
-    return {"value": value(*(float(each.mean()) for each in grids)), "low": float(low), "high": float(high), "n": n,
-            "seeds": min(len(each) for each in grids)}
+    n, rng = counts.pop(), torch.Generator().manual_seed(seed)
+    pictures = _times(draws, n, rng)                                                                # (draws, n)
+    return torch.stack([(_times(draws, len(each), rng) @ each.double() * pictures).sum(1) / (len(each) * n)
+                        for each in grids], 1).tolist()
+
+
+def _times(draws: int, count: int, rng) -> Tensor:
+    """How often each of `count` is among `count` that are drawn: (draws, count)."""
+    drawn = torch.randint(count, (draws, count), generator=rng)
+    return torch.zeros(draws, count).double().scatter_add_(1, drawn, torch.ones(draws, count).double())
 
 
 @declared
@@ -96,21 +104,15 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
     grids = [grid(rows, contestant=against, labels=at, **which), *(grid(rows, contestant=of, labels=each, **which)
                                                                    for each in labels)]
     larger = task != "depth"                                # of depth the error is measured
-    rng, n = torch.Generator().manual_seed(seed), grids[0].shape[1]
-    if any(each.shape[1] != n for each in grids):
+    if any(each.shape[1] != grids[0].shape[1] for each in grids):
         raise ValueError("not all were measured on the same pictures; run the contest again, it goes on where it "
                          "stopped")
-    found = []
-    for _ in range(draws):
-        pictures = torch.randint(n, (n,), generator=rng)
-        goal, *values = (float(each[torch.randint(len(each), (len(each),), generator=rng)][:, pictures].mean())
-                         for each in grids)
-        found.append(crossing(labels, values, goal, larger))
+    found = [crossing(labels, values, goal, larger) for goal, *values in _drawn(grids, draws, seed)]
     found.sort()
     goal, *values = (float(each.mean()) for each in grids)
     return {"value": crossing(labels, values, goal, larger), "low": found[int(0.025 * draws)],
             "high": found[min(int(0.975 * draws), draws - 1)],
-            "n": n, "seeds": min(len(each) for each in grids), "measured": labels}
+            "n": grids[0].shape[1], "seeds": min(len(each) for each in grids), "measured": labels}
 
 
 def curves(rows: list[dict], task: str, number: str = "control", strength: float = 1.0) -> dict[str, list[dict]]:
@@ -166,9 +168,11 @@ def frechet(one: Tensor, other: Tensor, least: Count = 32) -> float:
 @declared
 def frechet_interval(one: Tensor, other: Tensor, draws: Count = 200, seed: Seed = 0, share: Fraction = 0.95) -> dict:
     """The distance with the interval of the bootstrap over the pictures of both. Few pictures make it larger than it
-    is, so compare only what has equally many."""
+    is, so compare only what has equally many; pictures that are drawn again are fewer still, and what that adds is taken
+    off the ends, so that they lie about the value."""
     rng = torch.Generator().manual_seed(seed)
     again = lambda each: each[torch.randint(len(each), (len(each),), generator=rng)]
     drawn = torch.tensor([frechet(again(one), again(other)) for _ in range(draws)])
-    low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2]))
-    return {"value": frechet(one, other), "low": float(low), "high": float(high), "n": len(one)}
+    value = frechet(one, other)
+    low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2])) - drawn.mean() + value
+    return {"value": value, "low": max(float(low), 0.0), "high": float(high), "n": len(one)}

@@ -1,0 +1,530 @@
+"""What the tables say, as numbers, tables of text and sentences. Nothing of it is typed by hand, and what a table lacks
+is said to be not measured.
+
+    python -m rg_minimal.evidence report                # all of it, from data/results/evidence
+
+Notebook A4 draws it, and the README's table is `markdown`. Here *larger* is better but of an error, and *nearer* is
+better in both.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import ablations as A, baselines as B, contest as C, statistics as T, trial
+from ..checks import Count, FileName, declared
+from ..pipelines import find_folder
+from ..puppets.front import read_rows
+from ..puppets.heads import get_task
+
+COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
+         "device": str, "steps": int}
+NAMES = {"unguided": "unguided", "head": "our head", "linear": "best raw layer", "detector": "picture detector",
+         "controlnet": "ControlNet", "adapter": "T2I-Adapter", "controlnet+head": "ControlNet + head",
+         "adapter+head": "T2I-Adapter + head", **{f"layer{i}": f"layer {i} alone" for i in range(6)},
+         "first3": "first three layers", "last3": "last three layers", "equal_mixing": "equal weights",
+         "without_timestep": "not told t", "mirrored": "told 999 - t", "width256": "256 channels", "plain_loss": "plain loss",
+         "below250": "t below 250", "below500": "t below 500", "above500": "t from 500"}
+MEASURES = {"pose": "PCK@0.05", "depth": "depth RMSE", "edges": "edge F-score"}
+NUMBERS = {"whole": "whole puppets", "attributes": "attributes right"}
+SEEDS = 3                               # trainings that were planned of each
+PARTS = {"which layers": ("layer0", "layer1", "layer2", "layer3", "layer4", "layer5", "first3", "last3"),
+         "mixing weights": ("equal_mixing",), "timestep embedding": ("without_timestep", "mirrored"),
+         "width": ("width256",), "balanced loss": ("plain_loss",),
+         "timesteps learned from": ("below250", "below500", "above500")}
+UNTRIED = ("the anti-ghosting term", "guidance that sets its own step length and end", "one head of several tasks",
+           "a truncated decoder", "a learned one-step predictor of the gradient")
+NOT = "not measured"
+
+
+# ---------------------------------------------------------------------------------------------- the tables
+
+@dataclass(frozen=True)
+class Tables:
+    """All that was measured; a table that is not there is empty. `partial` names what was not measured to its end, and is
+    left out."""
+    contest: list[dict] = field(default_factory=list)
+    tune: list[dict] = field(default_factory=list)
+    training: list[dict] = field(default_factory=list)
+    ablations: list[dict] = field(default_factory=list)
+    real: list[dict] = field(default_factory=list)
+    trial: list[dict] = field(default_factory=list)
+    partial: tuple[str, ...] = ()
+
+
+@declared
+def read_tables(folder: FileName = C.FOLDER) -> Tables:
+    """The tables in a folder. ValueError where one is damaged, or holds rows of several models."""
+    place = Path(find_folder(folder))
+    rows, partial = whole_arms(C.read_table(place / "contest.csv"))
+    tables = Tables(rows, C.read_table(place / "tune.csv"), _read(place / "training.csv", COSTS),
+                    _read(place / "ablations.csv", A.KINDS_OF), _read(place / "real.csv", C.REAL_KINDS),
+                    trial.read_table(place / "trial.csv"), tuple(partial))
+    versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
+    if len(versions) > 1:
+        raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
+    return tables
+
+
+def _read(path: Path, kinds: dict) -> list[dict]:
+    return read_rows(path, kinds, path.stem) if path.exists() else []
+
+
+def arm(row: dict) -> tuple:
+    """What the pictures of one row's kind share."""
+    return tuple(row[name] for name in ("task", "contestant", "labels", "seed", "strength"))
+
+
+def whole_arms(rows: list[dict]) -> tuple[list[dict], list[str]]:
+    """The rows of all arms (`arm`) that were measured to the end, and names of the others.
+
+    To the end is on as many pictures as any arm of its kind: of the task, at strength 1 or another, ablation or not.
+    Where an arm was measured with several settings, the last ones count.
+    """
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        found.setdefault(arm(row), []).append(row)
+    found = {key: [row for row in part if row["settings"] == part[-1]["settings"]] for key, part in found.items()}
+    kind = lambda key: (key[0], key[1].startswith("head:"), key[4] == 1.0)
+    most = {each: max(len(part) for key, part in found.items() if kind(key) == each) for each in map(kind, found)}
+    done = [row for key, part in found.items() if len(part) == most[kind(key)] for row in part]
+    return done, [f"{task}: {named(name)} with {labels:,} labels, seed {seed}, strength {strength:g}: {len(part)} of "
+                  f"{most[kind(key)]} pictures" for key, part in found.items() if len(part) < most[kind(key)]
+                  for task, name, labels, seed, strength in [key]]
+
+
+def shared(rows: list[dict]) -> list[dict]:
+    """The rows of those pictures that all arms have."""
+    found: dict[tuple, set] = {}
+    for row in rows:
+        found.setdefault(arm(row), set()).add(row["picture"])
+    pictures = set.intersection(*found.values()) if found else set()
+    return [row for row in rows if row["picture"] in pictures]
+
+
+def pick(rows: list[dict], **which) -> list[dict]:
+    """The rows whose columns are these; a set stands for any of its members."""
+    return [row for row in rows if all(row[name] in value if isinstance(value, (set, frozenset)) else row[name] == value
+                                       for name, value in which.items())]
+
+
+def named(contestant: str) -> str:
+    name = contestant.removeprefix("head:")
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def tasks_of(rows: list[dict]) -> list[str]:
+    """The tasks that were measured, in their order."""
+    return [task for task in B.TASKS if pick(rows, task=task)]
+
+
+# ---------------------------------------------------------------------------------------------- how many labels?
+
+@declared
+def answer(tables: Tables, task: str, rival: str = "controlnet", at: Count = 100) -> dict:
+    """How many labels a rival needs to come as near as our head with `at`: {"task", "rival", "at", "needed", "gap",
+    "verdict"}.
+
+    `needed` is what `statistics.labels_needed` says, `gap` how much nearer the head is where both have `at` labels
+    ({"value", "low", "high", "n", "head", "rival"}); each is None where it was not measured. `verdict` is "holds",
+    "fails" or "open" for the claim that the rival needs more, or "not measured".
+    """
+    if task not in MEASURES:
+        raise ValueError(f"task is {task!r}; choose one of {', '.join(MEASURES)}")
+    rows = pick(tables.contest, task=task, strength=1.0, contestant={"head", rival})
+    head, theirs = pick(rows, contestant="head", labels=at), pick(rows, contestant=rival)
+    found = {"task": task, "rival": rival, "at": at, "needed": None, "gap": None, "verdict": NOT}
+    if not head or not theirs:
+        return found
+    found["needed"] = T.labels_needed(rows, task, rival, "head", at)
+    found["verdict"] = _verdict(found["needed"], at)
+    if pick(theirs, labels=at):
+        sign = -1 if task == "depth" else 1
+        grids = [T.grid(rows, contestant=name, labels=at) for name in ("head", rival)]
+        found["gap"] = T.resampled(grids, lambda a, b: sign * (a - b)) | dict(
+            zip(("head", "rival"), (float(each.mean()) for each in grids)))
+    return found
+
+
+def _verdict(needed: dict, at: int) -> str:
+    fewest, most = needed["measured"][0], needed["measured"][-1]
+    if needed["low"] > at and (needed["low"] < math.inf or most >= at):
+        return "holds"
+    if needed["high"] < at and (needed["high"] > 0 or fewest <= at):
+        return "fails"
+    return "open"
+
+
+def amount(value: float, measured: list[int]) -> str:
+    """A number of labels in words: two digits, and no more than was measured."""
+    if value == 0:
+        return f"{measured[0]:,} or fewer"
+    if value == math.inf:
+        return f"more than {measured[-1]:,}"
+    return f"{float(f'{value:.2g}'):,.0f}"
+
+
+def needs(found: dict) -> str:
+    """`answer`'s number of labels with its interval."""
+    if found["needed"] is None:
+        return NOT
+    middle, low, high = (amount(found["needed"][name], found["needed"]["measured"]) for name in ("value", "low", "high"))
+    return middle if low == middle == high else f"{middle} ({low} to {high})"
+
+
+def sentence(found: dict) -> str:
+    """`answer` in a sentence or three."""
+    task, rival, at = found["task"], named(found["rival"]), found["at"]
+    if found["needed"] is None:
+        return f"{task}: how many labels {rival} needs to match our head at {at:,} is {NOT}."
+    verdicts = {"holds": "So the claim that it needs more holds here.",
+                "fails": "So the claim that it needs more does not hold here.",
+                "open": "Whether it needs more is not decided by this."}
+    said = f"{task}: to match our head at {at:,} labels, {rival} needs {needs(found)}. {verdicts[found['verdict']]}"
+    gap, needed = found["gap"], found["needed"]
+    if gap:
+        more = "nearer" if gap["value"] >= 0 else "farther off"
+        said += (f" With {at:,} labels each, {MEASURES[task]} is {gap['head']:.3f} for the head and {gap['rival']:.3f} "
+                 f"for {rival}: the head is {more} by {abs(gap['value']):.3f} ({_ends(gap, abs(gap['value']))}).")
+    return f"{said} {_counted(needed)}"
+
+
+def _ends(found: dict, turned: float | None = None) -> str:
+    ends = found["low"], found["high"]
+    if turned is not None and found["value"] < 0:
+        ends = -found["high"], -found["low"]
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _counted(found: dict) -> str:
+    return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more."
+
+
+# ---------------------------------------------------------------------------------------------- labels, and what it costs
+
+def efficiency(tables: Tables, task: str) -> dict[str, list[dict]]:
+    """`statistics.curves` of all who work alone, by the names of figures; empty where nothing was measured."""
+    alone = [row for row in tables.contest if "+" not in row["contestant"] and ":" not in row["contestant"]]
+    return {named(name): rows for name, rows in T.curves(alone, task).items()}
+
+
+@declared
+def costs(tables: Tables, task: str, at: Count = 100) -> list[dict]:
+    """For each contestant {"contestant", "parameters", "training_seconds", "trainings", "seconds", "passes", "n"}: what is added,
+    what its training with `at` labels took and what a picture takes; None where that was not measured."""
+    found = []
+    for name, contestant in C.CONTESTANTS.items():
+        trained = [pick(tables.training, contestant=part, task=task, labels=at) for part in contestant.parts]
+        made = pick(tables.contest, contestant=name, task=task, strength=1.0)
+        complete = all(trained) and bool(trained)
+        found.append({"contestant": name, "parameters": sum(part[0]["parameters"] for part in trained) if all(trained) else None,
+                      "training_seconds": sum(_mean(part, "training_seconds") for part in trained) if complete else None,
+                      "trainings": min(map(len, trained)) if complete else 0, "seconds": _mean(made, "seconds"),
+                      "passes": _mean(made, "passes"), "n": len(made)})
+    return found
+
+
+def _mean(rows: list[dict], name: str) -> float | None:
+    return sum(row[name] for row in rows) / len(rows) if rows else None
+
+
+def cost_table(tables: Tables, task: str, at: int = 100) -> str:
+    """`costs` as text."""
+    rows = [(named(each["contestant"]), _or(each["parameters"], ",.0f"),
+             "none" if each["contestant"] == "unguided" else _or(each["training_seconds"], ",.0f"), str(each["trainings"] or ""),
+             _or(each["seconds"], ".1f"), _or(each["passes"], ".1f"), str(each["n"] or "")) for each in costs(tables, task, at)]
+    return text_table((f"{task}, {at:,} labels", "added parameters", "training s", "trainings", "s a picture",
+                       "passes a picture", "pictures"), rows)
+
+
+def _or(value, form: str) -> str:
+    return NOT if value is None else format(value, form)
+
+
+def text_table(head: tuple, rows: list[tuple]) -> str:
+    """Columns of text, the first to the left and the others to the right; where there are no rows, that it was not measured."""
+    if not rows:
+        return f"{head[0]}: {NOT}."
+    wide = [max(len(str(each)) for each in column) for column in zip(head, *rows)]
+    lines = [[str(each) for each in row] for row in (head, *rows)]
+    return "\n".join("  ".join(each.ljust(wide[i]) if i == 0 else each.rjust(wide[i])
+                               for i, each in enumerate(line)).rstrip() for line in lines)
+
+
+# ---------------------------------------------------------------------------------------------- quality against strength
+
+def trade(tables: Tables, task: str) -> dict[str, list[dict]]:
+    """For each contestant that was measured at several strengths, and for nobody's guidance, what control costs:
+    {contestant: [{"strength", "labels", "control", "whole", "attributes", "frechet"}, ...]}, each number {"value", "low",
+    "high", "n", "seeds"}; "frechet" is None where there are too few pictures or no renderings to compare with."""
+    rows = [row for row in pick(tables.contest, task=task) if ":" not in row["contestant"]]
+    chosen: dict[str, list[dict]] = {}
+    for name in C.CONTESTANTS:
+        by_labels = {labels: pick(rows, contestant=name, labels=labels) for labels in {row["labels"] for row in
+                                                                                       pick(rows, contestant=name)}}
+        spread = {labels: len({row["strength"] for row in part}) for labels, part in by_labels.items()}
+        if spread and (name == "unguided" or max(spread.values()) > 1):
+            chosen[name] = by_labels[max(spread, key=lambda labels: (spread[labels], labels))]
+    if set(chosen) <= {"unguided"}:
+        return {}
+    kept = shared([row for part in chosen.values() for row in part])
+    return {name: [_quality(tables, pick(kept, contestant=name, labels=part[0]["labels"], strength=strength))
+                   for strength in sorted({row["strength"] for row in part})] for name, part in chosen.items()}
+
+
+def _quality(tables: Tables, rows: list[dict]) -> dict:
+    found = {"strength": rows[0]["strength"], "labels": rows[0]["labels"]}
+    for number in T.NUMBERS:
+        found[number] = T.resampled([T.grid(rows, number)], lambda mean: mean)
+    first = pick(rows, seed=min(row["seed"] for row in rows))           # equally many pictures of everybody
+    return found | {"frechet": distance(first, tables.real)}
+
+
+def distance(rows: list[dict], real: list[dict], least: int = 32) -> dict | None:
+    """The Frechet distance of these pictures to the renderings, with its interval; None where one has fewer than `least`."""
+    if min(len(rows), len(real)) < least or not all(row["look"] for row in rows):
+        return None
+    return T.frechet_interval(C.looks_of(rows), C.looks_of(real))
+
+
+def floor(real: list[dict], count: int) -> dict | None:
+    """The Frechet distance of `count` of the renderings to the others: what no picture can be below."""
+    return distance(real[:count], real[count:])
+
+
+def trade_table(found: dict[str, list[dict]]) -> str:
+    """`trade` as text."""
+    show = lambda each: NOT if each is None else f"{each['value']:.3f} ({_ends(each)})"
+    rows = [(named(name), f"{each['labels']:,}", f"{each['strength']:g}", *(show(each[number]) for number in
+                                                                          ("control", "whole", "attributes", "frechet")))
+            for name, part in found.items() for each in part]
+    return text_table(("control strength", "labels", "strength", "control", *NUMBERS.values(), "Frechet distance"), rows)
+
+
+# ---------------------------------------------------------------------------------------------- together
+
+def together(tables: Tables, task: str) -> list[dict]:
+    """For each network with a head beside it, what it has more than each of the two alone, in pairs of pictures: [{"pair",
+    "against", "labels", "control", "whole", "attributes"}, ...]."""
+    rows, found = pick(tables.contest, task=task, strength=1.0), []
+    for pair in (name for name in C.CONTESTANTS if "+" in name):
+        for labels in sorted({row["labels"] for row in pick(rows, contestant=pair)}):
+            for alone in pair.split("+"):
+                here = shared(pick(rows, contestant={pair, alone}, labels=labels))
+                if pick(here, contestant=alone):
+                    found.append({"pair": pair, "against": alone, "labels": labels, **{
+                        number: T.paired(*(T.grid(here, number, contestant=name) for name in (pair, alone)))
+                        for number in T.NUMBERS}})
+    return found
+
+
+def together_table(found: list[dict]) -> str:
+    """`together` as text."""
+    rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}",
+             *(f"{each[number]['value']:+.3f} ({each[number]['low']:+.3f} to {each[number]['high']:+.3f})"
+               for number in T.NUMBERS), str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
+    return text_table(("together", "labels", "control", *NUMBERS.values(), "n", "trainings"), rows)
+
+
+# ---------------------------------------------------------------------------------------------- ablations
+
+def ablation_scores(tables: Tables, task: str) -> dict[str, dict[str, list[dict]]]:
+    """For each part of the paper's, the task's own score by timestep of the head and of the heads without it:
+    {part: {name: [{"timestep", "value", "low", "high", "seeds"}, ...]}}; the ends are the least and the most of the
+    trainings. Only labels that most were trained with."""
+    rows = pick(tables.ablations, task=task)
+    if not rows:
+        return {}
+    labels = max({row["labels"] for row in rows}, key=lambda each: len({row["ablation"] for row in pick(rows, labels=each)}))
+    rows, found = pick(rows, labels=labels), {}
+    for part, names in PARTS.items():
+        there = [name for name in names if pick(rows, ablation=name)]
+        if there:
+            found[part] = {named(name): _scores(pick(rows, ablation=name)) for name in ("head", *there)
+                           if pick(rows, ablation=name)}
+    return found
+
+
+def _scores(rows: list[dict]) -> list[dict]:
+    found = []
+    for timestep in sorted({row["timestep"] for row in rows}):
+        values = [row["score"] for row in pick(rows, timestep=timestep)]
+        found.append({"timestep": timestep, "value": sum(values) / len(values), "low": min(values), "high": max(values),
+                      "seeds": len(values)})
+    return found
+
+
+def ablation_table(found: dict[str, dict[str, list[dict]]]) -> str:
+    """`ablation_scores` as text."""
+    times = sorted({each["timestep"] for part in found.values() for rows in part.values() for each in rows})
+    rows = []
+    for part, heads in found.items():
+        for name, scores in heads.items():
+            by_time = {each["timestep"]: each["value"] for each in scores}
+            rows.append((part, name, *(_or(by_time.get(time), ".3f") for time in times), str(min(each["seeds"] for each in scores))))
+    return text_table(("part of the head", "head", *(f"t = {time}" for time in times), "trainings"), rows)
+
+
+def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
+    """How much nearer guidance comes with each changed head than with ours, in pairs of pictures, {name: {"value", "low",
+    "high", "n", "seeds"}}; an error counts the other way round."""
+    rows, found, sign = pick(tables.contest, task=task, strength=1.0), {}, -1 if task == "depth" else 1
+    for name in [f"head:{each}" for names in PARTS.values() for each in names]:
+        for labels in sorted({row["labels"] for row in pick(rows, contestant=name)}):
+            here = pick(rows, contestant={name, "head"}, labels=labels)
+            seeds = {row["seed"] for row in pick(here, contestant=name)} & {row["seed"] for row in pick(here, contestant="head")}
+            here = shared(pick(here, seed=seeds))
+            if pick(here, contestant=name) and pick(here, contestant="head"):
+                grids = [T.grid(here, contestant=each) for each in (name, "head")]
+                found[named(name)] = T.resampled(grids, lambda a, b: sign * (a - b))
+    return found
+
+
+def difference_table(found: dict[str, dict], head: str) -> str:
+    """Differences by name as text."""
+    return text_table((head, "difference", "n", "trainings"), [
+        (name, f"{each['value']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})", str(each["n"]), str(each["seeds"]))
+        for name, each in found.items()])
+
+
+# ---------------------------------------------------------------------------------------------- what there is, and what not
+
+def coverage(tables: Tables) -> str:
+    """A table of text: for each task and contestant how many trainings were measured with how many labels, at strength 1,
+    the pictures of each, and the strengths."""
+    rows = []
+    for task in tasks_of(tables.contest):
+        for name in C.CONTESTANTS:
+            mine = pick(tables.contest, task=task, contestant=name)
+            counts = {labels: len({row["seed"] for row in pick(mine, labels=labels, strength=1.0)}) for labels in B.LABELS}
+            if name == "unguided":
+                cells = ["" for _ in B.LABELS]
+            else:
+                cells = [str(counts[labels] or "-") for labels in B.LABELS]
+            strengths = sorted({row["strength"] for row in mine})
+            rows.append((f"{task}, {named(name)}", *cells, str(len({row["picture"] for row in mine}) or "-"),
+                         " ".join(f"{each:g}" for each in strengths) or "-"))
+    return text_table(("trainings by labels", *(f"{labels:,}" for labels in B.LABELS), "pictures", "strengths"), rows)
+
+
+def gaps(tables: Tables) -> list[str]:
+    """What was planned and is not in the tables, a sentence each; the last ones are always there."""
+    found = []
+    for task in B.TASKS:
+        rows, scored = pick(tables.contest, task=task), pick(tables.ablations, task=task)
+        if not rows and not scored:
+            found.append(f"{task}: nothing was measured.")
+            continue
+        missing = [named(name) for name in C.CONTESTANTS if not pick(rows, contestant=name)]
+        if missing:
+            found.append(f"{task}: {', '.join(missing)}: {NOT}.")
+        for name in ("head", *B.KINDS):
+            mine = pick(rows, contestant=name, strength=1.0)
+            labels = [f"{each:,}" for each in B.LABELS if mine and not pick(mine, labels=each)]
+            if labels:
+                found.append(f"{task}: {named(name)} with {', '.join(labels)} labels: {NOT}.")
+            few = [f"{each:,}" for each in B.LABELS if 0 < len({row["seed"] for row in pick(mine, labels=each)}) < SEEDS]
+            if few:
+                found.append(f"{task}: {named(name)} with {', '.join(few)} labels: fewer than {SEEDS} trainings.")
+        if rows and not trade(tables, task):
+            found.append(f"{task}: other strengths than what was tuned: {NOT}.")
+        done = {row["ablation"] for row in scored}
+        heads = {row["contestant"].removeprefix("head:") for row in rows if ":" in row["contestant"]}
+        known = [name for name, each in A.ABLATIONS.items() if task in each.tasks]
+        for what, there in (("scored", done), ("tried in guidance", heads)):
+            lost = [named(name) for name in known if name not in there]
+            if lost:
+                found.append(f"{task}: no head is {what} that lacks a part." if len(lost) == len(known) else
+                             f"{task}: not {what}: heads with {', '.join(lost)}.")
+    if not tables.tune:
+        found.append("Settings were not tuned, everybody has defaults.")
+    if not tables.trial:
+        found.append(f"The metrics themselves on trial: {NOT}.")
+    return [*found, *(f"not measured to its end, and left out: {each}." for each in tables.partial),
+            f"Not tried at all: {', '.join(UNTRIED)}."]
+
+
+# ---------------------------------------------------------------------------------------------- how to have it again
+
+def commands_of(rows: list[dict]) -> list[str]:
+    """The commands that measure these rows and no others, once everybody is trained and tuned."""
+    found, several = [], {}
+    for task, name, *rest in map(arm, rows):
+        several.setdefault((task, name), set()).add(tuple(rest))
+    alike: dict[tuple, list[str]] = {}
+    for (task, name), triples in several.items():
+        alike.setdefault((task, ":" in name, frozenset(triples)), []).append(name)
+    for (task, ablation, triples), names in alike.items():
+        pictures = max(row["picture"] for row in rows if row["task"] == task and row["contestant"] in names) + 1
+        who = f"ablate {task} --ablations" if ablation else f"contest {task} --contestants"
+        for labels, seeds, strengths in _products(triples):
+            asked = {"labels": [each for each in labels if each] or [100], "seeds": seeds,
+                     "strengths": [f"{each:g}" for each in strengths], "pictures": [pictures]}
+            found.append(" ".join(["python -m rg_minimal.evidence", who, *(name.removeprefix("head:") for name in names),
+                                   *(f"--{option} {' '.join(map(str, values))}" for option, values in asked.items())]))
+    return found
+
+
+def trained_by(rows: list[dict]) -> list[str]:
+    """The commands that train what rows of `training.csv` name, each kind with its own steps; changed heads by `ablate`."""
+    several: dict[tuple, set] = {}
+    for row in rows:
+        if row["contestant"] not in A.ABLATIONS:
+            several.setdefault((row["task"], row["contestant"]), set()).add((row["labels"], row["seed"], 1.0))
+    alike: dict[tuple, list[str]] = {}
+    for (task, name), triples in several.items():
+        alike.setdefault((task, frozenset(triples)), []).append(name)
+    return [f"python -m rg_minimal.evidence train {task} --kinds {' '.join(names)} --labels {' '.join(map(str, labels))} "
+            f"--seeds {' '.join(map(str, seeds))}" for (task, triples), names in alike.items()
+            for labels, seeds, _ in _products(triples)]
+
+
+def _products(triples) -> list[tuple[list, list, list]]:
+    """Sets of triples (labels, seed, strength) as products of three lists, few of them."""
+    by_pair: dict[tuple, set] = {}
+    for labels, seed, strength in triples:
+        by_pair.setdefault((labels, strength), set()).add(seed)
+    by_labels: dict[tuple, set] = {}
+    for (labels, strength), seeds in by_pair.items():
+        by_labels.setdefault((labels, tuple(sorted(seeds))), set()).add(strength)
+    joined: dict[tuple, list] = {}
+    for (labels, seeds), strengths in sorted(by_labels.items()):
+        joined.setdefault((seeds, tuple(sorted(strengths))), []).append(labels)
+    return [(labels, list(seeds), list(strengths)) for (seeds, strengths), labels in joined.items()]
+
+
+# ---------------------------------------------------------------------------------------------- all of it
+
+def markdown(tables: Tables, at: int = 100) -> str:
+    """The README's table: who needs how many labels to match our head at `at`, and what each adds."""
+    lines = [f"| | our head, {at:,} labels | ControlNet, {at:,} labels | labels that ControlNet needs for the same | "
+             "labels that T2I-Adapter needs | does the claim hold? |", "|---|---|---|---|---|---|"]
+    for task in B.TASKS:
+        theirs, adapters = answer(tables, task, "controlnet", at), answer(tables, task, "adapter", at)
+        head, control = (_control(tables, task, name, at) for name in ("head", "controlnet"))
+        lines.append(f"| {task}: {MEASURES[task]} | {head} | {control} | {needs(theirs)} | {needs(adapters)} | "
+                     f"{ {'holds': 'yes', 'fails': 'no', 'open': 'not decided'}.get(theirs['verdict'], NOT)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _control(tables: Tables, task: str, name: str, labels: int) -> str:
+    rows = pick(tables.contest, task=task, contestant=name, labels=labels, strength=1.0)
+    if not rows:
+        return NOT
+    found = T.resampled([T.grid(rows)], lambda mean: mean)
+    return f"{found['value']:.3f} ({_ends(found)})"
+
+
+def report(tables: Tables, at: int = 100) -> str:
+    """Everything as text."""
+    parts = ["\n".join(sentence(answer(tables, task, rival, at)) for task in B.TASKS for rival in B.KINDS)]
+    for task in tasks_of(tables.contest):
+        parts += [cost_table(tables, task, at), trade_table(trade(tables, task)), together_table(together(tables, task)),
+                  difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
+    parts += [ablation_table(found) for task in B.TASKS if (found := ablation_scores(tables, task))]
+    parts += [trial.said(tables.trial)] if tables.trial else []
+    return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join([*trained_by(tables.training), *commands_of(tables.contest)])])

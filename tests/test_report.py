@@ -1,0 +1,153 @@
+"""What the evidence's tables say: each sentence and number from rows, and what the rows lack is said to be not measured."""
+import math
+import shlex
+
+import pytest
+import torch
+
+from rg_minimal.classroom import plots
+from rg_minimal.evidence import contest as C, report as R
+from rg_minimal.evidence.__main__ import COSTS, commands, main
+from rg_minimal.puppets.front import write_rows
+
+
+def row(contestant="head", labels=100, picture=0, control=0.5, **changes):
+    look = " ".join(f"{value:.3f}" for value in torch.randn(C.LOOKS, generator=torch.Generator().manual_seed(picture)).tolist())
+    return {"contestant": contestant, "task": "pose", "labels": labels, "seed": 0, "picture": picture, "strength": 1.0, "control": control,
+            "whole": 1.0, "attributes": 1.0, "passes": 50.0, "seconds": 2.0, "look": look, "settings": "{}", "version": "a", **changes}
+
+
+def arm(contestant, labels, control, pictures=8, **changes):
+    return [row(contestant, labels, picture, control + 0.001 * (picture % 3), **changes) for picture in range(pictures)]
+
+
+def cost(contestant, labels=100, seed=0, **changes):
+    return {"contestant": contestant, "task": "pose", "labels": labels, "seed": seed, "parameters": 1000, "training_seconds": 60.0,
+            "device": "cpu", "steps": 400, **changes}
+
+
+HEAD = arm("head", 100, 0.75)
+HOLDS = HEAD + [each for labels, control in ((10, 0.2), (100, 0.5), (1000, 0.95)) for each in arm("controlnet", labels, control)]
+
+
+@pytest.mark.parametrize("controls, verdict, number", [
+    ({10: 0.2, 100: 0.5, 1000: 0.95}, "holds", "360"), ({10: 0.5, 100: 0.95}, "fails", "36"), ({10: 0.9, 100: 0.95}, "fails", "10 or fewer"),
+    ({10: 0.2, 1000: 0.5}, "holds", "more than 1,000"), ({1000: 0.95}, "open", "1,000 or fewer"), ({10: 0.3}, "open", "more than 10")])
+def test_the_claim_is_judged_by_the_interval(controls, verdict, number):
+    rows = HEAD + [each for labels, control in controls.items() for each in arm("controlnet", labels, control)]
+    found = R.answer(R.Tables(rows), "pose")
+    assert found["verdict"] == verdict and R.needs(found).startswith(number)
+    said = R.sentence(found)
+    assert number in said and {"holds": "holds here", "fails": "does not hold", "open": "not decided"}[verdict] in said and "n = 8" in said
+
+
+def test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer():
+    found = R.answer(R.Tables(HOLDS), "pose")
+    assert found["gap"]["value"] == pytest.approx(0.25) and "the head is nearer by 0.250" in R.sentence(found)
+    depth = [{**each, "task": "depth"} for each in HOLDS]                       # there the error is measured
+    found = R.answer(R.Tables(depth), "depth")
+    assert found["gap"]["value"] == pytest.approx(-0.25) and "the head is farther off by 0.250" in R.sentence(found)
+
+
+def test_what_is_not_there_is_not_measured():
+    empty = R.Tables()
+    assert R.answer(empty, "pose")["verdict"] == R.NOT and R.NOT in R.sentence(R.answer(empty, "pose"))
+    assert R.markdown(empty).count(R.NOT) == 3 * 5
+    assert R.trade(empty, "pose") == R.efficiency(empty, "pose") == R.ablation_scores(empty, "pose") == {} and R.together(empty, "pose") == []
+    assert R.NOT in R.trade_table({}) and "pose: nothing was measured." in R.gaps(empty)
+    some = R.gaps(R.Tables(HOLDS))
+    assert any("fewer than 3 trainings" in each for each in some) and any("T2I-Adapter" in each and R.NOT in each for each in some)
+    assert f"pose: ControlNet with 30, 300, 10,000 labels: {R.NOT}." in some and f"pose: our head with 10, 30, 300, 1,000, 10,000 labels: {R.NOT}." in some
+    with pytest.raises(ValueError, match="choose one of"):
+        R.answer(empty, "colour")
+
+
+def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
+    rows, partial = R.whole_arms(HOLDS + arm("adapter", 100, 0.9, pictures=3))
+    assert rows == HOLDS and partial == ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 3 of 8 pictures"]
+
+
+def test_costs_are_those_of_all_parts():
+    tables = R.Tables(arm("controlnet+head", 100, 0.9), training=[cost("head"), cost("head", seed=1, training_seconds=80.0), cost("controlnet", parameters=5000)])
+    found = {each["contestant"]: each for each in R.costs(tables, "pose")}
+    assert found["controlnet+head"] == {"contestant": "controlnet+head", "parameters": 6000, "training_seconds": 130.0, "trainings": 1,
+                                        "seconds": 2.0, "passes": 50.0, "n": 8}
+    assert found["adapter"]["parameters"] is None and found["unguided"]["parameters"] == 0
+    assert "6,000" in R.cost_table(tables, "pose") and R.NOT in R.cost_table(tables, "pose")
+
+
+def test_what_control_costs_is_of_the_same_pictures_for_everybody():
+    spread = [each for strength in (0.5, 1.0) for each in arm("head", 100, 0.5 + 0.2 * strength, 40, strength=strength)]
+    real = [{"look": each["look"], "version": "a"} for each in arm("head", 100, 0, 40)]
+    tables = R.Tables(spread + arm("unguided", 0, 0.1, 40) + arm("controlnet", 100, 0.9, 20), real=real)
+    found = R.trade(tables, "pose")
+    assert list(found) == ["unguided", "head"] and [each["strength"] for each in found["head"]] == [0.5, 1.0]
+    assert found["head"][1]["control"]["value"] == pytest.approx(0.7, abs=2e-3) and found["head"][1]["control"]["n"] == 40
+    assert found["head"][0]["frechet"]["value"] == pytest.approx(0, abs=1e-3)           # the very same looks
+    assert R.trade(R.Tables(spread), "pose")["head"][0]["frechet"] is None
+    figure = plots.trade(found, "PCK", {"whole": "whole puppets", "frechet": "Frechet distance"})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["whole puppets", "Frechet distance"]
+    assert R.trade(R.Tables(arm("unguided", 0, 0.1)), "pose") == {}
+
+
+def test_together_is_compared_with_each_alone():
+    rows = arm("controlnet+head", 100, 0.9) + arm("controlnet", 100, 0.6) + arm("head", 100, 0.8)
+    found = {each["against"]: each["control"]["value"] for each in R.together(R.Tables(rows), "pose")}
+    assert found == {"controlnet": pytest.approx(0.3), "head": pytest.approx(0.1)}
+    assert "+0.300 (+0.300 to +0.300)" in R.together_table(R.together(R.Tables(rows), "pose"))
+
+
+def test_parts_of_the_head_are_scored_and_guided_with():
+    scores = [{"ablation": name, "task": "pose", "labels": 100, "seed": seed, "timestep": t, "score": value + 0.02 * seed, "parameters": 9}
+              for name, value in (("head", 0.9), ("mirrored", 0.8), ("layer0", 0.3)) for seed in (0, 1) for t in (100, 500)]
+    found = R.ablation_scores(R.Tables(ablations=scores), "pose")
+    assert list(found) == ["which layers", "timestep embedding"]
+    assert found["timestep embedding"]["told 999 - t"][0] == {"timestep": 100, "value": pytest.approx(0.81), "low": 0.8, "high": pytest.approx(0.82), "seeds": 2}
+    assert "told 999 - t" in R.ablation_table(found) and len(plots.score_panels(found, "PCK").axes) == 2
+    gone = R.ablation_differences(R.Tables(HEAD + arm("head:mirrored", 100, 0.7)), "pose")
+    assert gone["told 999 - t"]["value"] == pytest.approx(-0.05, abs=1e-5) and gone["told 999 - t"]["n"] == 8
+    axes, = plots.differences(gone, "PCK").axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["told 999 - t"]
+
+
+def test_commands_that_are_named_are_commands():
+    """The commands beside a figure measure its rows and no others."""
+    tables = R.Tables(HOLDS + arm("head", 1000, 0.8, strength=2.0) + arm("head:mirrored", 100, 0.7), training=[cost("head"), cost("mirrored")])
+    named = [*R.commands_of(tables.contest), *R.trained_by(tables.training)]
+    again = set()
+    for line in named:
+        words = shlex.split(line)
+        assert words[:3] == ["python", "-m", "rg_minimal.evidence"]
+        options = commands().parse_args(words[3:])
+        if options.command == "contest":
+            again |= {each for each in C.entries(options.tasks, options.contestants, options.labels, options.seeds, options.strengths)}
+            assert options.pictures == 8
+    assert again == {tuple(each[name] for name in ("contestant", "task", "labels", "seed", "strength")) for each in tables.contest
+                     if ":" not in each["contestant"]}
+    assert any("ablate pose --ablations mirrored" in line for line in named) and any("train pose --kinds head" in line for line in named)
+    assert not any("--kinds mirrored" in line for line in named)
+
+
+def test_a_report_of_a_folder(tmp_path, capsys):
+    write_rows(tmp_path / "contest.csv", HOLDS, C.KINDS_OF)
+    write_rows(tmp_path / "training.csv", [cost("head"), cost("controlnet")], COSTS)
+    tables = R.read_tables(str(tmp_path))
+    assert tables.contest == HOLDS and tables.training[0]["parameters"] == 1000
+    main(["report", "--folder", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert R.sentence(R.answer(tables, "pose")) in printed and "Not tried at all" in printed
+    write_rows(tmp_path / "tune.csv", [row(version="b")], C.KINDS_OF)
+    with pytest.raises(ValueError, match="several models"):
+        R.read_tables(str(tmp_path))
+
+
+def test_numbers_of_labels_in_words():
+    assert [R.amount(value, [10, 1000]) for value in (0, math.inf, 123.4, 9876.0)] == ["10 or fewer", "more than 1,000", "120", "9,900"]
+
+
+@pytest.mark.parametrize("call, says", [
+    (lambda: plots.trade({}, "a", {"whole": "b"}), "at least one contestant"), (lambda: plots.differences({}, "a"), "at least one"),
+    (lambda: plots.score_panels({}, "a"), "at least one part")])
+def test_empty_figures_are_refused(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
