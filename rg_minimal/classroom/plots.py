@@ -643,7 +643,7 @@ def shares(rows: dict, label: Text, apart: Index = 0, inches: Inches | None = No
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(upright(label), fontsize=8)
+    axes.set_xlabel(label, fontsize=8)
     return figure
 
 
