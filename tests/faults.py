@@ -44,6 +44,7 @@ CASES = "puppets/cases.py"
 KEYPOINTS, LABELS, LABEL_FILES, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "label_files.py", "train.py", "hub.py", "reference.py"
 COST, SWEEP, PROCESSES = "cost.py", "sweep.py", "processes.py"
 BASE = "puppets/basemodel.py"
+TRIAL = "evidence/trial.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
 WORLD = "puppets/world.py"
@@ -531,6 +532,25 @@ FAULTS = (
     fault("matches: as near whatever the puppet's size", HEADS, "(error <= a * side[:, None])", "(error <= a * 128)",
           "test_heads.py::test_shifted_features_are_matched_where_they_went"),
 
+    fault("trial: near searches everything", TRIAL, "alike = alike.masked_fill(gap >= reach, -torch.inf)", "alike = alike + 0 * gap",
+          "test_trial.py::test_a_search_finds_what_was_moved_and_stays_near_when_told_to"),
+    fault("trial: a likeness that counts as a distance", TRIAL, "return 1 - torch.stack(apart).mean(0)", "return torch.stack(apart).mean(0)",
+          "test_trial.py::test_likenesses_are_one_for_the_same_and_less_for_anything_else"),
+    fault("drags: the body falls when a foot lifts", "evidence/drags.py", "lift=new.pose.lift + sunk", "lift=new.pose.lift",
+          "test_trial.py::test_the_exact_answer_has_the_joints_at_the_targets_and_everything_else_in_its_place"),
+    fault("drags: answers finer than files keep", "evidence/drags.py", "return {name: in_256_steps(make(case)) for", "return {name: make(case) for",
+          "test_trial.py::test_each_bad_answer_is_bad_in_its_own_way"),
+    fault("report: an interval that is not asked", "evidence/report.py", 'if needed["high"] < at and', 'if needed["value"] >= 0 and',
+          "test_report.py::test_the_claim_is_judged_by_the_interval"),
+    fault("report: an error counts as a gain", "evidence/report.py", """sign = -1 if task == "depth" else 1
+        grids""", """sign = 1
+        grids""", "test_report.py::test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer"),
+    fault("report: unfinished arms count", "evidence/report.py", "if len(part) == most[kind(key)] for row", "for row",
+          "test_report.py::test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named"),
+    fault("evidence: words stay on the CPU", "evidence/baselines.py", ".to(where)).last_hidden_state.cpu()", ").last_hidden_state",
+          "device/test_on_device.py::test_everybody_of_the_evidence_trains_and_is_measured"),
+    fault("batches ahead in another order", BASE, "yield coming.pop(0).result()", "yield coming.pop().result()",
+          "test_basemodel.py::test_batches_drawn_ahead_are_those_drawn_in_turn"),
     fault("EMA swapped", BASE, "zip(*pairs)), 1 - decay)", "zip(*pairs)), decay)", AVERAGE),
     fault("EMA swapped where it is called", BASE,
           "_update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))",

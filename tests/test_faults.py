@@ -16,7 +16,8 @@ def test_each_text_stands_exactly_once_and_is_changed():
 
 def test_each_test_exists():
     tests = {test for each in faults.FAULTS for test in each.tests}
-    named = {path.name: set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M)) for path in HERE.glob("test_*.py")}
+    named = {path.relative_to(HERE).as_posix(): set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M))
+             for path in HERE.rglob("test_*.py")}
     assert [test for test in tests if test.split("::")[1].split("[")[0] not in named[test.split("::")[0]]] == []
 
 
