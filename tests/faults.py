@@ -534,7 +534,7 @@ FAULTS = (
 
     fault("trial: near searches everything", TRIAL, "alike = alike.masked_fill(gap >= reach, -torch.inf)", "alike = alike + 0 * gap",
           "test_trial.py::test_a_search_finds_what_was_moved_and_stays_near_when_told_to"),
-    fault("trial: a likeness that counts as a distance", TRIAL, "return 1 - torch.stack(apart).mean(0)", "return torch.stack(apart).mean(0)",
+    fault("trial: a likeness that counts as a distance", TRIAL, "return 1 - torch.stack(apart).mean(0).cpu()", "return torch.stack(apart).mean(0).cpu()",
           "test_trial.py::test_likenesses_are_one_for_the_same_and_less_for_anything_else"),
     fault("drags: the body falls when a foot lifts", "evidence/drags.py", "lift=new.pose.lift + sunk", "lift=new.pose.lift",
           "test_trial.py::test_the_exact_answer_has_the_joints_at_the_targets_and_everything_else_in_its_place"),

@@ -5,6 +5,7 @@ import torch
 
 from rg_minimal import HeadConfig, Objective, ReadoutHead
 from rg_minimal.classroom import exercises
+from rg_minimal.evidence.statistics import crossing
 from rg_minimal.puppets.heads import heatmaps
 from rg_minimal.puppets.judge import MIRROR
 from rg_minimal.puppets import render, sample_scene, sample_scenes
@@ -80,6 +81,7 @@ def numbers_asked_for():
         "A2.1": (lambda answer: exercises.pck_of_one(answer, truth, truth, 0.1), 1),
         "A2.2": (lambda answer: exercises.standard_error(answer, torch.tensor([0.0, 2.0])), 1.0),
         "A3.1": (lambda answer: exercises.shared_bytes(answer, [truth, truth[0]]), truth.nbytes),
+        "A4.1": (lambda answer: exercises.paired_interval(answer, torch.tensor([0.0, 1.0] * 50), torch.zeros(100)), [0.402, 0.598]),
         "12.1": (lambda answer: exercises.raised_right_hand(answer, before), raised)}
 
 
@@ -532,6 +534,44 @@ def test_fastest_that_fits():
     assert "a function is asked for" in check("least") and "Not done" in check(None)
 
 
+# ---------------------------------------------------------------------------------------------- A4  evidence
+
+def test_paired_interval():
+    rng = torch.Generator().manual_seed(0)
+    theirs = torch.rand(200, generator=rng)
+    ours = theirs + 0.1 + 0.05 * torch.randn(200, generator=rng)
+    check = lambda answer: exercises.paired_interval(answer, ours, theirs)
+    gap, error = ours - theirs, (ours - theirs).std() / 200 ** 0.5
+    drawn = torch.stack([gap[torch.randint(200, (200,), generator=rng)].mean() for _ in range(1000)])
+    ends = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
+    assert check(ends).startswith("Right: 0.") and check(tuple(ends.tolist())).startswith("Right") and "0 lies outside" in check(ends)
+    assert check((gap.mean() - 1.96 * error, gap.mean() + 1.96 * error)).startswith("Right")
+    alone = lambda values: values[torch.randint(200, (200,), generator=rng)].mean()
+    apart = torch.stack([alone(ours) - alone(theirs) for _ in range(1000)])
+    assert "draw pictures once" in check(torch.quantile(apart, torch.tensor([0.025, 0.975])))
+    assert "single pictures" in check(torch.quantile(gap, torch.tensor([0.025, 0.975])))
+    assert "one standard error" in check((gap.mean() - error, gap.mean() + error)) and "ours - theirs is asked" in check(-ends.flip(0))
+    assert "above the upper" in check((1, 0)) and "two numbers" in check(0.1) and "not where 95 %" in check((3, 4)) and "Not done" in check(None)
+
+
+def test_labels_to_match():
+    check = exercises.labels_to_match
+
+    def linear(labels, values, goal):
+        logs = crossing(labels, values, goal)
+        if logs in (0, float("inf")):
+            return logs
+        last = max(i for i, each in enumerate(values) if each < goal)
+        return labels[last] + (goal - values[last]) / (values[last + 1] - values[last]) * (labels[last + 1] - labels[last])
+    assert check(crossing).startswith("Right: ") and "over their logarithm" in check(linear)
+    assert "reached between two" in check(lambda labels, values, goal: next((n for n, value in zip(labels, values) if value >= goal), float("inf")))
+    assert "no number" in check(lambda *told: None) and "raises ZeroDivisionError" in check(lambda *told: 1 / 0)
+    assert "float('inf')" in check(lambda labels, values, goal: min(crossing(labels, values, goal), 1e9))
+    assert "return 0" in check(lambda labels, values, goal: crossing(labels, values, goal) or labels[0])
+    first_way = lambda labels, values, goal: 0 if values[0] >= goal else crossing(labels, values, goal)
+    assert "[0.6, 0.2, 0.6]" in check(first_way) and "a function is asked" in check(3) and "Not done" in check(None)
+
+
 # ---------------------------------------------------------------------------------------------- 12  studio
 
 def test_raised_right_hand():
@@ -600,6 +640,7 @@ def contexts():
         "pck_of_one": ((leg + torch.tensor([[0.0, 1], [9, 9], [0, 30]]), leg, 0.1), 1 / 3),
         "shared_bytes": (([torch.zeros(8), torch.zeros(8)[:2]],), 64),
         "fastest_that_fits": (({"plain": 2.0, "least": 1.0},), lambda needed, card: next((name for name, each in needed.items() if each <= card), "no")),
+        "paired_interval": ((torch.tensor([0.0, 1.0] * 50), torch.zeros(100)), (0.402, 0.598)), "labels_to_match": ((), crossing),
         "standard_error": ((values,), values.std() / 8 ** 0.5), "raised_right_hand": ((before,), raised),
         "unchanged_pictures": (({"a": "1", "b": "2"}, "1"), ["a"])}
 

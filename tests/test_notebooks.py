@@ -46,6 +46,7 @@ OTHER = {
                                     sample_steps=2),
     "A2_how_the_numbers_are_measured": dict(count=1, steps=4, a=0.05, covered="right_ankle"),
     "A3_cost": dict(size=64, repeats=1, true_pixels=256),
+    "A4_evidence": dict(labels=4, train_steps=2, batch=2, cases=2, seed=1, shown=1),
 }
 WRONG = {
     "00_start_here": dict(left_arm=270, count="four", head_folder="data/heads/poses", prompt=" ", steps=1.5, step_size=float("nan"), picture=3),
@@ -65,6 +66,7 @@ WRONG = {
                                     start_from=3, export=["out"], save_every=0, seed=-1, pictures="8"),
     "A2_how_the_numbers_are_measured": dict(a=2, covered="nose"),
     "A3_cost": dict(size=16, repeats=0, true_size="sd16"),
+    "A4_evidence": dict(labels=0, cases=1, seed=10, shown=7),
 }
 each_notebook = pytest.mark.parametrize("name", COURSE)
 

@@ -13,6 +13,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from ..evidence.statistics import crossing
 from ..puppets.heads import heatmaps, score_head
 from ..puppets.judge import MIRROR
 from ..puppets.world import JOINTS, Limb, Pose, Puppet, Scene, render, sample_scenes, skeleton
@@ -1013,3 +1014,68 @@ def fastest_that_fits(answer, needed: dict[str, float]) -> str:
             return f"Not yet: on a card of {card:g} GB {said!r} fits, but {right!r} does, too, and is faster."
         return f"Not yet: on a card of {card:g} GB it says {said!r}; {right!r} is the fastest that fits."
     return f"Right: {', '.join(f'{name} from {each:g} GB on' for name, each in needed.items())}."
+
+
+# ---------------------------------------------------------------------------------------------- A4  evidence
+
+
+def paired_interval(answer, ours: Tensor, theirs: Tensor) -> str:
+    """The 95 % interval of the mean of `ours` - `theirs`, (N,) each, of the same pictures: (low, high), from drawing pictures again."""
+    if answer is None:
+        return "Not done yet: set my_interval to (low, high)."
+    ends = _as_tensor(answer)
+    if ends is None or ends.numel() != 2:
+        return f"Not yet: my_interval is a {type(answer).__name__}, and two numbers, (low, high), are asked for."
+    low, high = (float(each) for each in ends.flatten())
+    if low > high:
+        return f"Not yet: the lower end, {low:.3f}, is above the upper one, {high:.3f}."
+    gap = (ours - theirs).double()
+    error = gap.std(correction=0).item() / len(gap) ** 0.5
+    near = lambda middle, half: abs((low + high) / 2 - middle) < 0.3 * half and abs((high - low) / 2 - half) < 0.2 * half
+    mean, half = gap.mean().item(), 1.96 * error
+    if near(mean, half):
+        return f"Right: {mean:.3f} ({low:.3f} to {high:.3f}), n = {len(gap)}; {'0 lies outside' if low * high > 0 else '0 lies within'}."
+    apart = 1.96 * (ours.double().var(correction=0) + theirs.double().var(correction=0)).sqrt().item() / len(gap) ** 0.5
+    mistakes = {
+        "the two are drawn one without the other; draw pictures once, and take both numbers of each.": (mean, apart),
+        "this is how far single pictures spread; take the mean of each draw first.": (mean, 1.96 * gap.std(correction=0).item()),
+        "this is one standard error to each side; 95 % are nearly two.": (mean, error),
+        "you have theirs - ours; ours - theirs is asked for.": (-mean, half)}
+    for mistake, (middle, width) in mistakes.items():
+        if near(middle, width):
+            return f"Not yet: {mistake}"
+    return f"Not yet: {low:.3f} to {high:.3f} is not where 95 % of the means of drawn pictures lie, about {mean:.3f}."
+
+
+def labels_to_match(answer) -> str:
+    """A function (labels, values, goal) -> the number of labels from which values, the larger the better, are at `goal`: on a line over
+    the logarithm of labels, infinity where none is, 0 where the first is; a curve that falls back counts from its last way up."""
+    if answer is None:
+        return "Not done yet: set my_labels to a function of labels, values and the goal."
+    if not callable(answer):
+        return f"Not yet: my_labels is a {type(answer).__name__}, and a function is asked for."
+    cases = [([10, 100, 1000], [0.2, 0.4, 0.8], 0.6), ([10, 100], [0.1, 0.2], 0.5), ([10, 100], [0.6, 0.7], 0.5),
+             ([10, 100, 1000], [0.6, 0.2, 0.6], 0.4), ([30, 300], [0.0, 1.0], 1.0)]
+    for labels, values, goal in cases:
+        right, told = crossing(labels, values, goal), f"with {labels} labels, values {values} and the goal {goal:g}"
+        try:
+            given = answer(list(labels), list(values), goal)
+            said = float("inf") if isinstance(given, float) and given == float("inf") else _number(given)
+        except Exception as error:
+            return f"Not yet: {told} it raises {type(error).__name__}: {error}"
+        if said is None:
+            return f"Not yet: {told} it returns no number."
+        if said == right or abs(said - right) < 0.01 * right < float("inf"):
+            continue
+        if right == float("inf"):
+            return f"Not yet: {told} it says {said:g}, but no number of labels that was measured is enough: return float('inf')."
+        if right == 0:
+            return f"Not yet: {told} it says {said:g}, but the fewest are enough already: return 0."
+        last = max(i for i, each in enumerate(values) if each < goal)
+        share = (goal - values[last]) / (values[last + 1] - values[last])
+        if abs(said - (labels[last] + share * (labels[last + 1] - labels[last]))) < 0.01 * right:
+            return f"Not yet: {told} it says {said:g}: that is on a line over labels; take one over their logarithm."
+        if said in labels:
+            return f"Not yet: {told} it says {said:g}, a number that was measured; the goal is reached between two of them."
+        return f"Not yet: {told} it says {said:g}, not {right:.4g}."
+    return "Right: between the two numbers of labels on a line over their logarithm, and open where nothing that was measured is enough."

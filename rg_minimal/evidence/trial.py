@@ -90,12 +90,13 @@ def ssim(one: Tensor, other: Tensor, side: int = 7) -> Tensor:
 def likeness(vae, one: Tensor, other: Tensor) -> Tensor:
     """1 - the distance of pictures (B, 3, H, W) by LPIPS's formula (Zhang et al. 2018), but not by its networks, which have
     to be fetched: features of the frozen autoencoder's encoder, all weights equal, nothing fitted to what people see. (B,)"""
-    hidden, apart = [vae.encoder.conv_in(each * 2 - 1) for each in (one, other)], []
+    there = next(vae.parameters())                                      # its device and number format
+    hidden, apart = [vae.encoder.conv_in(each.to(there) * 2 - 1) for each in (one, other)], []
     for block in vae.encoder.down_blocks:
         hidden = [block(each) for each in hidden]
-        a, b = (F.normalize(each, dim=1) for each in hidden)
+        a, b = (F.normalize(each.float(), dim=1) for each in hidden)
         apart.append((a - b).square().sum(1).mean((1, 2)))
-    return 1 - torch.stack(apart).mean(0)
+    return 1 - torch.stack(apart).mean(0).cpu()
 
 
 def best_layer(pipe, count: int = 32) -> int:

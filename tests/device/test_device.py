@@ -8,7 +8,7 @@ import torch
 from run_notebook import run
 from test_notebooks import SOLUTIONS
 
-NO_MODEL = {"00_start_here", "11_larger_models", "A1_train_the_base_model", "A2_how_the_numbers_are_measured", "A3_cost"}
+NO_MODEL = {"00_start_here", "11_larger_models", "A1_train_the_base_model", "A2_how_the_numbers_are_measured", "A3_cost", "A4_evidence"}
 
 
 @pytest.mark.parametrize("name", [name for name in SOLUTIONS if name not in NO_MODEL])
