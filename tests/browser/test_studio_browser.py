@@ -80,6 +80,15 @@ def wait_for(port, server, log):
     raise AssertionError(f"the server does not answer: {log.read_text()[-2000:]}")
 
 
+PIXELS = """async (image) => {
+  await image.decode().catch(() => null);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  if (canvas.width) canvas.getContext("2d").drawImage(image, 0, 0);
+  return canvas.toDataURL();
+}"""
+
+
 class Page:
     """The studio in a page."""
 
@@ -150,8 +159,14 @@ class Page:
         return self.studio.locator(".rg-stage .status").inner_text()
 
     def after(self):
-        """The picture with guidance, as it is on the screen."""
-        return self.studio.locator(".rg-stage figure").nth(1).locator("img").screenshot()
+        """The picture with guidance, as it is on the screen, as a data URL. It is read in one go: a draft that comes meanwhile
+        may put another element in its place, and a screenshot of the one before would fail."""
+        image = self.studio.locator(".rg-stage figure").nth(1).locator("img")
+        for _ in range(100):
+            if len(seen := image.evaluate(PIXELS)) > 100:
+                return seen
+            self.page.wait_for_timeout(100)
+        raise AssertionError("the picture is not on the screen")
 
     def exported(self, folder):
         (folder / "studio.yaml").unlink(missing_ok=True)
