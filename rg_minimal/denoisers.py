@@ -15,16 +15,18 @@ import inspect
 import threading
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers import DDIMScheduler, FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from . import autoencoders
-from .checks import describe, finite, rows
+from .checks import Count, checked, describe, finite, rows
 from .conditioning import Conditioning, encode_prompt, lacking
 from .undo import frozen, undone
 
@@ -37,13 +39,19 @@ class Denoiser:
     """A diffusers pipeline as the method sees it. Made by `denoiser(pipe)` for each call; it keeps nothing of its own.
 
     `layers` are the modules whose outputs are read, `channels` their C_l. Latents are (B, C, h, w) everywhere.
+    `pipe.read_layers = 3` has the first three of them read only: for heads that were made with it, which read less and, with
+    `stop_early`, have the pass with gradient end behind the third.
     """
     needs: tuple[str, ...] = ()         # what `Conditioning.added` must hold
     in_model_guidance = False           # True where the guidance scale is an input of the network: one branch only
 
     def __init__(self, pipe, network):
         self.pipe, self.network, self.config = pipe, network, network.config
-        self.names, self.layers = zip(*self.find_layers())
+        found = self.find_layers()
+        asked = getattr(pipe, "read_layers", None)
+        count = len(found) if asked is None else checked("pipe.read_layers", asked, Annotated[Count, Field(le=len(found))])
+        self.names, self._all = zip(*found)
+        self.layers, self.names, self.unread = self._all[:count], self.names[:count], self.names[count:]
 
     # ---- what is read --------------------------------------------------------------------------------------------------
 
@@ -76,10 +84,20 @@ class Denoiser:
     def check_head(self, config) -> None:
         """ValueError where a head's config names other layers, or another embedding, than this denoiser has."""
         if (config.layer_channels, config.embedding_channels) != (self.channels, self.embedding_channels):
+            self._check_read_layers(config)
             raise ValueError(
                 f"this {config.property or 'readout'} head reads layers {config.layer_channels} and an embedding of "
                 f"{config.embedding_channels}, but the denoiser has {self.channels} and {self.embedding_channels}; load a head "
                 f"trained on this model (the head's: {config.base_model!r})")
+
+    def _check_read_layers(self, config) -> None:
+        """ValueError where the head fits this denoiser, but for the number of layers that are read."""
+        whole, count = copy.copy(self), len(config.layer_channels)
+        whole.layers = self._all
+        if count != len(self.layers) and (config.layer_channels, config.embedding_channels) == (whole.channels[:count], self.embedding_channels):
+            raise ValueError(f"this {config.property or 'readout'} head reads the first {count} layers, but {len(self.layers)} of "
+                             f"{len(self._all)} are read; set pipe.read_layers = {count if count < len(self._all) else None}, or load a head "
+                             "that was made with as many")
 
     @contextmanager
     def frozen(self):
@@ -223,7 +241,8 @@ class Denoiser:
                 raise _AllRead
         hooks = []
         with undone(lambda: [hook.remove() for hook in hooks]):
-            hooks.append(self.behind.register_forward_pre_hook(stop))
+            first = self.network.get_submodule(self.unread[0]) if self.unread else self.behind
+            hooks.append(first.register_forward_pre_hook(stop))
             try:
                 return run()
             except _AllRead:
@@ -235,7 +254,7 @@ class Denoiser:
 
     @property
     def behind(self) -> nn.Module:
-        """The first module that runs after the last layer that is read."""
+        """The first module that runs after the last layer."""
         return self.network.norm_out
 
     @property
@@ -326,7 +345,7 @@ class UNet(Denoiser):
         height, width = (each or own for each, own in zip((height, width), self.latent_shape()[1:]))
         last = len(self.network.up_blocks) - 1
         return [(-(-height // 2 ** (last - i)), -(-width // 2 ** (last - i)))
-                for i, block in enumerate(self.network.up_blocks) for _ in block.resnets]
+                for i, block in enumerate(self.network.up_blocks) for _ in block.resnets][:len(self.layers)]
 
     def feature_map(self, output, latents):
         return output

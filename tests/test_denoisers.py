@@ -464,3 +464,56 @@ def test_a_guided_step_does_not_ask_for_the_number_format_once_a_weight(monkeypa
     objective = pose_objective(new_head(pipe, "pose"), torch.full((14, 2), 64.0))
     list(guided_sample(pipe, "a puppet", [objective], num_inference_steps=2, generator=torch.Generator().manual_seed(0)))
     assert 0 < len(asked) < 40, len(asked)
+
+
+# ---- fewer layers ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["SD 1.5", "SDXL, deep", "SD3", "FLUX"])
+def test_with_read_layers_the_rest_of_the_network_is_neither_read_nor_run_with_gradient(kind):
+    """A head of the first layers: its readout is that of a whole one whose other layers do not count, the gradient is the same
+    whether the pass runs on or not, and what comes behind runs without gradient only."""
+    pipe = KINDS[kind]()
+    whole = make_head(pipe)
+    pipe.read_layers = len(denoiser(pipe).layers) - 1
+    model, head = denoiser(pipe), make_head(pipe)
+    assert len(model.layers) == len(model.names) == len(model.sizes()) == len(head.config.layer_channels) == pipe.read_layers
+    head.load_state_dict({name: value[:pipe.read_layers] if name == "mixing_weights" else value for name, value in whole.state_dict().items()
+                          if f"bottleneck_layers.{pipe.read_layers}." not in name})
+    target, ran, found = torch.zeros(1, 2, 4, 4), [], {}
+    model.network.get_submodule(model.unread[0]).register_forward_hook(lambda *_: ran.append(torch.is_grad_enabled()))
+
+    def guided(objective):
+        ran.clear()
+        return ours(pipe, [objective], step_size=0.1)[-1].latents
+
+    objective = rg.SpatialObjective(head=head, target=target)
+    for pipe.stop_early in (False, True):
+        found[pipe.stop_early] = guided(objective)
+        assert any(ran) is not pipe.stop_early and not all(ran)
+    assert torch.equal(found[False], found[True]) and not torch.equal(found[False], ours(pipe)[-1].latents)
+    del pipe.read_layers
+    pipe.stop_early = False
+    with torch.no_grad():
+        whole.mixing_weights[-1] = -60.0
+    torch.testing.assert_close(guided(rg.SpatialObjective(head=whole, target=target)), found[False])
+
+
+def test_a_head_and_read_layers_that_differ_are_refused_with_the_remedy(pipes):
+    pipe = tiny.tiny_pipe()
+    count = len(denoiser(pipe).layers)
+    whole = make_head(pipe)
+    pipe.read_layers = count - 1
+    short = make_head(pipe)
+    with pytest.raises(ValueError, match=f"reads the first {count} layers, but {count - 1} of {count} are read; set pipe.read_layers = None"):
+        ours(pipe, [rg.SpatialObjective(head=whole, target=torch.zeros(1, 2, 4, 4))])
+    pipe.read_layers = None
+    with pytest.raises(ValueError, match=f"reads the first {count - 1} layers, .* set pipe.read_layers = {count - 1}, or load a head"):
+        ours(pipe, [rg.SpatialObjective(head=short, target=torch.zeros(1, 2, 4, 4))])
+
+
+@pytest.mark.parametrize("count", [0, -1, 99, 1.5, True, "two"])
+def test_read_layers_that_are_no_number_of_layers_are_refused(count):
+    pipe = tiny.tiny_pipe()
+    pipe.read_layers = count
+    with pytest.raises(ValueError, match="pipe.read_layers"):
+        denoiser(pipe)
