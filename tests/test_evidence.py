@@ -7,7 +7,7 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
-from rg_minimal.evidence import ablations as A, baselines as B, contest as C, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
@@ -163,9 +163,9 @@ def test_all_contestants_are_given_the_same(pipe, monkeypatch, tmp_path):
     monkeypatch.setattr(C, "sample", guided), monkeypatch.setattr(C, "sample_baseline", baseline)
     monkeypatch.setattr(C.Cases, "objective", lambda *arguments, **settings: None)
     cases = C.make_cases(pipe, "pose", S.TEST.first, 1)
-    for contestant in C.CONTESTANTS.values():
-        contestant.make(pipe, cases, (None, None), 1.0)
-    assert len(seen) == len(C.CONTESTANTS) == 8
+    for name, contestant in C.CONTESTANTS.items():                          # those that look into what was trained: without it
+        contestant.make(pipe, cases, (None, None), 0.0 if name in ("loop", "predictor") else 1.0)
+    assert len(seen) == len(C.CONTESTANTS) == 10
     assert all(torch.equal(a, seen[0][0]) and torch.equal(b, cases.latents) and steps == C.STEPS for a, b,
                steps in seen)
 
@@ -221,6 +221,120 @@ def test_rivals_read_what_a_head_reads_and_come_back_from_disk(pipe, tmp_path):
                            step_size=0.2,
                            generator=torch.Generator().manual_seed(0))[0] for head in (None, made, again)]
         assert torch.equal(pictures[1], pictures[2]) and (pictures[1] - pictures[0]).abs().max() > 1e-3, make
+
+
+# ---- ideas beyond the paper ------------------------------------------------------------------------------------------
+
+def test_a_closed_loop_moves_a_picture_by_its_own_error_and_ends(pipe):
+    head, errors = new_head(pipe, "pose"), [[4.0, 1.0], [1.0, 1.0], [0.04, 4.0], [0.16, 0.04]]
+    asked = iter(errors)
+    loop = I.ClosedLoop(head=head, inner=lambda reading: torch.tensor(next(asked)), goal=0.2, stop=1.0)
+    gradient, found = torch.ones(2, 4, 2, 2), []
+    for step in range(4):
+        assert loop.strength(step, 5) == 1.0
+        loop(None)
+        found.append(loop.rule([gradient])[:, 0, 0, 0].tolist())
+    half = (0.5 - 0.2) / 0.8
+    assert found[0] == [1, 1] and found[1] == pytest.approx([half, 1])              # the root of a quarter of the first error
+    assert found[2] == pytest.approx([0, 1])                                        # a larger error than before is the new measure
+    assert found[3] == pytest.approx([0, 0], abs=1e-6) and loop.strength(4, 5) == 0.0
+    for changes in ({"goal": 1.0}, {"goal": -0.1}, {"inner": None}):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            I.ClosedLoop(head=head, inner=changes.pop("inner", len), **changes)
+
+
+def test_a_closed_loop_of_a_whole_contest_guides_and_saves_passes(pipe, monkeypatch):
+    monkeypatch.setattr(C, "STEPS", 5)
+    cases, head = C.make_cases(pipe, "pose", S.TUNE.first, 1), new_head(pipe, "pose")
+    plain, loop, open_end = (C.CONTESTANTS[name].make(pipe, cases, head, 1.0, **settings) for name, settings in (
+        ("unguided", {}), ("loop", {"goal": 0.0}), ("loop", {"goal": 0.999})))
+    passes = []
+    for goal in (0.0, 0.999):
+        with C.counted(pipe) as count:
+            C.CONTESTANTS["loop"].make(pipe, cases, head, 1.0, goal=goal)
+        passes.append(count.count)
+    assert not torch.equal(plain, loop) and not torch.equal(loop, open_end) and passes[1] < passes[0]
+
+
+def test_a_predicted_direction_is_the_gradient_and_a_pass_is_spared(pipe):
+    predictor, head = I.Predictor(new_head(pipe, "pose").config).eval(), new_head(pipe, "pose")
+    joints = world.render(world.sample_scene(3)).joints
+    reading, gradient, target = I._true_gradient(pipe, head, "pose", torch.zeros(1, 4, 32, 32), torch.ones(1, 4, 32, 32), 600, joints,
+                                                 ["a puppet"])
+    assert gradient.abs().max() > 0 and not any(each.requires_grad for each in (*reading.features, reading.output, reading.latents))
+    aim = I.PredictedDirection(head=head, predictor=predictor, target=target)
+    away = I.direction(predictor, reading, head, target)
+    latents = reading.latents.clone().requires_grad_()
+    found, = torch.autograd.grad(aim(replace(reading, latents=latents, _readouts={})).sum(), latents)
+    torch.testing.assert_close(found, away.detach())
+    cases, counts = C.make_cases(pipe, "pose", S.TUNE.first, 1), []
+    for strength in (0.0, 1.0):
+        with torch.no_grad(), C.counted(pipe) as count:
+            picture = C.CONTESTANTS["predictor"].make(pipe, cases, (predictor, head), strength)
+        counts.append((count.count, picture))
+    guided = C.STEPS // 2                       # of them each has one pass that counts twice, since it may have a way back
+    assert counts[1][0] == counts[0][0] + guided and not torch.equal(counts[0][1], counts[1][1])
+
+
+@pytest.mark.filterwarnings("ignore:the model does not know")
+def test_a_killed_training_of_a_predictor_goes_on_with_the_same_bits(tiny, tmp_path):
+    for name in ("whole", "killed"):
+        list(B.train_readout("depth", 4, 0, tmp_path / name, tiny, steps=1))
+    train = lambda name: I.train_predictor("depth", 4, 0, tmp_path / name, tiny, steps=60, batch=2)
+    list(train("whole"))
+    run = train("killed")
+    assert [next(run).step for _ in range(53)][-1] == 53
+    run.close()
+    assert [state.step for state in train("killed")] == list(range(51, 61)) and not list(train("killed"))
+    whole, killed = (R.load_rival(tmp_path / name / "predictor-depth-4-0").state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+@pytest.mark.filterwarnings("ignore:the model does not know")
+def test_a_predictor_learns_the_direction_of_gradients(tiny, tmp_path):
+    list(B.train_readout("depth", 4, 0, tmp_path, tiny, steps=1))
+    losses = [state.loss for state in I.train_predictor("depth", 4, 0, tmp_path, tiny, steps=60, batch=4)]
+    assert sum(losses[-10:]) < sum(losses[:10]) - 0.5
+
+
+def test_a_predictor_needs_a_head_to_learn_from(tiny, tmp_path):
+    with pytest.raises(ValueError, match="no finished head to learn from; train it first: .* train pose --kinds head --labels 4 --seeds 1"):
+        next(I.train_predictor("pose", 4, 1, tmp_path, tiny))
+    with pytest.raises(ValueError, match="task"):
+        I.train_predictor("colour", 4)
+
+
+def test_a_share_of_a_head_of_several_tasks_reads_what_the_head_says_of_it(pipe):
+    head = new_head(pipe, A.SEVERAL)
+    reading = read_picture(pipe, None, 300, latents=torch.ones(1, 4, 32, 32))
+    whole, first = reading(head), 0
+    for task in B.TASKS:
+        part = A.part_of(head, task)
+        own = new_head(pipe, task).config
+        assert (part.config.out_channels, part.config.activation, part.config.extra) == (own.out_channels, own.activation, own.extra)
+        said = whole[:, first:first + own.out_channels]
+        torch.testing.assert_close(reading(part), said.tanh() if own.activation == "tanh" else said)
+        first += own.out_channels
+    assert first == whole.shape[1]
+
+
+@pytest.mark.parametrize("name", ["short3", "several"])
+def test_a_cheaper_head_is_trained_scored_and_guides(pipe, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(A, "CHECKED", 2), monkeypatch.setattr(C, "STEPS", 2)
+    states = list(A.train_ablation(name, "pose", 2, 0, tmp_path, pipe, steps=2, batch=2))
+    assert [state.step for state in states] == [1, 2] and not list(A.train_ablation(name, "pose", 2, 0, tmp_path, pipe))
+    head = C.load_parts(f"head:{name}", "pose", 2, 0, pipe, tmp_path)
+    assert len(head.config.layer_channels) == (3 if name == "short3" else 6) and head.config.out_channels == 14
+    assert list(A.score_ablations(pipe, [name], ["pose"], [2], [0], tmp_path / "scores.csv", tmp_path, (300,))) == [(1, 1)]
+    cases, later = C.make_cases(pipe, "pose", S.TUNE.first, 1), []
+    hook = pipe.unet.up_blocks[-1].resnets[-1].register_forward_hook(lambda *_: later.append(torch.is_grad_enabled()))
+    made = [C.measure(pipe, load_judge(), f"head:{name}", head, cases, strength, {})[0] for strength in (0.0, 1.0)]
+    hook.remove()
+    assert any(later) is (name == "several") and made[0]["look"] == made[1]["look"] == ""
+    assert getattr(pipe, "read_layers", None) is None and not pipe.stop_early
+    if name == "several":                       # trained once for all three
+        assert not list(A.train_ablation(name, "depth", 2, 0, tmp_path, pipe))
+        assert C.load_parts("head:several", "depth", 2, 0, pipe, tmp_path).config.out_channels == 1
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------

@@ -76,6 +76,18 @@ def test_costs_are_those_of_all_parts():
     assert "6,000" in R.cost_table(tables, "pose") and R.NOT in R.cost_table(tables, "pose")
 
 
+def test_ideas_are_compared_with_the_head_in_pairs_and_by_what_they_cost():
+    rows = (arm("head", 100, 0.75) + arm("loop", 100, 0.8, seconds=1.0, passes=75.0) + arm("head:short3", 100, 0.7, seed=1)
+            + arm("predictor", 10, 0.9) + arm("controlnet", 100, 0.5))
+    found = R.ideas(R.Tables(rows), "pose")
+    assert [each["pair"] for each in found] == ["loop"]                         # the others have no head of their training beside them
+    assert found[0]["control"]["value"] == pytest.approx(0.05, abs=1e-5) and (found[0]["time"], found[0]["passes"]) == (0.5, 1.5)
+    assert "closed loop less our head" in R.idea_table(found) and "0.50" in R.idea_table(found) and R.NOT in R.idea_table([])
+    assert "closed loop" not in R.efficiency(R.Tables(rows), "pose") and "ControlNet" in R.efficiency(R.Tables(rows), "pose")
+    untried = R.gaps(R.Tables(rows))[-1]
+    assert untried == "Not tried at all: one head of several tasks, drags without the anti-ghosting term."
+
+
 def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     spread = [each for strength in (0.5, 1.0) for each in arm("head", 100, 0.5 + 0.2 * strength, 40, strength=strength)]
     real = [{"look": each["look"], "version": "a"} for each in arm("head", 100, 0, 40)]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rg_minimal import load_head, load_pipeline
 from rg_minimal.classroom import plots
-from rg_minimal.evidence import drags as D, seeds, trial as T
+from rg_minimal.evidence import drags as D, report, seeds, trial as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.puppets import world
 from rg_minimal.puppets.judge import load_judge
@@ -108,6 +108,30 @@ def test_a_trial_goes_on_and_comes_to_a_verdict(metrics, tmp_path):
     T.write_rows(table, changed, T.KINDS_OF)
     with pytest.raises(ValueError, match="another model"):
         next(T.run(metrics, table, 3))
+
+
+def test_drags_with_each_anti_ghosting_term_go_on_and_are_compared_in_pairs(metrics, cases, tmp_path, monkeypatch):
+    asked, table = [], tmp_path / "ghosting.csv"
+
+    def drag(pipe, correspondence, pose, case, steps, anti_ghosting):
+        asked.append((case.drag.seed, anti_ghosting))
+        return D.answers(case)["exact" if anti_ghosting == T.USUAL else "nothing"]
+    monkeypatch.setattr(T, "real_drag", drag)
+    run = T.run_ghosting(metrics, table, None, 2, (0.0, 0.3))
+    assert next(run) == (1, 2)
+    run.close()
+    assert list(T.run_ghosting(metrics, table, None, 2, (0.0, 0.3))) == [(1, 2), (2, 2)]
+    assert asked == [(case.drag.seed, term) for case in cases[:2] for term in (0.0, 0.3)]
+    rows = T.read_table(table)
+    assert [row["answer"] for row in rows] == ["anti-ghosting 0", "anti-ghosting 0.3"] * 2
+    assert json.loads(rows[0]["settings"])["anti_ghosting"] == 0
+    found = report.ghosting(report.Tables(ghosting=rows))
+    more = [a["judge"] - b["judge"] for a, b in zip(rows[::2], rows[1::2])]
+    assert list(found) == ["anti-ghosting 0"] and found["anti-ghosting 0"]["judge"]["value"] == pytest.approx(sum(more) / 2, rel=1e-4)
+    assert found["anti-ghosting 0"]["judge"]["value"] > 5 and "anti-ghosting 0 " in report.ghost_table(found)
+    for terms in ((), (-1.0,)):
+        with pytest.raises(ValueError, match="terms"):
+            T.run_ghosting(metrics, table, None, 2, terms)
 
 
 @pytest.mark.slow

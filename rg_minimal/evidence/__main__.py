@@ -7,6 +7,7 @@
     ablate pose --labels 100                     heads without one of the paper's parts
     all --labels 100 1000                        everything, in that order
     trial --drags 16                             metrics of drags on answers of known quality, into .../trial.csv
+    ghosting                                     our drags with and without the anti-ghosting term, into .../ghosting.csv
     cases out/drags                              the drags and their exact answers as files
     score out/mine --name mine                   anybody's answers to them, 000.png, 001.png, ..., into out/scores.csv
     report                                       what the tables say
@@ -16,13 +17,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablations as A, baselines as B, contest as C, drags as D, report, rivals as R, seeds, trial as T
+from . import ablations as A, baselines as B, contest as C, drags as D, ideas as I, report, rivals as R, seeds, trial as T
 from ..checks import Count, Index, NonNegative, checked, one_sentence, option
 from ..pipelines import load_head, load_pipeline
 from ..puppets.front import write_rows
 from ..puppets.judge import load_judge
 
-TRAINED = ("head", *B.KINDS, "linear", "detector")
+TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
 COSTS = ("contestant", "task", "labels", "seed", "parameters", "training_seconds", "device", "steps")
 
 
@@ -31,7 +32,7 @@ def training(kind, task, labels, seed, runs, pipe, steps=None):
     changes = {} if steps is None else {"steps": steps}
     if kind in B.KINDS:
         return B.train_baseline(B.BaselineRecipe(kind, task, labels, seed, runs=runs, **changes), pipe)
-    make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector}[kind]
+    make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector, "predictor": I.train_predictor}[kind]
     return make(task, labels, seed, runs, pipe, **changes)
 
 
@@ -134,6 +135,15 @@ def try_metrics(options) -> None:
     print(T.said(T.read_table(path)))
 
 
+def ghosting(options) -> None:
+    """Drag with each anti-ghosting term, and say what it changes."""
+    pipe, judge = load_pipeline(), load_judge()
+    metrics = T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+    path = table(options, "ghosting")
+    count(T.run_ghosting(metrics, path, load_head("data/heads/pose", pipe), options.pictures))
+    print(report.ghost_table(report.ghosting(report.Tables(ghosting=T.read_table(path)))))
+
+
 def write_cases(options) -> None:
     print(f"{D.write_cases(options.folder_of_cases, options.pictures)}: {options.pictures} drags")
 
@@ -183,15 +193,18 @@ def commands() -> argparse.ArgumentParser:
         part.add_argument("--folder", default=C.FOLDER, help="folder of the tables")
         part.set_defaults(run=run)
     own = {"trial": (try_metrics, "metrics of drags on answers of known quality"),
+           "ghosting": (ghosting, "our drags with and without the anti-ghosting term"),
            "cases": (write_cases, "the drags and their exact answers as files"),
            "score": (score, "score anybody's answers to these drags")}
     for name, (run, said) in own.items():
         part = parts.add_parser(name, help=said, description=said)
-        part.add_argument("--pictures", type=option(Count), default=64, help="cases, the first ones")
+        part.add_argument("--pictures", type=option(Count), default=16 if name == "ghosting" else 64, help="cases, the first ones")
         part.set_defaults(run=run, tasks=())
         if name == "trial":
             part.add_argument("--drags", type=option(Index), default=0, help="cases that our own recipe answers, too")
             part.add_argument("--seed", type=option(Index), default=0, help="of the noise that features are read with")
+            part.add_argument("--folder", default=C.FOLDER, help="folder of the table")
+        elif name == "ghosting":
             part.add_argument("--folder", default=C.FOLDER, help="folder of the table")
         elif name == "cases":
             part.add_argument("folder_of_cases", metavar="folder", help="a folder that gets pictures and cases.json")

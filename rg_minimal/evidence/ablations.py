@@ -1,4 +1,6 @@
 """Heads that lack a part of the paper's, or have it otherwise: trained as the others are, on the same labelled pictures.
+Two of them are ideas to make heads cheaper: `several`, one head with the outputs of three, and `short3`, which reads the first
+three decoder layers and lets the guided pass end behind them.
 
     python -m rg_minimal.evidence ablate pose --labels 100        # trains, scores (ablations.csv), lets each guide (contest.csv)
 """
@@ -11,8 +13,10 @@ from typing import Callable, Iterator
 import torch
 
 from . import seeds
-from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
+from . import baselines as B
+from .baselines import CHECKED, RUNS, folder_of, labelled, listening, train_readout
 from ..denoisers import denoiser
+from ..files import read_json, write_json
 from ..keypoints import heatmaps
 from ..puppets.front import read_rows, write_rows
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_head
@@ -68,13 +72,61 @@ def _plain(task: Task) -> Task:
     return replace(task, loss=losses.get(task.name, task.loss))
 
 
+# ---------------------------------------------------------------------------------------------- one head of several tasks
+
+def _shares() -> dict[str, slice]:
+    """Which channels of a head of several tasks are whose."""
+    found, first = {}, 0
+    for name in B.TASKS:
+        found[name], first = slice(first, first + TASKS[name].out_channels), first + TASKS[name].out_channels
+    return found
+
+
+def _several_loss(readout, joints, visible, *maps):
+    """The sum of the three tasks' own losses, each of its channels, which end as its own head does."""
+    truth = {"pose": (joints, visible), **{name: (each,) for name, each in zip(B.TASKS[1:], maps)}}
+    parts = {name: readout[:, share] for name, share in _shares().items()}
+    return sum(TASKS[name].loss(part.tanh() if TASKS[name].activation == "tanh" else part, *truth[name])
+               for name, part in parts.items())
+
+
+SEVERAL = replace(TASKS["pose"], name="several", loss=_several_loss, extra={},
+                  out_channels=sum(TASKS[name].out_channels for name in B.TASKS))
+
+
+def part_of(head: ReadoutHead, task: str) -> ReadoutHead:
+    """A task's share of a head of several, as a head of its own: the same aggregation, the last convolution's rows of this
+    task."""
+    own, share, weights = TASKS[task], _shares()[task], dict(head.state_dict())
+    for name in ("output_head.4.weight", "output_head.4.bias"):
+        weights[name] = weights[name][share].clone()
+    config = replace(head.config, out_channels=own.out_channels, activation=own.activation, property=task, extra=dict(own.extra))
+    return ReadoutHead.from_tensors(config, weights, "a head of several tasks")
+
+
+def train_several(task: str, labels: int, seed: int, runs, pipe, **changes) -> Iterator[TrainingState]:
+    """Train one head for all three tasks, once, and leave the share of this one in a folder of its own. Its seconds are those
+    of the training for all."""
+    whole, folder = (folder_of("several", name, labels, seed, runs) for name in ("several", task))
+    yield from train_readout(SEVERAL, labels, seed, runs, pipe, name="several", **changes)
+    if not (folder / "training.json").exists():
+        head = part_of(load_head(str(whole)), task)
+        head.save_pretrained(folder)
+        told = read_json(whole / "training.json")
+        write_json(folder / "training.json", told | {"recipe": told["recipe"] | {"task": task},
+                                                     "parameters": sum(each.numel() for each in head.parameters())})
+
+
 @dataclass(frozen=True)
 class Ablation:
-    """What is otherwise: how the head is made, the task, the settings of `train_task`."""
+    """What is otherwise: how the head is made, the task, the settings of `train_task`, how many layers are read (None: all), or
+    the whole training."""
     head: Callable = new_head
     task: Callable[[Task], Task] = lambda task: task
     settings: dict = field(default_factory=dict)
     tasks: tuple[str, ...] = ("pose", "depth", "edges")
+    layers: int | None = None
+    train: Callable | None = None
 
 
 ABLATIONS = {
@@ -84,7 +136,8 @@ ABLATIONS = {
     "width256": Ablation(lambda pipe, task, seed: new_head(pipe, task, seed, width=256)),
     "plain_loss": Ablation(task=_plain, tasks=("pose", "edges")),
     **{f"below{t}": Ablation(settings={"timesteps": (0, t)}) for t in (250, 500)},
-    "above500": Ablation(settings={"timesteps": (500, 1000)})}
+    "above500": Ablation(settings={"timesteps": (500, 1000)}),
+    **{f"short{count}": Ablation(layers=count) for count in (2, 3, 4)}, "several": Ablation(train=train_several)}
 
 
 def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,
@@ -96,8 +149,15 @@ def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, 
         known = ", ".join(each for each, other in ABLATIONS.items() if task in other.tasks)
         raise ValueError(f"there is no ablation {name!r} of {task}; choose from {known}")
     pipe = load_pipeline() if pipe is None else pipe
-    return train_readout(found.task(TASKS[task]), labels, seed, runs, pipe, found.head(pipe, task, seed), name,
-                         **found.settings, **changes)
+    return _train(found, name, task, labels, seed, runs, pipe, **found.settings, **changes)
+
+
+def _train(found: Ablation, name, task, labels, seed, runs, pipe, **changes) -> Iterator[TrainingState]:
+    if found.train:
+        yield from found.train(task, labels, seed, runs, pipe, **changes)
+        return
+    with listening(pipe, found.layers):
+        yield from train_readout(found.task(TASKS[task]), labels, seed, runs, pipe, found.head(pipe, task, seed), name, **changes)
 
 
 def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
@@ -110,8 +170,9 @@ def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
             if (name, task, count, seed) not in done and (name == "head" or task in ABLATIONS[name].tasks)]
     others = labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures") if todo else None
     for number, (name, task, count, seed) in enumerate(todo, 1):
-        head = load_head(str(folder_of(name, task, count, seed, runs)), pipe)
-        scores = score_head(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
+        head = load_head(str(folder_of(name, task, count, seed, runs))).to(denoiser(pipe).device)
+        with listening(pipe, ABLATIONS[name].layers if name in ABLATIONS else None):
+            scores = score_head(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
         size = sum(each.numel() for each in head.parameters())
         rows += [dict(zip(KINDS_OF, (name, task, count, seed, timestep, score, size))) for timestep,
                  score in scores.items()]

@@ -12,6 +12,7 @@ nor overfit. `train_readout` trains heads on the very same pictures.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Iterator, Literal
@@ -32,6 +33,7 @@ from ..puppets.basemodel import min_snr_loss, tokenize
 from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
 from ..puppets.measure import finish
 from ..puppets.training import TrainingState, autocast, resume, save_every, set_rate, step_rng
+from ..undo import undone
 
 TASKS = ("pose", "depth", "edges")
 KINDS = ("controlnet", "adapter")
@@ -57,7 +59,9 @@ class Labelled:
         return len(self.latents)
 
     def truth(self, task: str) -> tuple[Tensor, ...]:
-        """What a head of `puppets.heads.TASKS` learns from."""
+        """What a head of `puppets.heads.TASKS` learns from, or one of "several" at once."""
+        if task == "several":
+            return sum((self.truth(each) for each in TASKS), ())
         if task == "pose":
             return self.joints, self.visible
         make = {"depth": depth_target, "edges": edge_target}[task]
@@ -334,6 +338,20 @@ def _checker(pipe, recipe, others: Labelled):
 
 
 # ---------------------------------------------------------------------------------------------- heads
+
+@contextmanager
+def listening(pipe, layers: int | None = None, stop_early: bool = False):
+    """Inside, only the first `layers` of the decoder are read (None: all), and with `stop_early` a pass with gradient ends
+    behind them."""
+    before = {name: getattr(pipe, name, None) for name in ("read_layers", "stop_early")}
+
+    def again():
+        for name, value in before.items():
+            setattr(pipe, name, value)
+    with undone(again):
+        pipe.read_layers, pipe.stop_early = layers, stop_early
+        yield
+
 
 def folder_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> Path:
     """Where what was trained is kept."""

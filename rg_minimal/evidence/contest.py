@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from . import seeds
-from .baselines import KINDS, RUNS, control_picture, folder_of, load_baseline, sample_baseline, steered
+from .baselines import KINDS, RUNS, control_picture, folder_of, listening, load_baseline, sample_baseline, steered
+from .ideas import ClosedLoop, OBJECTIVES, PredictedDirection
 from .rivals import load_rival
 from .statistics import axes_of, looks
 from ..checks import Count, declared
@@ -31,9 +32,9 @@ from ..paces import FULL
 from ..pipelines import encode_prompts, load_head, sample
 from ..puppets import world
 from ..puppets.front import agreement, control_of, counted, read_rows, write_rows
-from ..puppets.heads import depth_objective, edge_objective, pose_objective
 from ..puppets.judge import round_trip
 from ..puppets.measure import SCALE, facts
+from ..saving import ReadoutHead
 
 FOLDER = "data/results/evidence"
 BATCH = 8                               # cases that are made together; a row is computed again with its whole batch
@@ -70,8 +71,7 @@ class Cases:
         return control_picture(self.task, self.target)
 
     def objective(self, head, **settings):
-        make = {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}[self.task]
-        return make(head, self.target, **settings)
+        return OBJECTIVES[self.task](head, self.target, **settings)
 
 
 @declared
@@ -87,9 +87,30 @@ def make_cases(pipe, task: str, first: Count, count: Count = BATCH) -> Cases:
 
 def _guided(pipe, cases, trained, strength, step_size=0.05, inner_steps=1, stop=0.5, conditioning=None):
     aims = [cases.objective(trained, stop=stop)] if strength else []
-    return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=SCALE,
-                  num_inference_steps=STEPS,
-                  step_size=step_size * strength, inner_steps=inner_steps)[0]
+    return _sampled(pipe, cases, trained, aims, conditioning, step_size=step_size * strength, inner_steps=inner_steps)
+
+
+def _sampled(pipe, cases, head, aims, conditioning=None, **settings):
+    """Pictures of the cases. A guided pass of a head ends behind the last layer that it reads, which changes no picture; a
+    detector needs the pass to its end."""
+    layers = len(head.config.layer_channels) if isinstance(head, ReadoutHead) else None
+    with listening(pipe, layers, stop_early=layers is not None):
+        return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=SCALE,
+                      num_inference_steps=STEPS, **settings)[0]
+
+
+def _looped(pipe, cases, head, strength, step_size=0.1, goal=0.2):
+    if not strength:
+        return _guided(pipe, cases, head, 0.0)
+    aim = ClosedLoop(head=head, inner=cases.objective(head), goal=goal, stop=1.0)
+    return _sampled(pipe, cases, head, [aim], step_size=step_size * strength, step_rule=aim.rule)
+
+
+def _predicted(pipe, cases, pair, strength, step_size=0.4, stop=0.5):
+    predictor, head = pair
+    target = cases.objective(head).target if strength else None
+    aims = [PredictedDirection(head=head, predictor=predictor, target=target, stop=stop)] if strength else []
+    return _sampled(pipe, cases, None, aims, step_size=step_size * strength, moves="prediction")
 
 
 def _baseline(pipe, cases, network, strength, scale=1.0, guidance_scale=SCALE):
@@ -112,7 +133,9 @@ def _grid(**choices) -> tuple[dict, ...]:
 _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2)),
            "detector": _grid(step_size=(0.05, 0.1, 0.2, 0.4), stop=(0.5, 0.8)),
            "baseline": _grid(scale=(0.75, 1.0, 1.25, 1.5), guidance_scale=(1.5, SCALE)),
-           "together": _grid(step_size=(0.02, 0.03, 0.05, 0.08), scale=(0.75, 1.0))}
+           "together": _grid(step_size=(0.02, 0.03, 0.05, 0.08), scale=(0.75, 1.0)),
+           "loop": _grid(step_size=(0.05, 0.08, 0.12, 0.18), goal=(0.2, 0.4)),
+           "predictor": _grid(step_size=(0.1, 0.2, 0.4, 0.8), stop=(0.5, 0.8))}
 
 
 @dataclass(frozen=True)
@@ -130,7 +153,9 @@ CONTESTANTS = {
     "linear": Contestant(("linear",), _guided, _BUDGET["guided"]),
     "detector": Contestant(("detector",), _guided, _BUDGET["detector"]),
     **{kind: Contestant((kind,), _baseline, _BUDGET["baseline"]) for kind in KINDS},
-    **{f"{kind}+head": Contestant((kind, "head"), _together, _BUDGET["together"]) for kind in KINDS}}
+    **{f"{kind}+head": Contestant((kind, "head"), _together, _BUDGET["together"]) for kind in KINDS},
+    "loop": Contestant(("head",), _looped, _BUDGET["loop"]),
+    "predictor": Contestant(("predictor", "head"), _predicted, _BUDGET["predictor"])}
 
 
 def load_parts(name: str, task: str, labels: int, seed: int, pipe, runs=RUNS):
@@ -143,7 +168,7 @@ def load_parts(name: str, task: str, labels: int, seed: int, pipe, runs=RUNS):
             return load_baseline(folder).to(there)
         if not (folder / "training.json").exists():
             raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
-        return load_rival(folder).to(there) if part in ("linear", "detector") else load_head(str(folder), pipe)
+        return load_rival(folder).to(there) if part in ("linear", "detector", "predictor") else load_head(str(folder)).to(there)
     found = tuple(load(part) for part in _known(name).parts)
     return found if len(found) > 1 else found[0] if found else None
 

@@ -186,12 +186,13 @@ def answers(case: Case) -> dict[str, Tensor]:
     return {name: in_256_steps(make(case)) for name, make in ANSWERS.items()}
 
 
-def real_drag(pipe, correspondence, pose, case: Case, steps: int = STEPS, seed: int = 0) -> Tensor:
-    """What this project's own recipe makes of a case, with `editing.drag`'s defaults, after inversion of the source."""
+def real_drag(pipe, correspondence, pose, case: Case, steps: int = STEPS, seed: int = 0, **changes) -> Tensor:
+    """What this project's own recipe makes of a case, with `editing.drag`'s defaults but for `changes`, after inversion of the
+    source."""
     states = list(invert(pipe, case.source, case.scene.caption, num_inference_steps=steps))
     source = Source.from_states(pipe, states, case.scene.caption, keep_all=True)
     settings = drag(correspondence, source, case.drag.handles, case.drag.targets, fixed=case.drag.fixed, anatomy=pose,
-                    seed=seed)
+                    seed=seed, **changes)
     return in_256_steps(sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=SCALE, **settings)[0])
 
 

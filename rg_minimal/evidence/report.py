@@ -28,16 +28,19 @@ NAMES = {"unguided": "unguided", "head": "our head", "linear": "best raw layer",
          "adapter+head": "T2I-Adapter + head", **{f"layer{i}": f"layer {i} alone" for i in range(6)},
          "first3": "first three layers", "last3": "last three layers", "equal_mixing": "equal weights",
          "without_timestep": "not told t", "mirrored": "told 999 - t", "width256": "256 channels", "plain_loss": "plain loss",
-         "below250": "t below 250", "below500": "t below 500", "above500": "t from 500"}
+         "below250": "t below 250", "below500": "t below 500", "above500": "t from 500",
+         **{f"short{count}": f"first {count} layers, ended there" for count in (2, 3, 4)}, "several": "one head of three tasks",
+         "loop": "closed loop", "predictor": "predicted direction"}
 MEASURES = {"pose": "PCK@0.05", "depth": "depth RMSE", "edges": "edge F-score"}
 NUMBERS = {"whole": "whole puppets", "attributes": "attributes right"}
 SEEDS = 3                               # trainings that were planned of each
 PARTS = {"which layers": ("layer0", "layer1", "layer2", "layer3", "layer4", "layer5", "first3", "last3"),
          "mixing weights": ("equal_mixing",), "timestep embedding": ("without_timestep", "mirrored"),
          "width": ("width256",), "balanced loss": ("plain_loss",),
-         "timesteps learned from": ("below250", "below500", "above500")}
-UNTRIED = ("the anti-ghosting term", "guidance that sets its own step length and end", "one head of several tasks",
-           "a truncated decoder", "a learned one-step predictor of the gradient")
+         "timesteps learned from": ("below250", "below500", "above500"), "cheaper heads": ("short2", "short3", "short4", "several")}
+IDEAS = {"guidance that sets its own step length and end": ("loop",), "one head of several tasks": ("head:several",),
+         "a truncated decoder": ("head:short2", "head:short3", "head:short4"),
+         "a learned one-step predictor of the gradient": ("predictor",)}
 NOT = "not measured"
 
 
@@ -53,6 +56,7 @@ class Tables:
     ablations: list[dict] = field(default_factory=list)
     real: list[dict] = field(default_factory=list)
     trial: list[dict] = field(default_factory=list)
+    ghosting: list[dict] = field(default_factory=list)
     partial: tuple[str, ...] = ()
 
 
@@ -63,7 +67,7 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
     rows, partial = whole_arms(C.read_table(place / "contest.csv"))
     tables = Tables(rows, C.read_table(place / "tune.csv"), _read(place / "training.csv", COSTS),
                     _read(place / "ablations.csv", A.KINDS_OF), _read(place / "real.csv", C.REAL_KINDS),
-                    trial.read_table(place / "trial.csv"), tuple(partial))
+                    trial.read_table(place / "trial.csv"), trial.read_table(place / "ghosting.csv"), tuple(partial))
     versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
     if len(versions) > 1:
         raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
@@ -208,7 +212,9 @@ def _counted(found: dict) -> str:
 
 def efficiency(tables: Tables, task: str) -> dict[str, list[dict]]:
     """`statistics.curves` of all who work alone, by the names of figures; empty where nothing was measured."""
-    alone = [row for row in tables.contest if "+" not in row["contestant"] and ":" not in row["contestant"]]
+    ideas = [name for names in IDEAS.values() for name in names]
+    alone = [row for row in tables.contest if "+" not in row["contestant"] and ":" not in row["contestant"]
+             and row["contestant"] not in ideas]
     return {named(name): rows for name, rows in T.curves(alone, task).items()}
 
 
@@ -310,24 +316,78 @@ def trade_table(found: dict[str, list[dict]]) -> str:
 def together(tables: Tables, task: str) -> list[dict]:
     """For each network with a head beside it, what it has more than each of the two alone, in pairs of pictures: [{"pair",
     "against", "labels", "control", "whole", "attributes"}, ...]."""
-    rows, found = pick(tables.contest, task=task, strength=1.0), []
-    for pair in (name for name in C.CONTESTANTS if "+" in name):
-        for labels in sorted({row["labels"] for row in pick(rows, contestant=pair)}):
-            for alone in pair.split("+"):
-                here = shared(pick(rows, contestant={pair, alone}, labels=labels))
-                if pick(here, contestant=alone):
-                    found.append({"pair": pair, "against": alone, "labels": labels, **{
-                        number: T.paired(*(T.grid(here, number, contestant=name) for name in (pair, alone)))
-                        for number in T.NUMBERS}})
-    return found
+    rows = pick(tables.contest, task=task, strength=1.0)
+    return [found for pair in C.CONTESTANTS if "+" in pair for labels in _labels(rows, pair) for alone in pair.split("+")
+            for found in _against(rows, pair, alone, labels)]
+
+
+def _labels(rows: list[dict], contestant: str) -> list[int]:
+    return sorted({row["labels"] for row in pick(rows, contestant=contestant)})
+
+
+def _against(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
+    """What one contestant has more than another with as many labels, in pairs of pictures and of trainings that both have: one
+    dict, as `together` has them, or none where one of them was not measured."""
+    seeds = set.intersection(*({row["seed"] for row in pick(rows, contestant=name, labels=labels)} for name in (one, other)))
+    here = shared(pick(rows, contestant={one, other}, labels=labels, seed=seeds))
+    if not all(pick(here, contestant=name) for name in (one, other)):
+        return []
+    return [{"pair": one, "against": other, "labels": labels, **{
+        number: T.paired(*(T.grid(here, number, contestant=name) for name in (one, other))) for number in T.NUMBERS}}]
 
 
 def together_table(found: list[dict]) -> str:
     """`together` as text."""
     rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}",
-             *(f"{each[number]['value']:+.3f} ({each[number]['low']:+.3f} to {each[number]['high']:+.3f})"
-               for number in T.NUMBERS), str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
+             *(_plus(each[number]) for number in T.NUMBERS), str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
     return text_table(("together", "labels", "control", *NUMBERS.values(), "n", "trainings"), rows)
+
+
+# ---------------------------------------------------------------------------------------------- ideas beyond the paper
+
+def ideas(tables: Tables, task: str) -> list[dict]:
+    """What each idea has more than our head guided as usual, as `together`, and how its cost compares: "time" and "passes" are
+    parts of the head's, from means (seconds are of the machine that measured; rows say no more of it)."""
+    rows, found = pick(tables.contest, task=task, strength=1.0), []
+    for name in (name for names in IDEAS.values() for name in names):
+        for each in (each for labels in _labels(rows, name) for each in _against(rows, name, "head", labels)):
+            cost = {told: _mean(pick(rows, contestant=name, labels=each["labels"]), column)
+                    / _mean(pick(rows, contestant="head", labels=each["labels"]), column)
+                    for told, column in (("time", "seconds"), ("passes", "passes"))}
+            found.append({**each, **cost})
+    return found
+
+
+def idea_table(found: list[dict]) -> str:
+    """`ideas` as text."""
+    rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}", *(_plus(each[number]) for number in T.NUMBERS),
+             f"{each['time']:.2f}", f"{each['passes']:.2f}", str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
+    return text_table(("ideas", "labels", "control", *NUMBERS.values(), "of its time", "of its passes", "n", "trainings"), rows)
+
+
+def _plus(found: dict) -> str:
+    return f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
+def ghosting(tables: Tables) -> dict[str, dict]:
+    """What drags gain or lose by the anti-ghosting term, in pairs of cases against its default: {"0": {"judge", "whole"}, ...}, each
+    number {"value", "low", "high", "n", "seeds"}; the judge's distance in pixels, and the share of whole puppets."""
+    rows, usual = tables.ghosting, trial.ghost_name(trial.USUAL)
+    if not pick(rows, answer=usual):
+        return {}
+    found = {}
+    for name in dict.fromkeys(row["answer"] for row in rows if row["answer"] != usual):
+        pictures = set.intersection(*({row["picture"] for row in pick(rows, answer=each)} for each in (name, usual)))
+        here = pick(rows, answer={name, usual}, picture=pictures)
+        if here:
+            found[name] = {number: T.paired(*(T.grid(here, number, answer=each) for each in (name, usual))) for number in ("judge", "whole")}
+    return found
+
+
+def ghost_table(found: dict[str, dict]) -> str:
+    """`ghosting` as text."""
+    return text_table((f"drags, less those with {trial.ghost_name(trial.USUAL)}", "judge's distance, px", NUMBERS["whole"], "n"), [
+        (name, _plus(each["judge"]), _plus(each["whole"]), str(each["judge"]["n"])) for name, each in found.items()])
 
 
 # ---------------------------------------------------------------------------------------------- ablations
@@ -387,7 +447,7 @@ def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
 def difference_table(found: dict[str, dict], head: str) -> str:
     """Differences by name as text."""
     return text_table((head, "difference", "n", "trainings"), [
-        (name, f"{each['value']:+.3f} ({each['low']:+.3f} to {each['high']:+.3f})", str(each["n"]), str(each["seeds"]))
+        (name, _plus(each), str(each["n"]), str(each["seeds"]))
         for name, each in found.items()])
 
 
@@ -412,7 +472,7 @@ def coverage(tables: Tables) -> str:
 
 
 def gaps(tables: Tables) -> list[str]:
-    """What was planned and is not in the tables, a sentence each; the last ones are always there."""
+    """What was planned and is not in the tables, a sentence each."""
     found = []
     for task in B.TASKS:
         rows, scored = pick(tables.contest, task=task), pick(tables.ablations, task=task)
@@ -444,8 +504,11 @@ def gaps(tables: Tables) -> list[str]:
         found.append("Settings were not tuned, everybody has defaults.")
     if not tables.trial:
         found.append(f"The metrics themselves on trial: {NOT}.")
+    there = {row["contestant"] for row in tables.contest}
+    untried = [what for what, names in IDEAS.items() if not there & set(names)]
+    untried += [] if ghosting(tables) else ["drags without the anti-ghosting term"]
     return [*found, *(f"not measured to its end, and left out: {each}." for each in tables.partial),
-            f"Not tried at all: {', '.join(UNTRIED)}."]
+            *([f"Not tried at all: {', '.join(untried)}."] if untried else [])]
 
 
 # ---------------------------------------------------------------------------------------------- how to have it again
@@ -524,7 +587,8 @@ def report(tables: Tables, at: int = 100) -> str:
     parts = ["\n".join(sentence(answer(tables, task, rival, at)) for task in B.TASKS for rival in B.KINDS)]
     for task in tasks_of(tables.contest):
         parts += [cost_table(tables, task, at), trade_table(trade(tables, task)), together_table(together(tables, task)),
+                  idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
     parts += [ablation_table(found) for task in B.TASKS if (found := ablation_scores(tables, task))]
-    parts += [trial.said(tables.trial)] if tables.trial else []
+    parts += [ghost_table(ghosting(tables))] + ([trial.said(tables.trial)] if tables.trial else [])
     return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join([*trained_by(tables.training), *commands_of(tables.contest)])])

@@ -112,9 +112,9 @@ class Detector(Rival):
     def __init__(self, config: HeadConfig, width: int = 32):
         super().__init__(config)
         a, b, c = width, 2 * width, 3 * width
-        self.stem = _block(12, a)                                                                   # 64 x 64
-        self.down = nn.ModuleList([_block(a, b, 2), _block(b, c, 2), _block(c, c, 2)])              # 32, 16, 8
-        self.up = nn.ModuleList([_block(c + c, c), _block(c + b, b)])                               # 16, 32
+        self.stem = conv_block(12, a)                                                                   # 64 x 64
+        self.down = nn.ModuleList([conv_block(a, b, 2), conv_block(b, c, 2), conv_block(c, c, 2)])              # 32, 16, 8
+        self.up = nn.ModuleList([conv_block(c + c, c), conv_block(c + b, b)])                               # 16, 32
         self.last = nn.Conv2d(b, config.out_channels, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -135,7 +135,8 @@ class Detector(Rival):
         return self(pictures.clamp(0, 1))
 
 
-def _block(old: int, new: int, stride: int = 1) -> nn.Sequential:
+def conv_block(old: int, new: int, stride: int = 1) -> nn.Sequential:
+    """Two 3 x 3 convolutions with GroupNorm and SiLU, the first of which takes every `stride`-th place."""
     layers = []
     for channels, step in ((old, stride), (new, 1)):
         layers += [nn.Conv2d(channels, new, 3, step, 1), nn.GroupNorm(8, new), nn.SiLU()]
@@ -208,11 +209,11 @@ def _bytes(pipe, latents: Tensor) -> Tensor:
 
 @declared
 def load_rival(folder: SomeName) -> Rival:
-    """The linear readout or detector in a folder, frozen. ValueError where there is none."""
+    """The linear readout, detector or other `Rival` in a folder, frozen. ValueError where there is none."""
     file = Path(folder) / "head.safetensors"
     if not file.exists():
         raise ValueError(f"{folder} holds no trained readout; train it with python -m rg_minimal.evidence train")
     weights, config = read_weights(file)
-    made = {"LinearHead": LinearHead, "Detector": Detector}[config.pop("kind")](HeadConfig(**config))
+    made = {kind.__name__: kind for kind in Rival.__subclasses__()}[config.pop("kind")](HeadConfig(**config))
     made.load_state_dict(weights)
     return made.eval().requires_grad_(False)

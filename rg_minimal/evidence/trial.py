@@ -21,16 +21,17 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
+from typing import Annotated, Iterator
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from .contest import version_of
 from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answers, real_drag, trial_cases
 from .statistics import DRAWS, grid, paired, resampled
-from ..checks import Count, Index, Points, Seed, SomeName, Truth, Words, declared
+from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
 from ..maps import resize
 from ..pipelines import encode, read_picture
@@ -42,7 +43,10 @@ TIMESTEP, NOISES = 261, 8               # of the features, as both published pro
 NEAREST = 5.0                           # pixels that `near` searches around both points at least
 GOOD = 0.9                              # a metric's bar: what this share of the exact answers reaches
 DRAG = "drag"                           # the name of this project's own answers
+USUAL, TERMS = 0.3, (0.0, 0.3, 1.0)     # the anti-ghosting term of `editing.drag`, by default and as it is tried
 
+
+Terms = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
 
 # ---------------------------------------------------------------------------------------------- metrics
 
@@ -181,6 +185,29 @@ def run(metrics, table: SomeName, count: Count = 64, seed: Index = 0, pose=None,
         if number < drags and (DRAG, number) not in done:
             made = {DRAG: real_drag(metrics.pipe, metrics.head, pose, case, steps, seed)}
             new += metrics.rows(number, case, made, seed, steps=steps)
+        if new:
+            rows += new
+            write_rows(table, rows, KINDS_OF)
+        yield number + 1, count
+
+
+def ghost_name(term: float) -> str:
+    """What answers with this anti-ghosting term are called."""
+    return f"anti-ghosting {term:g}"
+
+
+@declared
+def run_ghosting(metrics, table: SomeName, pose, count: Count = 16, terms: Terms = TERMS, steps: Count = STEPS) -> Iterator[tuple[int, int]]:
+    """Our own drags of the first `count` cases with several anti-ghosting terms and one noise. Writes `table` after each case, goes
+    on where it stopped, and yields (cases done, of)."""
+    rows = _rows_of(table, metrics)
+    done = {(row["answer"], row["picture"]) for row in rows}
+    for number, case in enumerate(trial_cases(count)):
+        new = []
+        for term in terms:
+            if (ghost_name(term), number) not in done:
+                made = {ghost_name(term): real_drag(metrics.pipe, metrics.head, pose, case, steps, anti_ghosting=term)}
+                new += metrics.rows(number, case, made, steps=steps, anti_ghosting=term)
         if new:
             rows += new
             write_rows(table, rows, KINDS_OF)

@@ -16,7 +16,7 @@ from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom.recipe import HEADS, check_state, load_kit, make
 from rg_minimal.classroom.studio import Studio
 from rg_minimal.denoisers import denoiser
-from rg_minimal.evidence import ablations as A, baselines as B, contest as C, rivals as R, seeds as S
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, rivals as R, seeds as S
 from rg_minimal.puppets import HELD_OUT, heads as heads_room, measure, render, sample_scene
 from rg_minimal.puppets.editing import drag, drag_frames, identity, moved_joints
 from rg_minimal.puppets.heads import (TASKS, collect, depth_objective, edge_objective, match_points, new_head, pose_objective,
@@ -211,7 +211,7 @@ def test_the_play_was_on(pipe):
     assert REAL or virtual_device.tensors_there
 
 
-EVIDENCE = ("head", "linear", "detector", "controlnet", "adapter", "mirrored", "without_timestep", "layer2")
+EVIDENCE = ("head", "linear", "detector", "controlnet", "adapter", "predictor", "mirrored", "without_timestep", "layer2", "short3", "several")
 
 
 def test_everybody_of_the_evidence_trains_and_is_measured(tmp_path, monkeypatch):
@@ -224,11 +224,12 @@ def test_everybody_of_the_evidence_trains_and_is_measured(tmp_path, monkeypatch)
         list(B.train_baseline(B.BaselineRecipe(kind, "pose", 4, batch=2, warmup=0, runs=runs, **few), pipe))
     list(B.train_readout("pose", 4, 0, runs, pipe, **few))
     list(R.train_linear("pose", 4, 0, runs, pipe, **few)), list(R.train_detector("pose", 4, 0, runs, pipe, batch=2, **few))
-    for name in EVIDENCE[5:]:
+    list(I.train_predictor("pose", 4, 0, runs, pipe, batch=2, **few))
+    for name in EVIDENCE[6:]:
         list(A.train_ablation(name, "pose", 4, 0, runs, pipe, **few))
     told = {row["contestant"]: row["device"] for row in C.trainings(runs)}
     assert told == dict.fromkeys(EVIDENCE, "cuda")
-    assert list(A.score_ablations(pipe, ["head", "mirrored"], ["pose"], [4], [0], tmp_path / "ablations.csv", runs, timesteps=(300,)))
-    todo = C.entries(["pose"], list(C.CONTESTANTS), [4], [0], [1.0])
+    assert list(A.score_ablations(pipe, ["head", "mirrored", "short3", "several"], ["pose"], [4], [0], tmp_path / "ablations.csv", runs, timesteps=(300,)))
+    todo = C.entries(["pose"], [*C.CONTESTANTS, "head:short3", "head:several"], [4], [0], [1.0])
     list(C.run(pipe, judge, todo, tmp_path / "contest.csv", S.TUNE, 1, runs=runs))
-    assert {row["contestant"] for row in C.read_table(tmp_path / "contest.csv")} == set(C.CONTESTANTS)
+    assert {row["contestant"] for row in C.read_table(tmp_path / "contest.csv")} == {*C.CONTESTANTS, "head:short3", "head:several"}
