@@ -18,6 +18,7 @@ from rg_minimal.paces import DRAFT, FULL
 from rg_minimal.puppets import heads, judge, transformer, vocabulary, world
 from rg_minimal.puppets.front import read_front, summarize
 from rg_minimal.saving import ReadoutHead
+from write_numbers import write
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *(ROOT / "data").rglob("README.md")))
@@ -336,3 +337,18 @@ def test_a_card_is_what_its_figures_make(path):
     machine = r"\d s on (\d+ CPU threads|an [^;]+);"
     made, card = (re.sub(machine, "s on some machine;", text) for text in (MADE[path](), (ROOT / path).read_text(encoding="utf-8")))
     assert made.splitlines() == card.splitlines()
+
+
+def test_numbers_are_written_where_they_belong(tmp_path, monkeypatch):
+    """What `write_numbers.py` makes of a README whose measured numbers are all wrong is the README as it is."""
+    right = (ROOT / "README.md").read_text(encoding="utf-8")
+    wrong, spans = right, {found.span(group + 1) for words in READ["README.md"] for found in places("README.md", words)
+                           for group, hole in enumerate(HOLE.findall(words))}
+    for first, last in sorted(spans, reverse=True):
+        wrong = wrong[:first] + ("9.9" if right[first].isdigit() else "some") + wrong[last:]
+    (tmp_path / "README.md").write_text(wrong, encoding="utf-8")
+    for name in ("data", "notebooks", "rg_minimal"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setattr("test_numbers.ROOT", tmp_path)
+    assert wrong != right and len(write("README.md")) > 30
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == right and not write("README.md")
