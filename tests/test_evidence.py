@@ -1,4 +1,5 @@
 """The evidence: who may see what, that trainings go on, that all contestants are asked the same, and the statistics."""
+import contextlib
 import itertools
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
-from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
@@ -221,6 +222,34 @@ def test_rivals_read_what_a_head_reads_and_come_back_from_disk(pipe, tmp_path):
                            step_size=0.2,
                            generator=torch.Generator().manual_seed(0))[0] for head in (None, made, again)]
         assert torch.equal(pictures[1], pictures[2]) and (pictures[1] - pictures[0]).abs().max() > 1e-3, make
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_measure_what_one_does(tmp_path, monkeypatch, capsys):
+    """By the commands: the same weights and the same rows, whoever made them; what is there is not made again."""
+    monkeypatch.setattr(C, "REAL", 32)
+    for name, more in (("one", []), ("two", ["--workers", "2"])):
+        shared = ["--folder", str(tmp_path / name), "--runs", str(tmp_path / name / "runs"), *more]
+        main(["train", "pose", "depth", "--kinds", "head", "--labels", "2", "--steps", "1", *shared])
+        main(["contest", "pose", "depth", "--contestants", "unguided", "head", "--labels", "2", "--pictures", "1", *shared])
+    ours, theirs = (sorted(C.read_table(tmp_path / name / "contest.csv"), key=lambda row: (row["task"], row["contestant"])) for name in ("one", "two"))
+    assert len(ours) == 4 and [{**row, "seconds": 0} for row in ours] == [{**row, "seconds": 0} for row in theirs]
+    for task in ("pose", "depth"):
+        heads = [C.load_head(str(B.folder_of("head", task, 2, 0, tmp_path / name / "runs"))).state_dict() for name in ("one", "two")]
+        assert all(torch.equal(heads[0][key], heads[1][key]) for key in heads[0])
+    before = (tmp_path / "two" / "contest.csv").read_text()
+    monkeypatch.setattr(M, "joined", None)
+    assert not list(M.measure_all(C.entries(["pose"], ["head"], [2], [0], [1.0]), tmp_path / "two" / "contest.csv", S.TEST, 1, None,
+                                  tmp_path / "two" / "runs"))
+    assert (tmp_path / "two" / "contest.csv").read_text() == before
+
+
+def test_what_learns_from_another_is_trained_after_it(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(M, "joined", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(M, "_results", lambda client, job, jobs: asked.extend(each[0] for each in jobs) or iter(jobs))
+    jobs = [("predictor", "pose", 2, 0), ("head", "pose", 2, 0), ("adapter", "pose", 2, 0)]
+    assert list(M.train_all(jobs, tmp_path)) == [(1, 3), (2, 3), (3, 3)] and asked == ["head", "adapter", "predictor"]
 
 
 # ---- ideas beyond the paper ------------------------------------------------------------------------------------------

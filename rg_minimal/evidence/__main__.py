@@ -5,7 +5,7 @@
     contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
     contest pose --check                         a row, drawn at random, computed again
     ablate pose --labels 100                     heads without one of the paper's parts
-    all --labels 100 1000                        everything, in that order
+    all --labels 100 1000                        everything, in that order; --workers 2 shares it between processes
     trial --drags 16                             metrics of drags on answers of known quality, into .../trial.csv
     ghosting                                     our drags with and without the anti-ghosting term, into .../ghosting.csv
     cases out/drags                              the drags and their exact answers as files
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablations as A, baselines as B, contest as C, drags as D, ideas as I, report, rivals as R, seeds, trial as T
+from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, checked, one_sentence, option
 from ..pipelines import load_head, load_pipeline
 from ..puppets.front import write_rows
@@ -25,15 +25,6 @@ from ..puppets.judge import load_judge
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
 COSTS = ("contestant", "task", "labels", "seed", "parameters", "training_seconds", "device", "steps")
-
-
-def training(kind, task, labels, seed, runs, pipe, steps=None):
-    """The generator that trains one contestant."""
-    changes = {} if steps is None else {"steps": steps}
-    if kind in B.KINDS:
-        return B.train_baseline(B.BaselineRecipe(kind, task, labels, seed, runs=runs, **changes), pipe)
-    make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector, "predictor": I.train_predictor}[kind]
-    return make(task, labels, seed, runs, pipe, **changes)
 
 
 def follow(states) -> None:
@@ -50,13 +41,29 @@ def count(progress) -> None:
 
 def train(options) -> None:
     """Train what is asked for and is not there, and note what it cost."""
+    jobs = [(kind, task, labels, seed) for seed in options.seeds for labels in options.labels for task in options.tasks
+            for kind in options.kinds]
+    if several(options):
+        count(M.train_all(jobs, options.runs, options.steps, options.workers, options.scheduler))
+        note_costs(options)
+        return
     pipe = load_pipeline()
-    for seed in options.seeds:
-        for labels in options.labels:
-            for task in options.tasks:
-                for kind in options.kinds:
-                    follow(training(kind, task, labels, seed, options.runs, pipe, options.steps))
-                    note_costs(options)
+    for kind, task, labels, seed in jobs:
+        follow(M.training(kind, task, labels, seed, options.runs, pipe, options.steps))
+        note_costs(options)
+
+
+def several(options) -> bool:
+    """Whether work is for several processes."""
+    return options.workers > 1 or options.scheduler is not None
+
+
+def measure(options, todo, name, scenes, pictures, settings) -> None:
+    """Measure what a table lacks, here or in several processes."""
+    if several(options):
+        count(M.measure_all(todo, table(options, name), scenes, pictures, settings, options.runs, options.workers, options.scheduler))
+    else:
+        count(C.run(load_pipeline(), load_judge(), todo, table(options, name), scenes, pictures, settings, options.runs))
 
 
 def note_costs(options) -> None:
@@ -68,15 +75,14 @@ def table(options, name: str) -> Path:
 
 
 def tune(options) -> None:
-    pipe, judge = load_pipeline(), load_judge()
     todo = C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1],
                      [options.tuned_with], [0], [1.0])
-    count(C.run(pipe, judge, todo, table(options, "tune"), seeds.TUNE, options.tuned_on, C.budget, options.runs))
+    measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
 
 
 def contest(options) -> None:
-    pipe, judge = load_pipeline(), load_judge()
-    if options.check:
+    if options.check is not None:
+        pipe, judge = load_pipeline(), load_judge()
         row, again = C.recompute(pipe, judge, table(options, "contest"), seeds.TEST, options.pictures, options.check,
                                  options.runs)
         print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
@@ -85,25 +91,23 @@ def contest(options) -> None:
             raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out "
                              "otherwise")
         return
-    play(options, pipe, judge, options.contestants)
+    play(options, options.contestants)
 
 
-def play(options, pipe, judge, contestants) -> None:
+def play(options, contestants) -> None:
     tuned = C.read_table(table(options, "tune"))
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
-    count(C.run(pipe, judge, todo, table(options, "contest"), seeds.TEST, options.pictures, lambda name,
-                task: [C.chosen(tuned, name, task)],
-                options.runs))
-    C.write_real(pipe, judge, table(options, "real"), options.runs)
+    measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])
+    C.write_real(load_pipeline(), load_judge(), table(options, "real"), options.runs)
 
 
 def ablate(options) -> None:
-    pipe, judge = load_pipeline(), load_judge()
+    pipe = load_pipeline()
     for seed in options.seeds:
         for labels in options.labels:
             for task in options.tasks:
                 names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
-                follow(training("head", task, labels, seed, options.runs, pipe, options.steps))
+                follow(M.training("head", task, labels, seed, options.runs, pipe, options.steps))
                 for name in names:
                     follow(A.train_ablation(name, task, labels, seed, options.runs, pipe,
                                             **({"steps": options.steps} if options.steps else {})))
@@ -112,7 +116,7 @@ def ablate(options) -> None:
     if not options.scores_only:
         for task in options.tasks:
             options.tasks, names = [task], [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
-            play(options, pipe, judge, [f"head:{name}" for name in names])
+            play(options, [f"head:{name}" for name in names])
 
 
 def everything(options) -> None:
@@ -189,6 +193,8 @@ def commands() -> argparse.ArgumentParser:
                           action="store_true", help="of ablations: score the readouts, do not guide with them")
         part.add_argument("--check", type=option(Index), nargs="?", const=1,
                           help="of a contest: compute a row again, drawn by this seed")
+        part.add_argument("--workers", type=option(Count), default=1, help="processes that share the work, by Dask (`many.py`)")
+        part.add_argument("--scheduler", help="address of a Dask scheduler whose workers do it")
         part.add_argument("--runs", default=B.RUNS, help="folder of trained networks and their checkpoints")
         part.add_argument("--folder", default=C.FOLDER, help="folder of the tables")
         part.set_defaults(run=run)

@@ -263,31 +263,44 @@ def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: i
     """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a
     list of (contestant, task, labels, seed, strength), and `settings(contestant, task)` a list of the settings to
     measure."""
-    rows, version = read_table(table), version_of(pipe)
-    alien = {row["version"] for row in rows} - {version}
+    rows = rows_of(table, pipe)
+    work = missing(rows, todo, scenes, pictures, settings)
+    for number, made in enumerate(measured(pipe, judge, work, scenes, pictures, runs), 1):
+        rows += made
+        write_rows(table, rows, KINDS_OF)
+        yield number, len(work)
+
+
+def rows_of(table, pipe) -> list[dict]:
+    """The rows of a table, all of this model. ValueError where they are of another."""
+    rows = read_table(table)
+    alien = {row["version"] for row in rows} - {version_of(pipe)}
     if alien:
         raise ValueError(f"{table} has rows of another model ({', '.join(alien)}); keep it elsewhere, or name "
                          "another table")
+    return rows
+
+
+def missing(rows: list[dict], todo: list[tuple], scenes: seeds.Scenes, pictures: int, settings: Callable | None = None) -> list[tuple]:
+    """What `run` has to measure: (values of `SETTING`, first picture of a batch), in order."""
     scenes.part(0, pictures)
     done = {(*(row[name] for name in SETTING), row["picture"]) for row in rows}
-    work = []
-    for name, task, labels, seed, strength in todo:
-        for each in settings(name, task) if settings else [{}]:
-            key = (name, task, labels, seed, strength, json.dumps(each))
-            work += [(key, each, start) for start in range(0, pictures, BATCH) if (*key, start) not in done]
-    axes, _ = real_looks(pipe, judge, runs) if work else (None, None)
+    keys = [(*entry, json.dumps(each)) for entry in todo for each in (settings(*entry[:2]) if settings else [{}])]
+    return [(key, start) for key in keys for start in range(0, pictures, BATCH) if (*key, start) not in done]
+
+
+def measured(pipe, judge, work: list[tuple], scenes: seeds.Scenes, pictures: int, runs=RUNS) -> Iterator[list[dict]]:
+    """The rows of each batch of `missing`."""
+    axes, version = real_looks(pipe, judge, runs)[0] if work else None, version_of(pipe)
     loaded, cases = (None, None), {}
-    for number, (key, each, start) in enumerate(work, 1):
+    for key, start in work:
         name, task, labels, seed, strength, said = key
         if loaded[0] != key[:4]:
             loaded = key[:4], load_parts(name, task, labels, seed, pipe, runs)
         if (task, start) not in cases:
             cases[task, start] = make_cases(pipe, task, scenes.first + start, min(BATCH, pictures - start))
-        made = measure(pipe, judge, name, loaded[1], cases[task, start], strength, each, axes)
-        rows += [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version}
-                 for i, row in enumerate(made)]
-        write_rows(table, rows, KINDS_OF)
-        yield number, len(work)
+        made = measure(pipe, judge, name, loaded[1], cases[task, start], strength, json.loads(said), axes)
+        yield [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version} for i, row in enumerate(made)]
 
 
 # ---------------------------------------------------------------------------------------------- tuning

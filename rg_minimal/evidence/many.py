@@ -1,0 +1,85 @@
+"""The trainings and the contest by several processes, on Dask, as `rg_minimal.sweep` does it: `--workers 2`, or `--scheduler ADDRESS`.
+
+A job is one training, or one contestant with one setting on all pictures. Workers return rows, and one process writes the
+table, so a run that is ended keeps every job that was done. All have to see the folder of `runs` under the same path. The numbers
+are those of one process.
+"""
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Iterator
+
+from . import baselines as B, contest as C, ideas as I, rivals as R, seeds
+from ..pipelines import load_pipeline
+from ..puppets.front import write_rows
+from ..puppets.judge import load_judge
+from ..sweep import joined
+
+RETRIES = 3                                                 # workers that a job may outlive
+LEARNS_FROM = {"predictor": "head"}                         # is trained when the other one is there
+
+
+def training(kind: str, task: str, labels: int, seed: int, runs, pipe, steps: int | None = None):
+    """The generator that trains one contestant; `steps` is its own where it is None."""
+    changes = {} if steps is None else {"steps": steps}
+    if kind in B.KINDS:
+        return B.train_baseline(B.BaselineRecipe(kind, task, labels, seed, runs=str(runs), **changes), pipe)
+    make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector, "predictor": I.train_predictor}[kind]
+    return make(task, labels, seed, runs, pipe, **changes)
+
+
+def train_all(jobs: list[tuple], runs, steps: int | None = None, workers: int = 2, scheduler: str | None = None) -> Iterator[tuple[int, int]]:
+    """Train (kind, task, labels, seed) each, those first that others learn from; yields (done, of). Jobs that are done end at
+    once."""
+    runs, done = str(Path(runs).resolve()), 0
+    with joined(scheduler, min(workers, len(jobs)), RETRIES) as client:
+        for later in (False, True):
+            wave = [each for each in jobs if (each[0] in LEARNS_FROM) is later]
+            for _ in _results(client, train_one, [(*each, runs, steps) for each in wave]):
+                done += 1
+                yield done, len(jobs)
+
+
+def train_one(kind, task, labels, seed, runs, steps) -> None:
+    """In a worker: one training to its end."""
+    for _ in training(kind, task, labels, seed, runs, _loaded()[0], steps):
+        pass
+
+
+def measure_all(todo: list[tuple], table, scenes: seeds.Scenes, pictures: int, settings, runs, workers: int = 2,
+                scheduler: str | None = None) -> Iterator[tuple[int, int]]:
+    """`contest.run` by several processes; yields (jobs done, of)."""
+    pipe, judge = _loaded()
+    rows, runs = C.rows_of(table, pipe), str(Path(runs).resolve())
+    jobs: dict[tuple, list[int]] = {}
+    for key, start in C.missing(rows, todo, scenes, pictures, settings):
+        jobs.setdefault(key, []).append(start)
+    if not jobs:
+        return
+    C.real_looks(pipe, judge, runs)                         # once, before all ask for it
+    with joined(scheduler, min(workers, len(jobs)), RETRIES) as client:
+        for number, made in enumerate(_results(client, measure_one, [(key, starts, scenes, pictures, runs) for key, starts in jobs.items()]), 1):
+            rows += made
+            write_rows(table, rows, C.KINDS_OF)
+            yield number, len(jobs)
+
+
+def measure_one(key, starts, scenes, pictures, runs) -> list[dict]:
+    """In a worker: the rows of one contestant with one setting."""
+    pipe, judge = _loaded()
+    return [row for rows in C.measured(pipe, judge, [(key, start) for start in starts], scenes, pictures, runs) for row in rows]
+
+
+@cache
+def _loaded() -> tuple:
+    """Model and judge, once in each process."""
+    return load_pipeline(), load_judge()
+
+
+def _results(client, job, asked: list[tuple]) -> Iterator:
+    """What the jobs return, as they end. One that fails ends all, with its error."""
+    from distributed import as_completed
+    futures = [client.submit(job, *each, pure=False, retries=RETRIES) for each in asked]
+    for future in as_completed(futures):
+        yield future.result()
