@@ -380,6 +380,14 @@ def test_intervals_against_known_answers():
                                                                 1.0)              # trainings differ, pictures do not
 
 
+def test_a_share_of_none_or_all_has_an_interval_too():
+    for value, ends in ((0.0, (0.0, 1 - 0.025 ** (1 / 64))), (1.0, (0.025 ** (1 / 64), 1.0))):
+        found = T.shared_by(torch.full((1, 64), value))
+        assert (found["low"], found["value"], found["high"]) == pytest.approx((ends[0], value, ends[1])) and 0.05 < abs(ends[1] - ends[0]) < 0.06
+    mixed = torch.tensor([[0.0] * 32 + [1.0] * 32])
+    assert T.shared_by(mixed) == T.resampled([mixed], lambda mean: mean)
+
+
 def test_labels_needed():
     rows = rows_of("head", [0.75] * 9) + [row for labels, value in ((10, 0.2), (100, 0.5), (1000, 1.0))
                                           for row in rows_of("controlnet", [value] * 9, labels=labels)]

@@ -48,6 +48,17 @@ def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRA
             "n": grids[0].shape[1], "seeds": min(len(each) for each in grids)}
 
 
+def shared_by(grid: Tensor, draws: int = DRAWS, seed: int = 0) -> dict:
+    """`resampled` of a share: the mean of zeros and ones, (trainings, pictures). Where all are alike, drawing again shows nothing,
+    and the far end is the exact one of Clopper and Pearson: of n pictures a share of 0.025 ** (1 / n) would look like this in one
+    case of forty."""
+    found = resampled([grid], lambda mean: mean, draws, seed)
+    if found["value"] in (0.0, 1.0):
+        edge = 0.025 ** (1 / grid.shape[1])
+        found |= {"low": edge} if found["value"] == 1.0 else {"high": 1 - edge}
+    return found
+
+
 def _drawn(grids: list[Tensor], draws: int, seed: int) -> list[list[float]]:
     """The means of all grids, for each time that pictures and trainings are drawn again: (draws, grids)."""
     counts = {each.shape[1] for each in grids}

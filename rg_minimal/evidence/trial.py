@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .contest import version_of
 from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answers, real_drag, trial_cases
-from .statistics import DRAWS, grid, paired, resampled
+from .statistics import DRAWS, grid, paired, resampled, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
 from ..maps import resize
@@ -258,7 +258,7 @@ def summarize(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> list[dict]:
             mine = grid(both, metric, answer=name)
             more = paired(mine, grid(both, metric, answer="exact"), draws, seed)
             parts = {"": resampled([mine], lambda mean: mean, draws, seed), "more_": more,
-                     "good_": resampled([(_badness(both, metric, name) <= bar).float()], lambda mean: mean, draws, seed)}
+                     "good_": shared_by((_badness(both, metric, name) <= bar).float(), draws, seed)}
             found.append({"metric": metric, "answer": name, "n": mine.shape[1], "bar": -bar if told.larger else bar,
                           **{(start + end if end != "value" else start.rstrip("_") or end): each[end]
                              for start, each in parts.items() for end in ("value", "low", "high")}})
@@ -272,7 +272,7 @@ def firsts(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> dict[str, dict]:
     found = {}
     for metric in METRICS:
         best = torch.stack([_badness(rows, metric, name) for name in BAD]).amin(0)
-        found[metric] = resampled([(_badness(rows, metric, "exact") < best).float()], lambda mean: mean, draws, seed)
+        found[metric] = shared_by((_badness(rows, metric, "exact") < best).float(), draws, seed)
     return found
 
 
