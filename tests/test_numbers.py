@@ -22,7 +22,7 @@ from write_numbers import write
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *(ROOT / "data").rglob("README.md")))
-COUNT = "zero one two three four five six seven eight nine ten".split()
+COUNT = "zero one two three four five six seven eight nine ten eleven twelve thirteen".split()
 NUMBER = r"\d+(?:[.,]\d+)*(?:e-?\d+)?"
 
 # ---- what was measured -----------------------------------------------------------------------------------------------
@@ -101,12 +101,15 @@ READ = {"README.md": [
     "width {text_encoder#hidden_size}, {text_encoder#num_hidden_layers} layers, {text_encoder#max_position_embeddings} tokens | "
     "{bytes#text_encoder:.1f}M |",
     "word level, {code#words} words", "fp16 safetensors, {bytes#all:.0f} MB in all", "held-out scenes have seeds from {code#held out:_} on",
-    "then {recipe#pictures:_} for the diffusion model", "AdamW 1.5e-3 | {times#base model/minutes/autoencoder} min |",
+    "then {second run#pictures:_}, then {recipe#pictures:_} for the diffusion model", "AdamW 1.5e-3 | {times#base model/minutes/autoencoder} min |",
     "| latents | 20 480 pictures rendered and encoded | {times#base model/minutes/latents} min |",
     "first run | … | {times#base model/minutes/first run} min |",
-    "as many new ones | {recipe#pictures:_} pictures rendered and encoded | {times#base model/minutes/latents again} min |",
-    "(`start_from`) | {recipe#steps:_} steps of batch {recipe#batch}, AdamW {recipe#lr:e} (warm-up {recipe#warmup} steps, falling linearly over "
-    "the last half), loss weight min(SNR, {recipe#min_snr:g}) ^ {recipe#snr_power} / SNR; … | {times#base model/minutes/second run} min |",
+    "as many new ones | {second run#pictures:_} pictures rendered and encoded | {times#base model/minutes/latents again} min |",
+    "(`start_from`) | {second run#steps:_} steps of batch {second run#batch}, AdamW {second run#lr:e} (warm-up {second run#warmup} steps, falling "
+    "linearly over the last half), loss weight min(SNR, {second run#min_snr:g}) ^ {second run#snr_power} / SNR; … | "
+    "{times#base model/minutes/second run} min |",
+    "on one H200 | {recipe#pictures:_} fresh renderings; {recipe#steps:_} steps of batch {recipe#batch}, AdamW {recipe#lr:e} (warm-up "
+    "{recipe#warmup} steps, falling linearly over the last half), EMA {recipe#ema}, compiled; … | {times#base model/minutes/third run} min with",
     "{code#samples:_} samples seen",
     "([raw](../results/base.json)): {base#captions} held-out captions, {base#steps} DDIM steps, guidance scale {base#guidance_scale:g}.",
     *(f"attributes right | shirt, trousers, hat, background {{base#attribute_accuracy/{name}:.3f}}," for name in
@@ -114,13 +117,9 @@ READ = {"README.md": [
     *(f"attributes right | … {name} {{base#attribute_accuracy/{name}:.3f}}" for name in ("action", "prop", "mean")),
     "confidence of real renderings | {base#all_joints_found:.1%} % of pictures (rendered pictures: {judge#figures/rendered/found:.1%} %) |",
     "autoencoder, held-out renderings | {base#vae_psnr_db:.1f} dB |", "`load_pipeline` takes {recipe#guidance_scale:g} from `recipe.json`",
+    "With 25 steps as many puppets are whole ({base-on-gpu#25 3.0/all_joints_found:.1%} %)", "find no more ({base-on-gpu#50 2.0/all_joints_found:.1%}, "
+    "{base-on-gpu#50 4.0/all_joints_found:.1%} and {base-on-gpu#50 5.0/all_joints_found:.1%} %",
     "but one in {code#odd ones} shows something",
-], "data/puppet-diffusion-next/README.md": [
-    "{next recipe#pictures:_} fresh renderings, {next recipe#steps:_} steps of batch {next recipe#batch}",
-    "judge, {next#50 3.0/captions} held-out captions",
-    "| all 14 joints found, 50 steps, guidance scale 3 | {base#all_joints_found:.1%} % | {next#50 3.0/all_joints_found:.1%} % |",
-    "| all 14 joints found, 25 steps, guidance scale 3 | | {next#25 3.0/all_joints_found:.1%} % |",
-    "attributes right, 50 steps, mean | {base#attribute_accuracy/mean:.3f} | {next#50 3.0/attribute_accuracy/mean:.4f} |",
 ], "data/results/README.md": [
     "whole puppets of {base#captions} pictures", "PCK of {pose#pictures} unguided and {pose#pictures} guided pictures",
     "edge F-score of {depth#pictures} guided and {edges#pictures} unguided pictures", "whole puppets of {drag#cases} drags",
@@ -148,9 +147,11 @@ READ = {"README.md": [
     "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
     "if all were alike, it would be {code#four channels, alike:.0%} %.",
 ], "notebooks/A1_train_the_base_model.ipynb": [
-    "{recipe#pictures:_} pictures and {recipe#steps:_} steps of batch {recipe#batch};",
+    "{second run#pictures:_} pictures and {second run#steps:_} steps of batch {second run#batch} (",
+    "{recipe#pictures:_} pictures and {recipe#steps:_} steps of batch {recipe#batch} (",
     "the autoencoder {times#base model/minutes/autoencoder} minutes, latents {times#base model/minutes/latents} and "
-    "{times#base model/minutes/latents again}, the diffusion model {times#base model/minutes/first run} and {times#base model/minutes/second run}.",
+    "{times#base model/minutes/latents again}, the diffusion model {times#base model/minutes/first run} and {times#base model/minutes/second run}, "
+    "and the whole third run {times#base model/minutes/third run}.",
 ]}
 
 # ---- cards that a script writes --------------------------------------------------------------------------------------
@@ -197,14 +198,13 @@ EXEMPT = {"README.md": {
     "how many are shown": ["![32 uncurated samples]", "*32 uncurated samples: the first 32 captions"],
     "architecture, which the weights' shapes hold": ["factor 4", "of standard deviation 1"],
     "the world": ["skin (3)", "trousers (8 colours each)", "hat (8 colours or none)", "action (6;", "background (6)", "ball in 8 colours"],
+    "a run that is not in here": ["4 000 steps of batch 32 on the CPU with 49 152 more"],
     "settings of the first run, whose recipe is not kept": [
         "6 000 pictures (crops) for the autoencoder; 20 480, then", "1 900 steps: 1 235 of 16 crops of 64 x 64 near the puppet, 665 of 4 whole pictures",
         "KL 2e-4, AdamW 1.5e-3", "| latents | 20 480 pictures", "5 200 steps of batch 16, AdamW 6e-4 (warm-up 200 steps, falling linearly over the last 40 %), "
         "EMA 0.9995, caption dropout 0.1; loss weight min(SNR, 5) / SNR, from step 3 500 on its root min(SNR, 5) ^ 0.5 / SNR",
         "the first 20 480 and as many"],
-    "guidance scales that were tried": ["5 and 7.5 find no more whole puppets", "at 7.5 more suns"],
-}, "data/puppet-diffusion-next/README.md": {
-    "which key of the results": ["joints found, 50 steps, guidance scale 3", "joints found, 25 steps, guidance scale 3", "right, 50 steps, mean"],
+    "which key of the results": ["With 25 steps as many", "guidance scales of 2, 4 and 5 find", "% with 50 steps), measured on the GPU"],
 }}
 
 # ---- how it is read --------------------------------------------------------------------------------------------------
@@ -231,8 +231,7 @@ def stored(file):
         return from_code()
     if file == "front":
         return front()
-    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe", "next": "puppet-diffusion-next/base",
-             "next recipe": "puppet-diffusion-next/recipe"}.get(file, f"results/{file}")
+    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe", "second run": "puppet-diffusion/second_run"}.get(file, f"results/{file}")
     place = f"puppet-diffusion/{file}/config" if file in ("vae", "unet", "text_encoder") else f"{file}/config" if "/" in file else place
     return json.loads((ROOT / "data" / f"{place}.json").read_text(encoding="utf-8"))
 
@@ -243,7 +242,7 @@ def from_code():
     shares = tokens["timesteps"]["500"]["raw"]["share_of_four"]
     with torch.device("meta"):
         large = transformer.build_transformer(transformer.TransformerRecipe())
-    return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + recipe["steps"] * recipe["batch"],
+    return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + sum(run["steps"] * run["batch"] for run in (stored("second run"), recipe)),
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
             "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]],
