@@ -147,8 +147,8 @@ READ = {"README.md": [
     "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
     "if all were alike, it would be {code#four channels, alike:.0%} %.",
 ], "notebooks/A1_train_the_base_model.ipynb": [
-    "{second run#pictures:_} pictures and {second run#steps:_} steps of batch {second run#batch} (",
-    "{recipe#pictures:_} pictures and {recipe#steps:_} steps of batch {recipe#batch} (",
+    "went on from its weights, with {second run#pictures:_} pictures and {second run#steps:_} steps of batch {second run#batch} (",
+    "those on a GPU, with {recipe#pictures:_} pictures and {recipe#steps:_} steps of batch {recipe#batch} (",
     "the autoencoder {times#base model/minutes/autoencoder} minutes, latents {times#base model/minutes/latents} and "
     "{times#base model/minutes/latents again}, the diffusion model {times#base model/minutes/first run} and {times#base model/minutes/second run}, "
     "and the whole third run {times#base model/minutes/third run}.",

@@ -121,8 +121,8 @@ def hands_up(answer) -> str:
     for name, value in zip(("left", "right"), angles):
         if not -30 <= value <= 180:
             return f"Not yet: {value:g} degrees for the {name} arm; choose from -30 to 180."
-    pose = Pose(left_arm=Limb(angles[0], 40), right_arm=Limb(angles[1], -8), left_leg=Limb(6), right_leg=Limb(6))
-    height = {name: point[1] for name, point in zip(JOINTS, skeleton(Scene(Puppet(), pose, x=54, y=117, size=92)))}
+    pose = Pose(left_arm=Limb(angles[0], 20), right_arm=Limb(angles[1], -8), left_leg=Limb(6), right_leg=Limb(6))
+    height = {name: point[1] for name, point in zip(JOINTS, skeleton(Scene(Puppet(), pose, x=40, y=117, size=92)))}
     low = [name for name in ("left", "right") if height[f"{name}_wrist"] >= height["head"]]
     if not low:
         return "Right: both hands are above the head. Put these angles into the parameters cell, and see the picture follow."
