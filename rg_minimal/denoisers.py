@@ -78,8 +78,10 @@ class Denoiser:
     def embed(self, timestep, device=None) -> Tensor:
         """The denoiser's own embedding of a timestep: a number gives (1, E), a tensor of B timesteps (B, E)."""
         project, embedder = self.embedder
-        timestep = torch.as_tensor(timestep, device=device or self.device).reshape(-1)
-        return embedder(project(timestep).to(self.dtype))
+        asked, weights = device or self.device, next(embedder.parameters()).device
+        here = asked if weights.type == "meta" else weights         # offloaded weights may have gone back since the pass
+        timestep = torch.as_tensor(timestep, device=here).reshape(-1)
+        return embedder(project(timestep).to(self.dtype)).to(asked)
 
     def check_head(self, config) -> None:
         """ValueError where a head's config names other layers, or another embedding, than this denoiser has."""

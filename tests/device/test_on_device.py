@@ -207,6 +207,16 @@ def test_a_pipeline_of_another_kind(device):
     assert len(there(invert(pipe, torch.rand(1, 3, 32, 32), "a puppet", **STEPS))) == 3
 
 
+def test_a_head_reads_a_pass_whose_weights_have_gone_back_since(pipe, heads):
+    """With offloading: the timestep is embedded when a head is first asked, which may be long after the pass."""
+    reading = read_picture(pipe, torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)), 300)
+    before = reading(heads["pose"])
+    pipe.maybe_free_model_hooks()
+    reading._readouts.clear()
+    after, emb = reading(heads["pose"]), denoiser(pipe).embed(torch.tensor([1, 2]))
+    assert after.is_cuda and emb.is_cuda and len(emb) == 2 and torch.equal(after, before)
+
+
 def test_the_play_was_on(pipe):
     assert REAL or virtual_device.tensors_there
 
