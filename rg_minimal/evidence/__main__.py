@@ -209,8 +209,7 @@ def commands() -> argparse.ArgumentParser:
         if name == "trial":
             part.add_argument("--drags", type=option(Index), default=0, help="cases that our own recipe answers, too")
             part.add_argument("--seed", type=option(Index), default=0, help="of the noise that features are read with")
-            part.add_argument("--folder", default=C.FOLDER, help="folder of the table")
-        elif name == "ghosting":
+        if name in ("trial", "ghosting"):
             part.add_argument("--folder", default=C.FOLDER, help="folder of the table")
         elif name == "cases":
             part.add_argument("folder_of_cases", metavar="folder", help="a folder that gets pictures and cases.json")

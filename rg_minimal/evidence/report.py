@@ -329,12 +329,15 @@ def _labels(rows: list[dict], contestant: str) -> list[int]:
 def _against(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
     """What one contestant has more than another with as many labels, in pairs of pictures and of trainings that both have: one
     dict, as `together` has them, or none where one of them was not measured."""
-    seeds = set.intersection(*({row["seed"] for row in pick(rows, contestant=name, labels=labels)} for name in (one, other)))
-    here = shared(pick(rows, contestant={one, other}, labels=labels, seed=seeds))
-    if not all(pick(here, contestant=name) for name in (one, other)):
-        return []
-    return [{"pair": one, "against": other, "labels": labels, **{
+    here = _of_both(rows, one, other, labels)
+    return [] if not here else [{"pair": one, "against": other, "labels": labels, **{
         number: T.paired(*(T.grid(here, number, contestant=name) for name in (one, other))) for number in T.NUMBERS}}]
+
+
+def _of_both(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
+    """The rows of two contestants with as many labels, of the trainings and pictures that both have."""
+    seeds = set.intersection(*({row["seed"] for row in pick(rows, contestant=name, labels=labels)} for name in (one, other)))
+    return shared(pick(rows, contestant={one, other}, labels=labels, seed=seeds))
 
 
 def together_table(found: list[dict]) -> str:
@@ -350,10 +353,10 @@ def ideas(tables: Tables, task: str) -> list[dict]:
     """What each idea has more than our head guided as usual, as `together`, and how its cost compares: "time" and "passes" are
     parts of the head's, from means (seconds are of the machine that measured; rows say no more of it)."""
     rows, found = pick(tables.contest, task=task, strength=1.0), []
-    for name in (name for names in IDEAS.values() for name in names):
-        for each in (each for labels in _labels(rows, name) for each in _against(rows, name, "head", labels)):
-            cost = {told: _mean(pick(rows, contestant=name, labels=each["labels"]), column)
-                    / _mean(pick(rows, contestant="head", labels=each["labels"]), column)
+    several = [(name, labels) for names in IDEAS.values() for name in names for labels in _labels(rows, name)]
+    for name, labels in several:
+        for each in _against(rows, name, "head", labels):
+            cost = {told: _mean(pick(rows, contestant=name, labels=labels), column) / _mean(pick(rows, contestant="head", labels=labels), column)
                     for told, column in (("time", "seconds"), ("passes", "passes"))}
             found.append({**each, **cost})
     return found
@@ -435,11 +438,9 @@ def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
     "high", "n", "seeds"}}; an error counts the other way round."""
     rows, found, sign = pick(tables.contest, task=task, strength=1.0), {}, -1 if task == "depth" else 1
     for name in [f"head:{each}" for names in PARTS.values() for each in names]:
-        for labels in sorted({row["labels"] for row in pick(rows, contestant=name)}):
-            here = pick(rows, contestant={name, "head"}, labels=labels)
-            seeds = {row["seed"] for row in pick(here, contestant=name)} & {row["seed"] for row in pick(here, contestant="head")}
-            here = shared(pick(here, seed=seeds))
-            if pick(here, contestant=name) and pick(here, contestant="head"):
+        for labels in _labels(rows, name):
+            here = _of_both(rows, name, "head", labels)
+            if here:
                 grids = [T.grid(here, contestant=each) for each in (name, "head")]
                 found[named(name)] = T.resampled(grids, lambda a, b: sign * (a - b))
     return found
