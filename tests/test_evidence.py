@@ -8,7 +8,7 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
-from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import __main__ as commands, ablations as A, baselines as B, contest as C, ideas as I, many as M, report, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
@@ -94,6 +94,24 @@ def test_a_killed_training_goes_on_with_the_same_bits(tiny, tmp_path, kind):
     assert not list(B.train_baseline(recipe(tmp_path / "killed", kind), tiny))
     with pytest.raises(ValueError, match="another recipe"):
         list(B.train_baseline(recipe(tmp_path / "killed", kind, steps=7), tiny))
+
+
+def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "load_pipeline", lambda: tiny)
+    shared = ["train", "depth", "--kinds", "controlnet", "--labels", "4", "--steps", "2", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
+    main(shared)
+    main([*shared, "--rates", "1e-3", "4e-3"])
+    assert sorted(path.name for path in (tmp_path / "runs").glob("c*")) == ["controlnet-depth-4-0", "controlnet@0.001-depth-4-0", "controlnet@0.004-depth-4-0"]
+    tables = report.read_tables(str(tmp_path))
+    assert [row["contestant"] for row in tables.training] == ["controlnet"]
+    assert [(row["lr"], row["contestant"]) for row in tables.rates] == [(rate, "controlnet") for rate in (1e-3, 2e-3, 4e-3)]
+    assert len({row["loss"] for row in tables.rates}) == 3
+    (tmp_path / "runs").rename(tmp_path / "away")                               # as on another machine
+    main([*shared, "--rates", "8e-3"])
+    after = report.read_tables(str(tmp_path))
+    assert [row["lr"] for row in after.rates] == [1e-3, 2e-3, 4e-3, 8e-3] and after.training == tables.training
+    with pytest.raises(SystemExit):
+        main([*shared, "--rates", "0"])
 
 
 def test_a_controlnet_lowers_its_loss_on_what_it_learns_and_leaves_the_model_alone(tiny, tmp_path):
@@ -248,7 +266,7 @@ def test_what_learns_from_another_is_trained_after_it(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(M, "joined", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(M, "_results", lambda client, job, jobs: asked.extend(each[0] for each in jobs) or iter(jobs))
-    jobs = [("predictor", "pose", 2, 0), ("head", "pose", 2, 0), ("adapter", "pose", 2, 0)]
+    jobs = [(kind, "pose", 2, 0, {}) for kind in ("predictor", "head", "adapter")]
     assert list(M.train_all(jobs, tmp_path)) == [(1, 3), (2, 3), (3, 3)] and asked == ["head", "adapter", "predictor"]
 
 

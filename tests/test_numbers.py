@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from rg_minimal.classroom.drafts import LIVE
+from rg_minimal.evidence import report
 from rg_minimal.paces import DRAFT, FULL
 from rg_minimal.puppets import heads, judge, transformer, vocabulary, world
 from rg_minimal.puppets.front import read_front, summarize
@@ -168,6 +169,16 @@ def head_card(name):
 MADE = {f"data/heads/{name}/README.md": partial(head_card, name) for name in heads.TASKS}
 MADE["data/judge/README.md"] = lambda: judge.card(judge.load_judge())
 
+# ---- a table that a script writes ------------------------------------------------------------------------------------
+
+CLAIM = re.compile(r"(?<=<!-- table: evidence -->\n).*?(?=<!-- end -->)", re.S)
+
+
+def claim():
+    """What the README's table of the evidence has to say."""
+    return report.markdown(report.read_tables(ROOT / report.C.FOLDER))
+
+
 # ---- what is no measurement, by kinds and then by its words ----------------------------------------------------------
 
 KINDS = {
@@ -211,7 +222,7 @@ EXEMPT = {"README.md": {
 
 STRIPPED = {                     # what is no prose: code and settings are held by the tests that run them
     "front matter": r"\A---\n.*?\n---\n", "code fence": r"```.*?```", "code span": r"`[^`\n]*`", "link": r"\]\([^)\n]*\)", "address": r"https?://\S+",
-    "table that tests/test_table.py writes": r"<!-- table: \w+ -->.*?<!-- end -->"}
+    "table that tests/test_table.py or tests/write_numbers.py writes": r"<!-- table: \w+ -->.*?<!-- end -->"}
 
 
 @cache
@@ -336,6 +347,10 @@ def test_a_card_is_what_its_figures_make(path):
     machine = r"\d s on (\d+ CPU threads|an [^;]+);"
     made, card = (re.sub(machine, "s on some machine;", text) for text in (MADE[path](), (ROOT / path).read_text(encoding="utf-8")))
     assert made.splitlines() == card.splitlines()
+
+
+def test_the_claim_is_what_the_tables_of_the_evidence_say():
+    assert CLAIM.findall((ROOT / "README.md").read_text(encoding="utf-8")) == [claim()]
 
 
 def test_numbers_are_written_where_they_belong(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.evidence import contest as C, report as R
-from rg_minimal.evidence.__main__ import COSTS, commands, main
+from rg_minimal.evidence.__main__ import commands, main
 from rg_minimal.puppets.front import write_rows
 
 
@@ -65,6 +65,30 @@ def test_what_is_not_there_is_not_measured():
 def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
     rows, partial = R.whole_arms(HOLDS + arm("adapter", 100, 0.9, pictures=3))
     assert rows == HOLDS and partial == ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 3 of 8 pictures"]
+
+
+def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
+    rows = [each for size, control, whole in ((0.03, 0.9, 0.5), (0.05, 0.7, 1.0), (0.08, 0.6, 1.0)) for number in range(4)
+            for each in [row(picture=number, control=control, whole=whole, settings=f'{{"step_size": {size}, "inner_steps": 1}}')]]
+    tables = R.Tables(tune=rows + [row("adapter", settings='{"scale": 1.5}', control=0.25, attributes=0.5)])
+    found = R.tuning(tables, "pose")
+    assert [(each["settings"]["step_size"], round(each["merit"], 3), each["chosen"], each["n"]) for each in found["head"]] == [
+        (0.03, 0.45, False, 4), (0.05, 0.7, True, 4), (0.08, 0.6, False, 4)]
+    assert found["adapter"][0]["merit"] == 0.125 and found["adapter"][0]["chosen"] and R.tuning(tables, "depth") == {}
+    said = R.tuning_table(found, "pose")
+    assert said.count("chosen") == 2 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 1.5" in said
+    assert said in R.report(R.Tables(rows, tune=tables.tune)) and R.NOT in R.tuning_table({}, "pose")
+
+
+def test_learning_rates_that_were_tried_are_told_and_the_usual_ones_alone_are_not():
+    def tried(lr, loss, contestant="controlnet", seed=0):
+        return {"contestant": contestant, "task": "pose", "labels": 300, "seed": seed, "lr": lr, "loss": loss, "steps": 400}
+    tables = R.Tables(HOLDS, rates=[tried(2e-3, 0.011), tried(2e-3, 0.013, seed=1), tried(1e-3, 0.014), tried(2e-3, 0.01, "adapter")])
+    found = R.rates(tables, "pose")
+    assert list(found) == [("controlnet", 300)] and [(each["lr"], round(each["loss"], 4), each["least"], each["trainings"]) for each in found["controlnet", 300]] == [
+        (1e-3, 0.014, False, 1), (2e-3, 0.012, True, 2)]
+    assert "ControlNet, 300 labels: 0.002" in R.report(tables) and R.rates(tables, "depth") == {}
+    assert f"Other learning rates than the recipe's: pose, T2I-Adapter: {R.NOT}." in R.gaps(tables)
 
 
 def test_costs_are_those_of_all_parts():
@@ -142,7 +166,7 @@ def test_commands_that_are_named_are_commands():
 
 def test_a_report_of_a_folder(tmp_path, capsys):
     write_rows(tmp_path / "contest.csv", HOLDS, C.KINDS_OF)
-    write_rows(tmp_path / "training.csv", [cost("head"), cost("controlnet")], COSTS)
+    write_rows(tmp_path / "training.csv", [cost("head"), cost("controlnet")], R.COSTS)
     tables = R.read_tables(str(tmp_path))
     assert tables.contest == HOLDS and tables.training[0]["parameters"] == 1000
     main(["report", "--folder", str(tmp_path)])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from rg_minimal import load_pipeline
 from rg_minimal.classroom import sheets
+from rg_minimal.evidence import report
 from rg_minimal.puppets import measure
 from rg_minimal.puppets.front import read_front, summarize
 from rg_minimal.puppets.judge import load_judge
@@ -57,7 +58,7 @@ def test_arrows_belong_to_the_first_row(tmp_path, monkeypatch):
 def test_the_card_of_the_examples_names_commands_that_exist():
     card = (ROOT / "data" / "examples" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"-m rg_minimal\.classroom\.sheets (\S+) -o (data/examples/\S+\.png)", card)
-    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth", "front"} <= {*sheets.COUNTS, "front"}
+    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth", *sheets.FIGURES} <= {*sheets.COUNTS, *sheets.FIGURES}
     assert all((ROOT / path).is_file() for _, path in named) and "measure" not in re.sub(r"measure(d|ments)", "", card)
     for what in set(sheets.COUNTS) - {"base"}:
         result = json.loads((ROOT / "data" / "results" / f"{what}.json").read_text(encoding="utf-8"))
@@ -77,3 +78,14 @@ def test_the_front_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         sheets.main(["front", "-o", str(tmp_path / "front.png"), "--count", "3"])
     assert "--count has no effect on front" in capsys.readouterr().err
+
+
+def test_the_evidence_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    axes, = sheets.draw_evidence().axes
+    curves = report.efficiency(report.read_tables(), "pose")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == sorted(curves, key=lambda name: name != "unguided")
+    sheets.main(["evidence", "-o", str(tmp_path / "evidence.png")])
+    assert Image.open(tmp_path / "evidence.png").width > 600 and str(tmp_path) in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has no rows of pose; measure them"):
+        sheets.draw_evidence(folder=str(tmp_path))

@@ -1,7 +1,8 @@
 """Sheets of the first measured pictures, whatever they look like: `python -m rg_minimal.classroom.sheets depth -o depth.png`.
 
 The pictures are those of `puppets.measure`, whose measurement is left as soon as the sheet is drawn; no figures are written.
-`front` is the figure of control against cost, drawn from what `puppets.front` has measured.
+`front` is the figure of control against cost, drawn from what `puppets.front` has measured, `evidence` that of control against
+labelled pictures, from the tables of `evidence`.
 """
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from typing import Literal
 import torch
 
 from ..checks import Count, FileName, declared, one_sentence, option
+from ..evidence import baselines, contest, report
 from ..files import refuse_file
 from ..pipelines import load_pipeline
 from ..puppets.front import FRONT, read_front, summarize
 from ..puppets.judge import Judge, load_judge
 from ..puppets.measure import Steps, check_options, measurement
-from .plots import Figure, front, picture_rows, save_figure, save_grid
+from .plots import Figure, efficiency, front, picture_rows, save_figure, save_grid
 from .widgets import draw_arrows
 
 # How many cases are measured, None for as many as the measurement has: drags draw the first two of each kind at their end.
@@ -61,9 +63,21 @@ def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -
     return front([row for row in rows if row["task"] == task], error, most, unguided, ("draft", "full"))
 
 
+@declared
+def draw_evidence(task: Literal[baselines.TASKS] = "pose", folder: FileName = contest.FOLDER) -> Figure:
+    """Control against labelled pictures of everybody who was measured in a task. ValueError where nobody was."""
+    curves = report.efficiency(report.read_tables(folder), task)
+    if not curves:
+        raise ValueError(f"{folder} has no rows of {task}; measure them with python -m rg_minimal.evidence contest {task}")
+    return efficiency(curves, report.MEASURES[task], log=task == "depth")
+
+
+FIGURES = {"front": draw_front, "evidence": draw_evidence}             # of what was measured before
+
+
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Draw the first pictures of a measurement, none picked.")
-    parser.add_argument("what", choices=[*COUNTS, "front"])
+    parser.add_argument("what", choices=[*COUNTS, *FIGURES])
     parser.add_argument("-o", "--out", required=True, help="the file to write, a .png")
     parser.add_argument("--count", type=option(Count), default=None,
                         help="cases of the measurement (as in data/results; 8 drags, two of each kind); the sheet shows the first of them")
@@ -73,12 +87,12 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     if not options.out.endswith(".png"):
         parser.error(f"--out is {options.out!r}: give a name that ends in .png")
-    if options.what == "front":
+    if options.what in FIGURES:
         with one_sentence(parser):
             idle = [f"--{name}" for name in ("count", "steps", "heads") if getattr(options, name) is not None]
             if idle:
-                raise ValueError(f"{idle[0]} has no effect on front, which draws what was measured: leave it out")
-            print("written to", save_figure(draw_front(), options.out))
+                raise ValueError(f"{idle[0]} has no effect on {options.what}, which draws what was measured: leave it out")
+            print("written to", save_figure(FIGURES[options.what](), options.out))
         return
     check_options(parser, [options.what], options.count, options.steps, options.heads)
     with one_sentence(parser):

@@ -1,6 +1,7 @@
 """The commands, `python -m rg_minimal.evidence ...`. Each may be killed at any moment and goes on.
 
     train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence
+    train pose --kinds controlnet --labels 300 --rates 1e-3 4e-3     with other learning rates, into .../rates.csv
     tune pose                                    the same number of settings for everybody, into data/results/evidence/tune.csv
     contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
     contest pose --check                         a row, drawn at random, computed again
@@ -18,13 +19,12 @@ import argparse
 from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
-from ..checks import Count, Index, NonNegative, checked, one_sentence, option
+from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
 from ..pipelines import load_head, load_pipeline
-from ..puppets.front import write_rows
+from ..puppets.front import read_rows, write_rows
 from ..puppets.judge import load_judge
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
-COSTS = ("contestant", "task", "labels", "seed", "parameters", "training_seconds", "device", "steps")
 
 
 def follow(states) -> None:
@@ -41,16 +41,22 @@ def count(progress) -> None:
 
 def train(options) -> None:
     """Train what is asked for and is not there, and note what it cost."""
-    jobs = [(kind, task, labels, seed) for seed in options.seeds for labels in options.labels for task in options.tasks
-            for kind in options.kinds]
+    jobs = [(kind, task, labels, seed, changes) for seed in options.seeds for labels in options.labels for task in options.tasks
+            for kind in options.kinds for changes in changes_of(options, kind)]
     if several(options):
-        count(M.train_all(jobs, options.runs, options.steps, options.workers, options.scheduler))
+        count(M.train_all(jobs, options.runs, options.workers, options.scheduler))
         note_costs(options)
         return
     pipe = load_pipeline()
-    for kind, task, labels, seed in jobs:
-        follow(M.training(kind, task, labels, seed, options.runs, pipe, options.steps))
+    for kind, task, labels, seed, changes in jobs:
+        follow(M.training(kind, task, labels, seed, options.runs, pipe, **changes))
         note_costs(options)
+
+
+def changes_of(options, kind: str) -> list[dict]:
+    """The recipes of a kind, as changes of its own: one, or for baselines one of each learning rate that is asked for."""
+    steps = {"steps": options.steps} if options.steps else {}
+    return [{**steps, "lr": rate} for rate in options.rates] if options.rates and kind in B.KINDS else [steps]
 
 
 def several(options) -> bool:
@@ -67,7 +73,12 @@ def measure(options, todo, name, scenes, pictures, settings) -> None:
 
 
 def note_costs(options) -> None:
-    write_rows(Path(options.folder) / "training.csv", C.trainings(options.runs), COSTS)
+    """Add what trainings cost to the tables; rows of trainings that are not on this machine stay."""
+    for name, rows, kinds, key in (("training", C.trainings(options.runs), report.COSTS, 4), ("rates", C.tried_rates(options.runs), report.RATES, 5)):
+        path = table(options, name)
+        old = read_rows(path, kinds, path.stem) if path.exists() else []
+        both = {tuple(row.values())[:key]: row for row in (*old, *rows)}
+        write_rows(path, [both[each] for each in sorted(both)], kinds)
 
 
 def table(options, name: str) -> Path:
@@ -107,10 +118,9 @@ def ablate(options) -> None:
         for labels in options.labels:
             for task in options.tasks:
                 names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
-                follow(M.training("head", task, labels, seed, options.runs, pipe, options.steps))
+                follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options, "head")[0]))
                 for name in names:
-                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe,
-                                            **({"steps": options.steps} if options.steps else {})))
+                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe, **changes_of(options, "head")[0]))
                 count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
                                         options.runs))
     if not options.scores_only:
@@ -182,8 +192,9 @@ def commands() -> argparse.ArgumentParser:
                           help="of the trainings, each with pictures of its own")
         part.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED), help="what is trained")
         part.add_argument("--steps", type=option(Count), help="of each training; each kind's own by default")
+        part.add_argument("--rates", nargs="+", type=number(Positive), help="learning rates of ControlNet and T2I-Adapter; one of their own by default")
         part.add_argument("--contestants", nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS))
-        part.add_argument("--strengths", nargs="+", type=strength, default=[1.0], help="factors of what was tuned")
+        part.add_argument("--strengths", nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned")
         part.add_argument("--pictures", type=option(Count), default=64, help="held-out scenes, the same for everybody")
         part.add_argument("--tuned-with", type=option(Count), default=1000,
                           help="labels of those whose settings are tuned")
@@ -220,12 +231,14 @@ def commands() -> argparse.ArgumentParser:
     return made
 
 
-def strength(text: str) -> float:
-    """For argparse: a number of at least 0."""
-    try:
-        return checked("it", float(text), NonNegative)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0 ({error})") from None
+def number(kind):
+    """For argparse: a number of a kind of `checks`."""
+    def read(text: str) -> float:
+        try:
+            return checked("it", float(text), kind)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be used ({error})") from None
+    return read
 
 
 def main(arguments=None) -> None:

@@ -224,7 +224,9 @@ class BaselineRecipe(Declared):
 
     @property
     def folder(self) -> Path:
-        return folder_of(self.kind, self.task, self.labels, self.seed, self.runs)
+        """Another learning rate than the usual one is part of the name."""
+        name = self.kind if self.lr == type(self).lr else f"{self.kind}@{self.lr:g}"
+        return folder_of(name, self.task, self.labels, self.seed, self.runs)
 
 
 def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]:

@@ -354,13 +354,23 @@ def agree(row: dict, again: dict, tolerance: float = 0.02) -> bool:
 
 
 def trainings(runs=RUNS) -> list[dict]:
-    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds."""
-    found = []
+    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds; those with another learning
+    rate than the usual one are left to `tried_rates`."""
+    return [{**which, "parameters": told["parameters"], "training_seconds": told["training_seconds"],
+             "device": told.get("device", "cpu"), "steps": told.get("best_step", told["recipe"]["steps"])}
+            for which, told in _finished(runs) if "@" not in which["contestant"]]
+
+
+def tried_rates(runs=RUNS) -> list[dict]:
+    """What became of baselines with each learning rate: contestant, task, labels, seed, rate, the least loss on pictures that none
+    learned from, and the step that has it."""
+    found = [{**which, "contestant": which["contestant"].partition("@")[0], "lr": told["recipe"]["lr"], "loss": told["check_loss"],
+              "steps": told["best_step"]} for which, told in _finished(runs) if which["contestant"].partition("@")[0] in KINDS]
+    return sorted(found, key=lambda row: tuple(row.values())[:5])
+
+
+def _finished(runs) -> Iterator[tuple[dict, dict]]:
+    """What each finished training is of, and what it left in its training.json."""
     for path in sorted(Path(runs).glob("*/training.json")):
-        told = read_json(path)
         name, task, labels, seed = path.parent.name.rsplit("-", 3)
-        found.append({"contestant": name, "task": task, "labels": int(labels), "seed": int(seed),
-                      "parameters": told["parameters"], "training_seconds": told["training_seconds"],
-                      "device": told.get("device", "cpu"),
-                      "steps": told.get("best_step", told["recipe"]["steps"])})
-    return found
+        yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, read_json(path)

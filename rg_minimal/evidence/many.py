@@ -20,30 +20,29 @@ RETRIES = 3                                                 # workers that a job
 LEARNS_FROM = {"predictor": "head"}                         # is trained when the other one is there
 
 
-def training(kind: str, task: str, labels: int, seed: int, runs, pipe, steps: int | None = None):
-    """The generator that trains one contestant; `steps` is its own where it is None."""
-    changes = {} if steps is None else {"steps": steps}
+def training(kind: str, task: str, labels: int, seed: int, runs, pipe, **changes):
+    """The generator that trains one contestant; `changes` are of its recipe (`steps`, `lr`)."""
     if kind in B.KINDS:
         return B.train_baseline(B.BaselineRecipe(kind, task, labels, seed, runs=str(runs), **changes), pipe)
     make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector, "predictor": I.train_predictor}[kind]
     return make(task, labels, seed, runs, pipe, **changes)
 
 
-def train_all(jobs: list[tuple], runs, steps: int | None = None, workers: int = 2, scheduler: str | None = None) -> Iterator[tuple[int, int]]:
-    """Train (kind, task, labels, seed) each, those first that others learn from; yields (done, of). Jobs that are done end at
-    once."""
+def train_all(jobs: list[tuple], runs, workers: int = 2, scheduler: str | None = None) -> Iterator[tuple[int, int]]:
+    """Train (kind, task, labels, seed, changes) each, as `training`, those first that others learn from; yields (done, of). Jobs
+    that are done end at once."""
     runs, done = str(Path(runs).resolve()), 0
     with joined(scheduler, min(workers, len(jobs)), RETRIES) as client:
         for later in (False, True):
             wave = [each for each in jobs if (each[0] in LEARNS_FROM) is later]
-            for _ in _results(client, train_one, [(*each, runs, steps) for each in wave]):
+            for _ in _results(client, train_one, [(*each, runs) for each in wave]):
                 done += 1
                 yield done, len(jobs)
 
 
-def train_one(kind, task, labels, seed, runs, steps) -> None:
+def train_one(kind, task, labels, seed, changes, runs) -> None:
     """In a worker: one training to its end."""
-    for _ in training(kind, task, labels, seed, runs, _loaded()[0], steps):
+    for _ in training(kind, task, labels, seed, runs, _loaded()[0], **changes):
         pass
 
 

@@ -8,6 +8,7 @@ better in both.
 """
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..puppets.heads import get_task
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
          "device": str, "steps": int}
+RATES = {"contestant": str, "task": str, "labels": int, "seed": int, "lr": float, "loss": float, "steps": int}
 NAMES = {"unguided": "unguided", "head": "our head", "linear": "best raw layer", "detector": "picture detector",
          "controlnet": "ControlNet", "adapter": "T2I-Adapter", "controlnet+head": "ControlNet + head",
          "adapter+head": "T2I-Adapter + head", **{f"layer{i}": f"layer {i} alone" for i in range(6)},
@@ -53,6 +55,7 @@ class Tables:
     contest: list[dict] = field(default_factory=list)
     tune: list[dict] = field(default_factory=list)
     training: list[dict] = field(default_factory=list)
+    rates: list[dict] = field(default_factory=list)
     ablations: list[dict] = field(default_factory=list)
     real: list[dict] = field(default_factory=list)
     trial: list[dict] = field(default_factory=list)
@@ -66,7 +69,7 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
     place = Path(find_folder(folder))
     rows, partial = whole_arms(C.read_table(place / "contest.csv"))
     tables = Tables(rows, C.read_table(place / "tune.csv"), _read(place / "training.csv", COSTS),
-                    _read(place / "ablations.csv", A.KINDS_OF), _read(place / "real.csv", C.REAL_KINDS),
+                    _read(place / "rates.csv", RATES), _read(place / "ablations.csv", A.KINDS_OF), _read(place / "real.csv", C.REAL_KINDS),
                     trial.read_table(place / "trial.csv"), trial.read_table(place / "ghosting.csv"), tuple(partial))
     versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
     if len(versions) > 1:
@@ -206,6 +209,50 @@ def _ends(found: dict, turned: float | None = None) -> str:
 
 def _counted(found: dict) -> str:
     return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more."
+
+
+# ---------------------------------------------------------------------------------------------- what was tuned
+
+def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
+    """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "chosen", "n"}, ...]}, in
+    order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen."""
+    rows, found = pick(tables.tune, task=task), {}
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        mine, best = pick(rows, contestant=name), C.chosen(rows, name, task)
+        for settings in dict.fromkeys(row["settings"] for row in mine):
+            here = pick(mine, settings=settings)
+            found.setdefault(name, []).append({
+                "settings": json.loads(settings), "merit": sum(map(C.merit, here)) / len(here), "control": _mean(here, "control"),
+                "whole": _mean(here, "whole"), "chosen": json.loads(settings) == best, "n": len(here)})
+    return found
+
+
+def tuning_table(found: dict[str, list[dict]], task: str) -> str:
+    """`tuning` as text."""
+    rows = [(f"{named(name)}: " + ", ".join(f"{what.replace('_', ' ')} {value:g}" for what, value in each["settings"].items()),
+             f"{each['control']:.3f}", f"{each['whole']:.2f}", f"{each['merit']:.3f}", "chosen" if each["chosen"] else "", str(each["n"]))
+            for name, part in found.items() for each in part]
+    return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures"), rows)
+
+
+def rates(tables: Tables, task: str) -> dict[tuple, list[dict]]:
+    """What became of the baselines with each learning rate that was tried, {(contestant, labels): [{"lr", "loss", "steps", "least",
+    "trainings"}, ...]}; "loss" is the mean of the trainings' least losses on pictures that none learned from."""
+    found: dict[tuple, list[dict]] = {}
+    for row in sorted(pick(tables.rates, task=task), key=lambda row: (row["contestant"], row["labels"], row["lr"])):
+        here = found.setdefault((row["contestant"], row["labels"]), [])
+        if row["lr"] not in [each["lr"] for each in here]:
+            alike = pick(tables.rates, task=task, contestant=row["contestant"], labels=row["labels"], lr=row["lr"])
+            here.append({"lr": row["lr"], "loss": _mean(alike, "loss"), "steps": _mean(alike, "steps"), "trainings": len(alike)})
+    found = {key: part for key, part in found.items() if len(part) > 1}
+    return {key: [each | {"least": each["loss"] == min(other["loss"] for other in part)} for each in part] for key, part in found.items()}
+
+
+def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
+    """`rates` as text."""
+    rows = [(f"{named(name)}, {labels:,} labels: {each['lr']:g}", f"{each['loss']:.5f}", f"{each['steps']:.0f}", "least" if each["least"] else "",
+             str(each["trainings"])) for (name, labels), part in found.items() for each in part]
+    return text_table((f"{task}, learning rates that were tried", "loss on others", "steps", "", "trainings"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
@@ -504,6 +551,9 @@ def gaps(tables: Tables) -> list[str]:
                              f"{task}: not {what}: heads with {', '.join(lost)}.")
     if not tables.tune:
         found.append("Settings were not tuned, everybody has defaults.")
+    lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if name not in {key[0] for key in rates(tables, task)}]
+    if lost:
+        found.append(f"Other learning rates than the recipe's: {'; '.join(lost)}: {NOT}.")
     if not tables.trial:
         found.append(f"The metrics themselves on trial: {NOT}.")
     there = {row["contestant"] for row in tables.contest}
@@ -588,7 +638,7 @@ def report(tables: Tables, at: int = 100) -> str:
     """Everything as text."""
     parts = ["\n".join(sentence(answer(tables, task, rival, at)) for task in B.TASKS for rival in B.KINDS)]
     for task in tasks_of(tables.contest):
-        parts += [cost_table(tables, task, at), trade_table(trade(tables, task)), together_table(together(tables, task)),
+        parts += [tuning_table(tuning(tables, task), task), rate_table(rates(tables, task), task), cost_table(tables, task, at), trade_table(trade(tables, task)), together_table(together(tables, task)),
                   idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
     parts += [ablation_table(found) for task in B.TASKS if (found := ablation_scores(tables, task))]
