@@ -8,7 +8,7 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
-from rg_minimal.evidence import __main__ as commands, ablations as A, baselines as B, contest as C, ideas as I, many as M, report, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, report, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
@@ -97,7 +97,7 @@ def test_a_killed_training_goes_on_with_the_same_bits(tiny, tmp_path, kind):
 
 
 def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "load_pipeline", lambda: tiny)
+    monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
     shared = ["train", "depth", "--kinds", "controlnet", "--labels", "4", "--steps", "2", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
     main(shared)
     main([*shared, "--rates", "1e-3", "4e-3"])
@@ -116,10 +116,12 @@ def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_pat
 
 def test_a_controlnet_lowers_its_loss_on_what_it_learns_and_leaves_the_model_alone(tiny, tmp_path):
     before = {name: value.clone() for name, value in tiny.unet.state_dict().items()}
+    processors = tiny.unet.attn_processors
     losses = [state.loss for state in B.train_baseline(recipe(tmp_path, steps=40, every=40, lr=5e-3, dropout=0.0,
                                                               decay=0.0), tiny)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert all(torch.equal(value, before[name]) for name, value in tiny.unet.state_dict().items())
+    assert tiny.unet.attn_processors == processors
 
 
 @pytest.mark.parametrize("kind", B.KINDS)

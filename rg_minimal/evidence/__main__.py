@@ -20,9 +20,8 @@ from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
-from ..pipelines import load_head, load_pipeline
+from ..pipelines import load_head
 from ..puppets.front import read_rows, write_rows
-from ..puppets.judge import load_judge
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
 
@@ -47,7 +46,7 @@ def train(options) -> None:
         count(M.train_all(jobs, options.runs, options.workers, options.scheduler))
         note_costs(options)
         return
-    pipe = load_pipeline()
+    pipe = M.loaded()[0]
     for kind, task, labels, seed, changes in jobs:
         follow(M.training(kind, task, labels, seed, options.runs, pipe, **changes))
         note_costs(options)
@@ -69,7 +68,7 @@ def measure(options, todo, name, scenes, pictures, settings) -> None:
     if several(options):
         count(M.measure_all(todo, table(options, name), scenes, pictures, settings, options.runs, options.workers, options.scheduler))
     else:
-        count(C.run(load_pipeline(), load_judge(), todo, table(options, name), scenes, pictures, settings, options.runs))
+        count(C.run(*M.loaded(), todo, table(options, name), scenes, pictures, settings, options.runs))
 
 
 def note_costs(options) -> None:
@@ -93,7 +92,7 @@ def tune(options) -> None:
 
 def contest(options) -> None:
     if options.check is not None:
-        pipe, judge = load_pipeline(), load_judge()
+        pipe, judge = M.loaded()
         row, again = C.recompute(pipe, judge, table(options, "contest"), seeds.TEST, options.pictures, options.check,
                                  options.runs)
         print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
@@ -109,11 +108,11 @@ def play(options, contestants) -> None:
     tuned = C.read_table(table(options, "tune"))
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
     measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])
-    C.write_real(load_pipeline(), load_judge(), table(options, "real"), options.runs)
+    C.write_real(*M.loaded(), table(options, "real"), options.runs)
 
 
 def ablate(options) -> None:
-    pipe = load_pipeline()
+    pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:
             for task in options.tasks:
@@ -140,21 +139,25 @@ def tell(options) -> None:
     print(report.report(report.read_tables(options.folder)))
 
 
+def all_metrics() -> T.Metrics:
+    """The metrics of drags, with the shipped head."""
+    pipe, judge = M.loaded()
+    return T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+
+
 def try_metrics(options) -> None:
     """Score answers of known quality with every metric and say what each makes of them."""
-    pipe, judge = load_pipeline(), load_judge()
-    metrics = T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+    metrics = all_metrics()
     path = table(options, "trial")
-    count(T.run(metrics, path, options.pictures, options.seed, load_head("data/heads/pose", pipe), options.drags))
+    count(T.run(metrics, path, options.pictures, options.seed, load_head("data/heads/pose", metrics.pipe), options.drags))
     print(T.said(T.read_table(path)))
 
 
 def ghosting(options) -> None:
     """Drag with each anti-ghosting term, and say what it changes."""
-    pipe, judge = load_pipeline(), load_judge()
-    metrics = T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+    metrics = all_metrics()
     path = table(options, "ghosting")
-    count(T.run_ghosting(metrics, path, load_head("data/heads/pose", pipe), options.pictures))
+    count(T.run_ghosting(metrics, path, load_head("data/heads/pose", metrics.pipe), options.pictures))
     print(report.ghost_table(report.ghosting(report.Tables(ghosting=T.read_table(path)))))
 
 
@@ -164,8 +167,7 @@ def write_cases(options) -> None:
 
 def score(options) -> None:
     D.read_answers(options.answers, options.pictures)                       # before anything slow is loaded
-    pipe, judge = load_pipeline(), load_judge()
-    metrics = T.Metrics(pipe, load_head("data/heads/correspondence", pipe), judge)
+    metrics = all_metrics()
     count(T.score_answers(metrics, options.answers, options.name, options.table, options.pictures))
     rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
     for name, told in T.METRICS.items():

@@ -240,8 +240,15 @@ def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]
         return
     pipe = load_pipeline(recipe.model, device=recipe.device) if pipe is None else pipe
     recipe = replace(recipe, device=denoiser(pipe).device.type)
-    if recipe.device == "cpu":
-        pipe.unet.set_attn_processor(AttnProcessor())       # its backward pass is the faster one there
+    before = pipe.unet.attn_processors
+    with undone(lambda: pipe.unet.set_attn_processor(dict(before))):
+        if recipe.device == "cpu":
+            pipe.unet.set_attn_processor(AttnProcessor())   # its backward pass is the faster one there
+        yield from _train(recipe, pipe)
+
+
+def _train(recipe: BaselineRecipe, pipe) -> Iterator[TrainingState]:
+    folder = recipe.folder
     data = Path(recipe.runs) / "pictures"
     known = labelled(pipe, seeds.training_scenes(recipe.seed, recipe.labels), recipe.labels, data)
     others = labelled(pipe, seeds.CHECK.first, CHECKED, data)

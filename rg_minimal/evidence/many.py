@@ -42,14 +42,14 @@ def train_all(jobs: list[tuple], runs, workers: int = 2, scheduler: str | None =
 
 def train_one(kind, task, labels, seed, changes, runs) -> None:
     """In a worker: one training to its end."""
-    for _ in training(kind, task, labels, seed, runs, _loaded()[0], **changes):
+    for _ in training(kind, task, labels, seed, runs, loaded()[0], **changes):
         pass
 
 
 def measure_all(todo: list[tuple], table, scenes: seeds.Scenes, pictures: int, settings, runs, workers: int = 2,
                 scheduler: str | None = None) -> Iterator[tuple[int, int]]:
     """`contest.run` by several processes; yields (jobs done, of)."""
-    pipe, judge = _loaded()
+    pipe, judge = loaded()
     rows, runs = C.rows_of(table, pipe), str(Path(runs).resolve())
     jobs: dict[tuple, list[int]] = {}
     for key, start in C.missing(rows, todo, scenes, pictures, settings):
@@ -66,12 +66,12 @@ def measure_all(todo: list[tuple], table, scenes: seeds.Scenes, pictures: int, s
 
 def measure_one(key, starts, scenes, pictures, runs) -> list[dict]:
     """In a worker: the rows of one contestant with one setting."""
-    pipe, judge = _loaded()
+    pipe, judge = loaded()
     return [row for rows in C.measured(pipe, judge, [(key, start) for start in starts], scenes, pictures, runs) for row in rows]
 
 
 @cache
-def _loaded() -> tuple:
+def loaded() -> tuple:
     """Model and judge, once in each process."""
     return load_pipeline(), load_judge()
 
