@@ -23,6 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from . import seeds
+from .learn import Pace, learn
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
@@ -32,7 +33,7 @@ from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
 from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
 from ..puppets.measure import finish
-from ..puppets.training import TrainingState, autocast, resume, save_every, set_rate, step_rng
+from ..puppets.training import TrainingState, autocast
 from ..undo import undone
 
 TASKS = ("pose", "depth", "edges")
@@ -219,10 +220,6 @@ class BaselineRecipe(Declared):
     device: Literal["cpu", "cuda"] = "cpu"      # where it is trained; that of a pipeline that is passed goes first
 
     @property
-    def save_every(self) -> int:
-        return self.every
-
-    @property
     def folder(self) -> Path:
         """Another learning rate than the usual one is part of the name."""
         name = self.kind if self.lr == type(self).lr else f"{self.kind}@{self.lr:g}"
@@ -254,35 +251,13 @@ def _train(recipe: BaselineRecipe, pipe) -> Iterator[TrainingState]:
     others = labelled(pipe, seeds.CHECK.first, CHECKED, data)
     words, nothing = _embed(pipe, known.captions()), _embed(pipe, [""])[0]
     network = new_network(recipe.kind, pipe.unet, recipe.seed).to(recipe.device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=1e-2)
-    best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}}
-    first = resume(folder / "training.pt", recipe, network=network, optimizer=optimizer, best=best)
-    start, before = time.process_time(), best["seconds"]
-    check = _checker(pipe, recipe, others)
-    for step in range(first, recipe.steps):
-        if step >= recipe.steps // 2 and step - best["step"] >= recipe.patience * recipe.every:
-            break                                           # asked first: a resumed run ends where another would
-        set_rate(optimizer, recipe.lr, step, recipe.steps, recipe.warmup, recipe.decay)
-        rng = step_rng(recipe, step)
+
+    def loss_of(rng):
         index = torch.randint(len(known), (recipe.batch,), generator=rng)
         told = torch.where(torch.rand(recipe.batch, 1, 1, generator=rng) < recipe.dropout, nothing, words[index])
-        loss = _loss(pipe, network, known, recipe, index, told, rng)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % recipe.every == 0 or step + 1 == recipe.steps:
-            now = check(network)
-            best["losses"] = [*best["losses"], (step + 1, now)]
-            if now < best["loss"]:
-                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name,
-                                                                    value in network.state_dict().items()}}
-            best["seconds"] = before + time.process_time() - start
-        save_every(folder / "training.pt", recipe, step + 1, recipe.steps, network=network, optimizer=optimizer,
-                   best=best)
-        yield TrainingState(f"{recipe.kind} {recipe.task} {recipe.labels}", step + 1, recipe.steps, loss.item(),
-                            before + time.process_time() - start)
-    network.load_state_dict(best["weights"])
+        return _loss(pipe, network, known, recipe, index, told, rng)
+    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, recipe.patience)
+    best = yield from learn(f"{recipe.kind} {recipe.task} {recipe.labels}", folder, pace, network, loss_of, _checker(pipe, recipe, others))
     facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
              "device": recipe.device, "best_step": best["step"],
              "check_loss": best["loss"], "losses": best["losses"], "training_seconds": round(best["seconds"], 1)}

@@ -8,7 +8,6 @@ less, are among the `ablations`.)
 """
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, Literal
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from . import seeds
 from .baselines import RUNS, folder_of, labelled
+from .learn import Pace, learn
 from .rivals import Rival, conv_block
 from ..checks import Count, Fraction, Function, Index, Map, Positive, declared
 from ..denoisers import denoiser
@@ -26,7 +26,7 @@ from ..files import refuse_file, write_json
 from ..maps import resize
 from ..pipelines import encode_prompts, load_head, load_pipeline
 from ..puppets.heads import depth_objective, edge_objective, pose_objective
-from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
+from ..puppets.training import TrainingState
 from ..readout import Guidance, HeadConfig, Objective, normalized_step, take_readings
 
 OBJECTIVES = {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}
@@ -118,19 +118,6 @@ def direction(predictor: Predictor, reading, head, target: Tensor) -> Tensor:
     return predictor(reading.latents, reading.output, readout, wanted, emb.expand(len(readout), -1))
 
 
-@dataclass(frozen=True)
-class PredictorRecipe:
-    """All numbers of a training."""
-    task: str
-    labels: int
-    seed: int = 0
-    steps: int = 400
-    batch: int = 8
-    lr: float = 2e-3
-    device: str = "cpu"
-    save_every: int = 50
-
-
 @declared
 def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index = 0, runs=RUNS, pipe=None, steps: Count = 400, batch: Count = 8,
                     lr: Positive = 2e-3) -> Iterator[TrainingState]:
@@ -155,27 +142,17 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2000 + seed)
         network = Predictor(head.config, channels=model.latent_channels).to(model.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=1e-2)
-    recipe = PredictorRecipe(task, labels, seed + 177, steps, batch, lr, model.device.type)
-    spent = {"seconds": 0.0}
-    first, start = resume(folder / "training.pt", recipe, network=network, optimizer=optimizer, best=spent), time.process_time()
-    before = spent["seconds"]
-    for step in range(first, steps):
-        set_rate(optimizer, lr, step, steps, 20, 0.5)
-        rng = step_rng(recipe, step)
+
+    def loss_of(rng):
         here, there = torch.randint(len(known), (2, batch), generator=rng)
         timestep = int(torch.randint(400, 1000, (), generator=rng))
         noise = torch.randn(known.latents[here].shape, generator=rng)
         reading, gradient, target = _true_gradient(pipe, head, task, known.latents[here], noise, timestep, truth[there],
                                                    [captions[i] for i in here.tolist()])
-        loss = 1 - F.cosine_similarity(direction(network, reading, head, target).flatten(1), gradient.flatten(1), dim=1).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        spent["seconds"] = before + time.process_time() - start
-        save_every(folder / "training.pt", recipe, step + 1, steps, network=network, optimizer=optimizer, best=spent)
-        yield TrainingState(f"predictor {task} {labels}", step + 1, steps, loss.item(), spent["seconds"])
-    network.eval().save_pretrained(folder)
+        return 1 - F.cosine_similarity(direction(network, reading, head, target).flatten(1), gradient.flatten(1), dim=1).mean()
+    pace = Pace(seed + 177, steps, lr, 20, 0.5, 50, model.device.type)
+    spent = yield from learn(f"predictor {task} {labels}", folder, pace, network, loss_of)
+    network.save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch,
                                                      "lr": lr},
                "device": model.device.type, "parameters": sum(each.numel() for each in network.parameters()),

@@ -11,7 +11,6 @@ Both read what a head reads, in a head's own terms, so every objective takes the
 """
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Iterator
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from . import seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
+from .learn import Pace, learn
 from ..checks import SomeName, declared
 from ..denoisers import clean_and_noise, denoiser
 from ..files import read_json, read_weights, refuse_file, write_json, write_weights
@@ -29,7 +29,7 @@ from ..maps import resize
 from ..pipelines import decode, load_pipeline, read_picture
 from ..puppets.heads import TASKS, get_task, new_head
 from ..puppets.judge import degrade
-from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
+from ..puppets.training import TrainingState
 from ..readout import HeadConfig
 
 
@@ -161,46 +161,26 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 + seed)
         detector = Detector(replace(new_head(pipe, task).config, extra=dict(own.extra))).to(denoiser(pipe).device)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr, weight_decay=1e-2)
     device = denoiser(pipe).device
-    recipe, best = _Numbers(seed + 77, device.type, every), {"step": 0, "loss": float("inf"), "seconds": 0.0, "weights": {}}
-    first = resume(folder / "training.pt", recipe, network=detector, optimizer=optimizer, best=best)
-    start, before = time.process_time(), best["seconds"]
-    for step in range(first, steps):
-        set_rate(optimizer, lr, step, steps, 50, 0.5)
-        rng = step_rng(recipe, step)
+
+    def loss_of(rng):
         index = torch.randint(len(known), (batch,), generator=rng)
         shown = degrade(pictures[index].float() / 255, rng).to(device)
-        loss = own.loss(detector(shown), *(each[index].to(device) for each in truth))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % every == 0 or step + 1 == steps:
-            with torch.no_grad():
-                seen = torch.cat([detector(part.to(device).float() / 255).cpu() for part in unseen.split(16)])
-                now = float(own.loss(seen, *told))
-            if now < best["loss"]:
-                best |= {"step": step + 1, "loss": now, "weights": {name: value.clone() for name,
-                                                                    value in detector.state_dict().items()}}
-            best["seconds"] = before + time.process_time() - start
-        save_every(folder / "training.pt", recipe, step + 1, steps, network=detector, optimizer=optimizer, best=best)
-        yield TrainingState(f"detector {task} {labels}", step + 1, steps, loss.item(),
-                            before + time.process_time() - start)
-    detector.load_state_dict(best["weights"])
-    detector.eval().save_pretrained(folder)
+        return own.loss(detector(shown), *(each[index].to(device) for each in truth))
+
+    @torch.no_grad()
+    def check(network) -> float:
+        seen = torch.cat([network(part.to(device).float() / 255).cpu() for part in unseen.split(16)])
+        return float(own.loss(seen, *told))
+    pace = Pace(seed + 77, steps, lr, 50, 0.5, every, device.type)
+    best = yield from learn(f"detector {task} {labels}", folder, pace, detector, loss_of, check)
+    detector.save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps,
                                                      "batch": batch, "lr": lr},
                "device": device.type, "parameters": sum(each.numel() for each in detector.parameters()),
                "best_step": best["step"], "check_loss": best["loss"],
                "training_seconds": round(best["seconds"], 1)})
     (folder / "training.pt").unlink(missing_ok=True)
-
-
-class _Numbers:
-    """What `puppets.training` asks of a recipe."""
-
-    def __init__(self, seed: int, device: str, every: int):
-        self.seed, self.device, self.save_every = seed, device, every
 
 
 def _bytes(pipe, latents: Tensor) -> Tensor:

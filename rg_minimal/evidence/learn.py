@@ -1,0 +1,64 @@
+"""The loop that trains all but the heads: ControlNet, T2I-Adapter, the detector, the predictor of directions.
+
+A training that was killed goes on with the same bits; where there is a check on other pictures, the best of its states is kept.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Numbers of a training with AdamW; the rate is warmed up, and falls over the last part `decay`."""
+    seed: int
+    steps: int
+    lr: float
+    warmup: int
+    decay: float
+    save_every: int                     # steps between two checkpoints, and between two checks
+    device: str
+    clip: float | None = None           # of the gradient's norm
+    patience: int | None = None         # checks without a better one that end a training, in its second half
+
+
+def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Callable[[torch.Generator], Tensor],
+          check: Callable[[nn.Module], float] | None = None) -> Iterator[TrainingState]:
+    """Train `network` with the losses of `loss_of(rng)`, from the checkpoint in `folder` on where there is one; yields states and
+    ends with {"step", "loss", "losses", "seconds"}: of the state with the least `check(network)`, whose weights the network has then,
+    or of the last one."""
+    optimizer = torch.optim.AdamW(network.parameters(), pace.lr, weight_decay=1e-2)
+    best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}}
+    path = folder / "training.pt"
+    first, start = resume(path, pace, network=network, optimizer=optimizer, best=best), time.process_time()
+    before = best["seconds"]
+    for step in range(first, pace.steps):
+        if pace.patience and step >= pace.steps // 2 and step - best["step"] >= pace.patience * pace.save_every:
+            break                                           # asked first: a resumed run ends where another would
+        set_rate(optimizer, pace.lr, step, pace.steps, pace.warmup, pace.decay)
+        loss = loss_of(step_rng(pace, step))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if pace.clip:
+            nn.utils.clip_grad_norm_(network.parameters(), pace.clip)
+        optimizer.step()
+        done = step + 1
+        if check and (done % pace.save_every == 0 or done == pace.steps):
+            now = check(network)
+            best["losses"] = [*best["losses"], (done, now)]
+            if now < best["loss"]:
+                best |= {"step": done, "loss": now, "weights": {name: value.clone() for name, value in network.state_dict().items()}}
+        best["seconds"] = before + time.process_time() - start
+        save_every(path, pace, done, pace.steps, network=network, optimizer=optimizer, best=best)
+        yield TrainingState(stage, done, pace.steps, loss.item(), best["seconds"])
+    if check:
+        network.load_state_dict(best["weights"])
+    network.eval()
+    return {name: best[name] for name in ("step", "loss", "losses", "seconds")}
