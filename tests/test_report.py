@@ -52,7 +52,7 @@ def test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer():
 def test_what_is_not_there_is_not_measured():
     empty = R.Tables()
     assert R.answer(empty, "pose")["verdict"] == R.NOT and R.NOT in R.sentence(R.answer(empty, "pose"))
-    assert R.markdown(empty).count(R.NOT) == 3 * 5
+    assert R.markdown(empty).count(R.NOT) == 3 * 6
     assert R.trade(empty, "pose") == R.efficiency(empty, "pose") == R.ablation_scores(empty, "pose") == {} and R.together(empty, "pose") == []
     assert R.NOT in R.trade_table({}) and "pose: nothing was measured." in R.gaps(empty)
     some = R.gaps(R.Tables(HOLDS))
@@ -65,6 +65,15 @@ def test_what_is_not_there_is_not_measured():
 def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
     rows, partial = R.whole_arms(HOLDS + arm("adapter", 100, 0.9, pictures=3))
     assert rows == HOLDS and partial == ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 3 of 8 pictures"]
+
+
+def test_the_table_of_the_readme_has_a_row_of_each_task():
+    tables = R.Tables(HOLDS, training=[cost("head", parameters=330_000), cost("controlnet", parameters=3_400_000)])
+    row, = (line for line in R.markdown(tables).splitlines() if line.startswith("| pose"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:2] == ["pose: PCK@0.05", "0.33 M, 3.40 M"] and cells[2].startswith("0.751 (") and cells[3].startswith("0.501 (")
+    assert cells[4].startswith("360") and cells[5:] == [R.NOT, "yes"]
+    assert len({line.count("|") for line in R.markdown(tables).splitlines()}) == 1
 
 
 def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
@@ -162,6 +171,20 @@ def test_commands_that_are_named_are_commands():
                      if ":" not in each["contestant"]}
     assert any("ablate pose --ablations mirrored" in line for line in named) and any("train pose --kinds head" in line for line in named)
     assert not any("--kinds mirrored" in line for line in named)
+
+
+def test_a_figure_names_the_commands_of_its_own_rows():
+    extra = {"strength": arm("head", 1000, 0.8, strength=2.0), "together": arm("adapter+head", 100, 0.9), "parts": arm("head:mirrored", 100, 0.7),
+             "ideas": arm("loop", 100, 0.8) + arm("head:short2", 100, 0.7)}
+    tables = R.Tables(HOLDS + sum(extra.values(), []))
+    assert R.behind(tables, "pose", "labels") == HOLDS and R.behind(tables, "depth", "labels") == []
+    for what, rows in extra.items():
+        assert R.behind(tables, "pose", what) == rows
+    assert R.again(tables, "pose", "ideas").splitlines() == [
+        "again: python -m rg_minimal.evidence contest pose --contestants loop --labels 100 --seeds 0 --strengths 1 --pictures 8",
+        "again: python -m rg_minimal.evidence ablate pose --ablations short2 --labels 100 --seeds 0 --strengths 1 --pictures 8"]
+    with pytest.raises(ValueError):
+        R.behind(tables, "pose", "colours")
 
 
 def test_a_report_of_a_folder(tmp_path, capsys):

@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -259,10 +260,7 @@ def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
 
 def efficiency(tables: Tables, task: str) -> dict[str, list[dict]]:
     """`statistics.curves` of all who work alone, by the names of figures; empty where nothing was measured."""
-    ideas = [name for names in IDEAS.values() for name in names]
-    alone = [row for row in tables.contest if "+" not in row["contestant"] and ":" not in row["contestant"]
-             and row["contestant"] not in ideas]
-    return {named(name): rows for name, rows in T.curves(alone, task).items()}
+    return {named(name): rows for name, rows in T.curves(behind(tables, task, "labels"), task).items()}
 
 
 @declared
@@ -565,6 +563,24 @@ def gaps(tables: Tables) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------- how to have it again
 
+@declared
+def behind(tables: Tables, task: str, what: Literal["labels", "strength", "together", "parts", "ideas"]) -> list[dict]:
+    """The rows of the contest that a figure or table is made of: of who works alone at strength 1, of several strengths, of pairs, of
+    changed heads, of ideas."""
+    rows, new = pick(tables.contest, task=task), {name for names in IDEAS.values() for name in names}
+    if what == "strength":
+        spread = {(row["contestant"], row["labels"]) for row in rows if row["strength"] != 1.0}
+        return [row for row in rows if (row["contestant"], row["labels"]) in spread or row["contestant"] == "unguided"]
+    kinds = {"together": lambda name: "+" in name, "parts": lambda name: ":" in name and name not in new, "ideas": lambda name: name in new,
+             "labels": lambda name: "+" not in name and ":" not in name and name not in new}
+    return [row for row in rows if kinds[what](row["contestant"]) and row["strength"] == 1.0]
+
+
+def again(tables: Tables, task: str, what: str) -> str:
+    """The commands that measure the rows `behind` a figure, as text."""
+    return "\n".join(f"again: {line}" for line in commands_of(behind(tables, task, what)))
+
+
 def commands_of(rows: list[dict]) -> list[str]:
     """The commands that measure these rows and no others, once everybody is trained and tuned."""
     found, several = [], {}
@@ -616,12 +632,14 @@ def _products(triples) -> list[tuple[list, list, list]]:
 
 def markdown(tables: Tables, at: int = 100) -> str:
     """The README's table: who needs how many labels to match our head at `at`, and what each adds."""
-    lines = [f"| | our head, {at:,} labels | ControlNet, {at:,} labels | labels that ControlNet needs for the same | "
-             "labels that T2I-Adapter needs | does the claim hold? |", "|---|---|---|---|---|---|"]
+    lines = [f"| | added weights, head and ControlNet | our head, {at:,} labels | ControlNet, {at:,} labels | labels that ControlNet "
+             "needs for the same | labels that T2I-Adapter needs | does ControlNet need more? |", "|---|---|---|---|---|---|---|"]
     for task in B.TASKS:
         theirs, adapters = answer(tables, task, "controlnet", at), answer(tables, task, "adapter", at)
         head, control = (_control(tables, task, name, at) for name in ("head", "controlnet"))
-        lines.append(f"| {task}: {MEASURES[task]} | {head} | {control} | {needs(theirs)} | {needs(adapters)} | "
+        added = {each["contestant"]: each["parameters"] for each in costs(tables, task, at)}
+        millions = [NOT if added[name] is None else f"{added[name] / 1e6:.2f} M" for name in ("head", "controlnet")]
+        lines.append(f"| {task}: {MEASURES[task]} | {', '.join(dict.fromkeys(millions))} | {head} | {control} | {needs(theirs)} | {needs(adapters)} | "
                      f"{ {'holds': 'yes', 'fails': 'no', 'open': 'not decided'}.get(theirs['verdict'], NOT)} |")
     return "\n".join(lines) + "\n"
 
