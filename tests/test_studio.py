@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -510,6 +511,60 @@ def test_drafts_follow_the_latest_wish_and_the_release_is_refined(kit):
             return shown.state, shown.result
     state, result = asyncio.run(scene())
     assert result.fingerprint == make(kit, state).fingerprint and state["steps"] == 8, "exactly what Run gives"
+
+
+async def until(true, seconds=60):
+    """Wait until this is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never was"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("order", [("value", "_moving", "_edited"), ("_moving", "_edited", "value")])
+def test_a_release_that_comes_in_one_message_with_movements_is_refined(kit, order):
+    """Where the kernel is busy the browser sends all that has changed at once: two quick gestures in one message, in which the
+    first one's value comes before the movement of the second."""
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            editor = shown.desk.editors["pose"]
+            joints = copy.deepcopy(editor.value)
+            joints[6] = [joints[6][0], joints[6][1] + 9]
+            told = {"value": joints, "_moving": [editor._picture_id, 7, joints], "_edited": [editor._picture_id, 1, 7]}
+            editor.set_state({name: told[name] for name in order})
+            await until(lambda: shown.history)
+            assert shown.result.state["pose"]["joints"] == joints and shown.message.startswith("Done.")
+            editor._moving = [editor._picture_id, 8, START["pose"]["joints"]]
+            await until(lambda: shown.desk.stage.answers == [8, True])
+            editor._moving = [editor._picture_id, 3, joints]
+            await asyncio.sleep(0.05)
+            assert shown.desk._wished == 8, "an older one, which came late"
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("before", ["dragged", "released"])
+def test_a_button_is_not_stopped_by_what_was_dragged_before(kit, guided, before):
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk, editor = shown.desk, shown.desk.editors["pose"]
+            joints = copy.deepcopy(editor.value)
+            for number in range(1, 4):
+                joints[6] = [joints[6][0], joints[6][1] + 9]
+                editor._moving = [editor._picture_id, number, copy.deepcopy(joints)]
+            await until(lambda: desk.stage.captions[-1:] == ["draft"])
+            joints[6] = [joints[6][0] - 40, joints[6][1]]
+            editor._moving = [editor._picture_id, 4, copy.deepcopy(joints)]
+            if before == "released":
+                editor.value = joints
+            said = []
+            desk.stage.observe(lambda change: said.append(change.new), "message")
+            (desk.run_button if guided else desk.before_button).click()
+            await until(lambda: said and not shown.running and not shown._following and said[-1])
+            await asyncio.sleep(0.1)
+            assert not any(each.startswith("Stopped") for each in said) and not shown.running
+            assert shown.message.startswith("Done." if guided else "This is the picture without guidance"), said
+    asyncio.run(scene())
 
 
 def test_a_draft_starts_from_the_runs_noise_and_a_far_wish_drops_it(kit):

@@ -66,6 +66,7 @@ class Studio:
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
         self.live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
+        self._order = None                      # of what was released last; none where a button was pressed since
         self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
         self._state = check_state(START if state is None else state)
@@ -161,16 +162,15 @@ class Studio:
 
     def let_go(self) -> None:
         """What was dragged is released: the picture of the present state is run, as by the button Run."""
-        self._wish, self._let_go = None, True
+        self._wish, self._let_go, self._order = None, True, object()
         if self.live and self._loop is not None and self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._refine(), self._loop)
+            asyncio.run_coroutine_threadsafe(self._refine(self._order), self._loop)
 
-    async def _refine(self):
-        released = self._released = object()
-        while self._following or self.running:
+    async def _refine(self, order):
+        while self._order is order and (self._following or self.running):
             self._stopping = self._stopping or self.running
             await asyncio.sleep(0.005)
-        if self._let_go and self._released is released:         # nothing was taken hold of, or released, since
+        if self._let_go and self._order is order:       # nothing was taken hold of, released, or asked for by a button since
             self._let_go = False
             if await self.run() is not None:
                 self.desk.show_refined()
@@ -179,11 +179,19 @@ class Studio:
 
     @declared
     def start(self, guided: Truth = True):
-        """Make the pictures of the present state, or only the one without guidance; returns at once if a loop runs."""
-        job = self.run(guided)
+        """Make the pictures of the present state, or only the one without guidance, in place of drafts; returns at once if a loop
+        runs."""
+        self._wish, self._let_go, self._order = None, self._following, None
+        job = self._run_after_drafts(guided)
         if self._loop is None or not self._loop.is_running():
             return asyncio.run(job)
         return asyncio.run_coroutine_threadsafe(job, self._loop)        # a click may come in on another thread
+
+    async def _run_after_drafts(self, guided) -> Result | None:
+        while self._following:
+            await asyncio.sleep(0.005)
+        self._let_go = False
+        return await self.run(guided)
 
     def stop(self):
         """End the run after the present step; the pictures before it stay."""
@@ -491,10 +499,12 @@ class Desk:
                 self.studio.let_go()
 
     def _moving(self, name, key, moving):
-        """Something is being dragged, and not released yet."""
+        """Something is being dragged, and not released yet. Both may come in one message, where the kernel was busy, and then in
+        either order: what was released counts."""
         picture, number, value = moving
         state = self.studio._state
-        if picture == self.editors[name]._picture_id and state[name]["use"]:
+        released = max(self.editors[name]._edited[2:], default=0)
+        if picture == self.editors[name]._picture_id and number > released and state[name]["use"]:
             try:
                 value = self.editors[name].check(value)
             except ValueError:

@@ -290,11 +290,15 @@ function render({ model, el }) {
   }
 
   function tell() {                                                   // Python of a gesture that goes on, at most every 60 ms
-    root.dataset.movement = ++movement;
+    next();
     if (telling !== null) return;
     model.set("_moving", [model.get("_picture_id"), movement, copy(draft)]);
     model.save_changes();
     telling = setTimeout(() => { telling = null; if (draft !== null && movement !== model.get("_moving")[1]) tellLast(); }, 60);
+  }
+
+  function next() {                                                   // later than what was released, here or in another tab
+    root.dataset.movement = movement = Math.max(movement, model.get("_edited")[2] ?? 0) + 1;
   }
 
   function tellLast() {
@@ -305,11 +309,16 @@ function render({ model, el }) {
   function end(keep = true) {
     const made = draft;
     draft = grabbed = pointer = null;
-    if (keep && made !== null) {
-      const finished = kind.finish ? kind.finish(made) : made;
-      if (finished !== null) commit(finished);
-    }
+    const finished = keep && made !== null && kind.finish ? kind.finish(made) : made;
+    if (keep && finished !== null && !same(finished, value)) commit(finished);
+    else if (made !== null && model.get("_live") && !same(made, value)) tellBack();
     draw();
+  }
+
+  function tellBack() {                                               // a gesture that is called off leads back to the value
+    next();
+    model.set("_moving", [model.get("_picture_id"), movement, copy(value)]);
+    model.save_changes();
   }
 
   function commit(made, text) {
@@ -322,7 +331,7 @@ function render({ model, el }) {
     value = made;
     if (!list()[selected]) selected = null;
     model.set("value", copy(value));
-    model.set("_edited", [model.get("_picture_id"), (model.get("_edited")[1] ?? 0) + 1]);
+    model.set("_edited", [model.get("_picture_id"), (model.get("_edited")[1] ?? 0) + 1, movement]);
     model.save_changes();
     const handle = list()[selected];
     say(text ?? (handle ? `${handle.name} at ${told(handle.at)}` : `${value.length} ${kind.noun}${value.length === 1 ? "" : "s"}`));

@@ -97,7 +97,7 @@ class OnPicture(anywidget.AnyWidget):
     _png = traitlets.Bytes().tag(sync=True)
     _size = traitlets.List([SIZE, SIZE]).tag(sync=True)     # width and height in pixels
     _picture_id = traitlets.Int(0).tag(sync=True)           # a new one for each picture
-    _edited = traitlets.List([0, 0]).tag(sync=True)         # picture id and serial number of the browser's last change
+    _edited = traitlets.List([0, 0, 0]).tag(sync=True)      # of the browser's last change: picture id, serial number, last movement
     _live = traitlets.Bool(False).tag(sync=True)            # whether the browser tells of a gesture that goes on, in ...
     _moving = traitlets.List([0, 0, []]).tag(sync=True)     # ... picture id, number of the movement, what the value would be
     label = traitlets.Unicode().tag(sync=True)
