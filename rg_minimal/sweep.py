@@ -266,7 +266,10 @@ def joined(scheduler: str | None, workers: int, retries: int):
         raise ValueError("a sweep needs Dask: pip install -e '.[sweep]'") from None
     os.environ.update({name: os.environ.get(name, value) for name, value in ONE_THREAD.items()})
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    with dask.config.set({"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method}):
+    settings = {"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method,
+                # Dask adds MALLOC_TRIM_THRESHOLD_, by which every tensor is fetched from the system anew: a training step takes 1.8 times as long
+                "distributed.nanny.pre-spawn-environ": ONE_THREAD}
+    with dask.config.set(settings):
         get_mp_context().set_forkserver_preload(["distributed", "papermill", "rg_minimal"])         # torch is loaded once for all workers
         with ExitStack() as ends:
             try:
