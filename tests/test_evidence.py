@@ -433,8 +433,10 @@ def test_curves_hold_means_and_intervals_by_labels():
     assert found["head"][1]["value"] == pytest.approx(0.1 + 0.05 + 0.015) and found["head"][1]["seeds"] == 2 and found["head"][1]["n"] == 4
     assert found["head"][1]["low"] < found["head"][1]["value"] < found["head"][1]["high"]
     assert found["unguided"] == [{"labels": 0, "value": 0.25, "low": 0.25, "high": 0.25, "n": 4, "seeds": 1}]
-    axes, = plots.efficiency(found, "PCK").axes
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"head", "unguided"} and axes.get_xscale() == "log"
+    axes, = plots.efficiency(found, "what is missing", 1.0).axes
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"head", "unguided"} and axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.containers[0][0].get_ydata()[1] == pytest.approx(1 - found["head"][1]["value"])
+    assert plots.efficiency(found, "error").axes[0].containers[0][0].get_ydata()[1] == pytest.approx(found["head"][1]["value"])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "100"]
     with pytest.raises(ValueError, match="no curves"):
         plots.efficiency({}, "PCK")

@@ -67,13 +67,14 @@ def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
     assert rows == HOLDS and partial == ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 3 of 8 pictures"]
 
 
-def test_the_table_of_the_readme_has_a_row_of_each_task():
+def test_the_table_of_the_readme_has_a_row_of_each_number_of_labels():
     tables = R.Tables(HOLDS, training=[cost("head", parameters=330_000), cost("controlnet", parameters=3_400_000)])
-    row, = (line for line in R.markdown(tables).splitlines() if line.startswith("| pose"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:2] == ["pose: PCK@0.05", "0.33 M, 3.40 M"] and cells[2].startswith("0.751 (") and cells[3].startswith("0.501 (")
-    assert cells[4].startswith("360") and cells[5:] == [R.NOT, "yes"]
-    assert len({line.count("|") for line in R.markdown(tables).splitlines()}) == 1
+    lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in R.markdown(tables).splitlines()]
+    assert [line[0] for line in lines[2:]] == ["pose, 100: PCK@0.05", "pose, added weights", "depth", "edges"]
+    measured, added = lines[2:4]
+    assert measured[1].startswith("0.751 (") and measured[2].startswith("0.501 (") and measured[3] == R.NOT
+    assert measured[4].startswith("360") and measured[5:] == [R.NOT, "yes"] and added[1:4] == ["0.33 M", "3.40 M", R.NOT]
+    assert {len(line) for line in lines} == {7}
 
 
 def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
@@ -130,7 +131,8 @@ def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     assert found["head"][1]["control"]["value"] == pytest.approx(0.7, abs=2e-3) and found["head"][1]["control"]["n"] == 40
     assert found["head"][0]["frechet"]["value"] == pytest.approx(0, abs=1e-3)           # the very same looks
     assert R.trade(R.Tables(spread), "pose")["head"][0]["frechet"] is None
-    figure = plots.trade(found, "PCK", {"whole": "whole puppets", "frechet": "Frechet distance"})
+    figure = plots.trade(found, "what is missing", {"whole": "whole puppets", "frechet": "Frechet distance"}, 1.0)
+    assert figure.axes[0].containers[1][0].get_xdata()[1] == pytest.approx(0.3, abs=2e-3) and figure.axes[0].xaxis_inverted()
     assert [axes.get_ylabel() for axes in figure.axes] == ["whole puppets", "Frechet distance"]
     assert R.trade(R.Tables(arm("unguided", 0, 0.1)), "pose") == {}
 

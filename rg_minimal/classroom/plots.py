@@ -518,15 +518,22 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
 
 
 @declared
-def efficiency(curves: dict, y: Text, log: Truth = False, inches: Inches = (6.4, 3.4)) -> Figure:
-    """What labels buy: a line with its 95 % intervals for each {name: [{"labels", "value", "low", "high"}, ...]}, over labelled
-    pictures on an axis that doubles. Who needs no labels (0) is a line across, with its interval as a band."""
+def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: Inches = (6.4, 3.4)) -> Figure:
+    """What labels buy: an error with its 95 % intervals over labelled pictures, both on axes that double. Who needs no labels is a
+    line across, with its interval as a band.
+
+    Args:
+        curves: {name: [{"labels", "value", "low", "high"}, ...]}; labels are 0 for who needs none.
+        error: the name of what is drawn; smaller is nearer.
+        most: the best value where larger is better (1.0 of a PCK): drawn is what is missing to it. None where values are errors.
+    """
     if not curves:
         raise ValueError("there are no curves to show: pass at least one")
     figure = Figure(figsize=inches, layout="constrained")
     axes, ticks = figure.subplots(), sorted({each["labels"] for rows in curves.values() for each in rows} - {0})
     trained = [name for name, rows in curves.items() if any(each["labels"] for each in rows)]
     for name, rows in curves.items():
+        rows = [_missing(row, most, "value", "low", "high") for row in rows]
         if name not in trained:
             axes.axhspan(rows[0]["low"], rows[0]["high"], color="0.88", linewidth=0)
             axes.axhline(rows[0]["value"], color="0.45", linewidth=1.2, label=name)
@@ -535,38 +542,52 @@ def efficiency(curves: dict, y: Text, log: Truth = False, inches: Inches = (6.4,
         aside = 1.05 ** (trained.index(name) - (len(trained) - 1) / 2)                  # so that intervals stand side by side
         axes.errorbar([each["labels"] * aside for each in rows], [each["value"] for each in rows], _ends(rows), fmt=dash, marker=mark, color=colour, markersize=5, linewidth=1.4,
                       elinewidth=1, capsize=2, label=name)
-    axes.set(xscale="log", xlabel="labelled pictures", **({"yscale": "log"} if log else {}))
+    axes.set(xscale="log", yscale="log", xlabel="labelled pictures")
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.set_ylabel(upright(y), fontsize=9)
+    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
+    axes.set_ylabel(upright(error), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 @declared
-def trade(found: dict, control: Text, panels: dict, inches: Inches = (3.2, 2.9)) -> Figure:
-    """What control costs: a panel for each {number: label} over what control came out, a line for each {contestant: [{"strength",
-    "control", number: {"value", "low", "high"}}, ...]} through its strengths, which stand at the points, all with 95 % intervals.
-    A number that is None is not drawn."""
+def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, inches: Inches = (3.2, 2.9)) -> Figure:
+    """What control costs: a panel for each {number: label} over the control error, which gets less to the right, on an axis that
+    doubles. All with 95 % intervals.
+
+    Args:
+        found: {name: [{"strength", "control", number: {"value", "low", "high"}}, ...]}: a line through strengths, which stand at the
+            points, or a grey square where there is one only. A number that is None is not drawn.
+        error, most: as of `efficiency`.
+    """
     if not found or not panels:
         raise ValueError("there is nothing to show: pass at least one contestant and one panel")
     figure = Figure(figsize=(inches[0] * len(panels), inches[1] + 0.4), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    grid, several, strengths = figure.subplots(1, len(panels), squeeze=False)[0], [name for name, rows in found.items() if len(rows) > 1], []
+    halo = matplotlib.patheffects.withStroke(linewidth=2, foreground="white")
     for axes, (number, label) in zip(grid, panels.items()):
-        for i, (name, rows) in enumerate(found.items()):
-            rows = [row for row in rows if row[number] is not None]
-            colour, mark, dash = STYLES[i % len(STYLES)]
-            x, y = [row["control"]["value"] for row in rows], [row[number]["value"] for row in rows]
-            axes.errorbar(x, y, _ends([row[number] for row in rows]), _ends([row["control"] for row in rows]), fmt=dash, marker=mark,
-                          color=colour, markersize=5, linewidth=1.2, elinewidth=0.8, label=name)
-            for row, at in zip(rows, zip(x, y)):
-                axes.annotate(f"{row['strength']:g}" if len(rows) > 1 else "", at, (4, 4), textcoords="offset points", fontsize=6.5, color=colour)
-        axes.set_xlabel(upright(control), fontsize=8)
+        for name, rows in found.items():
+            rows = [row | {"error": _missing(row["control"], most, "value", "low", "high")} for row in rows if row[number] is not None]
+            colour, mark, dash = STYLES[several.index(name) % len(STYLES)] if name in several else ("0.45", "s", "-")
+            x, y = [row["error"]["value"] for row in rows], [row[number]["value"] for row in rows]
+            axes.errorbar(x, y, _ends([row[number] for row in rows]), _ends([row["error"] for row in rows]), fmt=dash, marker=mark,
+                          color=colour, markersize=5, linewidth=1.2, elinewidth=0.5, label=name)
+            if name in several:
+                strengths += [axes.annotate(f"{row['strength']:g}", at, (4, 4), textcoords="offset points", fontsize=6.5, color=colour,
+                                            path_effects=[halo]) for row, at in zip(rows, zip(x, y))]
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_ylabel(upright(label), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=4)
+    figure.supxlabel(f"{error}; nearer to the right", fontsize=8)
+    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=4)
+    _apart(figure, strengths)
     return figure
 
 
@@ -660,12 +681,12 @@ def _apart(figure, names: list) -> None:
         taken.append(box)
 
 
-def _missing(row: dict, most: float | None, least: float = 1e-3) -> dict:
-    """A summary with its control turned into an error: what is missing to `most`, and never 0, which no such axis has."""
+def _missing(row: dict, most: float | None, middle: str = "control", low: str = "control_low", high: str = "control_high",
+             least: float = 1e-3) -> dict:
+    """A summary with its number turned into an error: what is missing to `most`, and never 0, which no such axis has."""
     if most is None:
         return row
-    low, middle, high = (max(most - row[name], least) for name in ("control_high", "control", "control_low"))
-    return row | {"control": middle, "control_low": low, "control_high": high}
+    return row | {mine: max(most - row[other], least) for mine, other in ((low, high), (middle, middle), (high, low))}
 
 
 def _interval(axes, row: dict, name: str, base: float, **look) -> None:

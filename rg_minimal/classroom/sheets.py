@@ -65,11 +65,11 @@ def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -
 
 @declared
 def draw_evidence(task: Literal[baselines.TASKS] = "pose", folder: FileName = contest.FOLDER) -> Figure:
-    """Control against labelled pictures of everybody who was measured in a task. ValueError where nobody was."""
+    """Control error against labelled pictures of everybody who was measured in a task. ValueError where nobody was."""
     curves = report.efficiency(report.read_tables(folder), task)
     if not curves:
         raise ValueError(f"{folder} has no rows of {task}; measure them with python -m rg_minimal.evidence contest {task}")
-    return efficiency(curves, report.MEASURES[task], log=task == "depth")
+    return efficiency(curves, *ERRORS[task])
 
 
 FIGURES = {"front": draw_front, "evidence": draw_evidence}             # of what was measured before

@@ -259,8 +259,11 @@ def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
 
 def efficiency(tables: Tables, task: str) -> dict[str, list[dict]]:
-    """`statistics.curves` of all who work alone, by the names of figures; empty where nothing was measured."""
-    return {named(name): rows for name, rows in T.curves(behind(tables, task, "labels"), task).items()}
+    """`statistics.curves` of all who work alone, by the names of figures, our head and the baselines first; empty where nothing was
+    measured."""
+    curves = T.curves(behind(tables, task, "labels"), task)
+    order = [name for name in ("unguided", "head", *B.KINDS) if name in curves]
+    return {named(name): curves[name] for name in dict.fromkeys((*order, *curves))}
 
 
 @declared
@@ -630,17 +633,23 @@ def _products(triples) -> list[tuple[list, list, list]]:
 
 # ---------------------------------------------------------------------------------------------- all of it
 
-def markdown(tables: Tables, at: int = 100) -> str:
-    """The README's table: who needs how many labels to match our head at `at`, and what each adds."""
-    lines = [f"| | added weights, head and ControlNet | our head, {at:,} labels | ControlNet, {at:,} labels | labels that ControlNet "
-             "needs for the same | labels that T2I-Adapter needs | does ControlNet need more? |", "|---|---|---|---|---|---|---|"]
+def markdown(tables: Tables) -> str:
+    """The README's table: a row for each task and number of labels that our head was measured with: how near everybody comes, and how
+    many labels the baselines need to come as near as our head."""
+    alone = ("head", *B.KINDS)
+    lines = ["| task, labelled pictures | " + " | ".join(map(named, alone)) + " | " + " | ".join(
+        f"labels that {named(name)} needs to match our head" for name in B.KINDS) + " | does ControlNet need more? |", "|---" * 7 + "|"]
     for task in B.TASKS:
-        theirs, adapters = answer(tables, task, "controlnet", at), answer(tables, task, "adapter", at)
-        head, control = (_control(tables, task, name, at) for name in ("head", "controlnet"))
-        added = {each["contestant"]: each["parameters"] for each in costs(tables, task, at)}
-        millions = [NOT if added[name] is None else f"{added[name] / 1e6:.2f} M" for name in ("head", "controlnet")]
-        lines.append(f"| {task}: {MEASURES[task]} | {', '.join(dict.fromkeys(millions))} | {head} | {control} | {needs(theirs)} | {needs(adapters)} | "
-                     f"{ {'holds': 'yes', 'fails': 'no', 'open': 'not decided'}.get(theirs['verdict'], NOT)} |")
+        for at in _labels(pick(tables.contest, task=task, strength=1.0), "head"):
+            answers = [answer(tables, task, rival, at) for rival in B.KINDS]
+            cells = [*(_control(tables, task, name, at) for name in alone), *map(needs, answers),
+                     {"holds": "yes", "fails": "no", "open": "not decided"}.get(answers[0]["verdict"], NOT)]
+            lines.append(f"| {task}, {at:,}: {MEASURES[task]} | " + " | ".join(cells) + " |")
+        if not pick(tables.contest, task=task, contestant="head"):
+            lines.append(f"| {task} " + f"| {NOT} " * 6 + "|")
+        added = {row["contestant"]: row["parameters"] for row in pick(tables.training, task=task)}
+        if any(name in added for name in alone):
+            lines.append(f"| {task}, added weights | " + " | ".join(f"{added[name] / 1e6:.2f} M" if name in added else NOT for name in alone) + " |" * 4)
     return "\n".join(lines) + "\n"
 
 
