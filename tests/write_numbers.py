@@ -27,7 +27,7 @@ def write_claim() -> bool:
     """Write the README's table of the evidence anew, and say whether it changed."""
     file = rules.ROOT / "README.md"
     text = file.read_text(encoding="utf-8")
-    new = rules.CLAIM.sub(lambda _: rules.claim(), text)
+    new = rules.CLAIM.sub(lambda found: found[1] + rules.claim() + found[3], text)
     file.write_text(new, encoding="utf-8")
     return new != text
 
