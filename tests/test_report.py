@@ -137,6 +137,14 @@ def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     assert R.trade(R.Tables(arm("unguided", 0, 0.1)), "pose") == {}
 
 
+def test_rivals_are_compared_with_the_head_that_had_as_many_labels():
+    rows = HOLDS + arm("unguided", 0, 0.1) + arm("controlnet+head", 100, 0.9)
+    found, = R.rivals(R.Tables(rows), "pose")
+    assert (found["pair"], found["against"], found["labels"]) == ("controlnet", "head", 100)
+    assert found["control"]["value"] == pytest.approx(-0.25) and R.measured_with(R.Tables(rows), "pose") == [100]
+    assert "ControlNet less our head" in R.together_table([found], "alone")
+
+
 def test_together_is_compared_with_each_alone():
     rows = arm("controlnet+head", 100, 0.9) + arm("controlnet", 100, 0.6) + arm("head", 100, 0.8)
     found = {each["against"]: each["control"]["value"] for each in R.together(R.Tables(rows), "pose")}
@@ -150,6 +158,9 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     found = R.ablation_scores(R.Tables(ablations=scores), "pose")
     assert list(found) == ["which layers", "timestep embedding"]
     assert found["timestep embedding"]["told 999 - t"][0] == {"timestep": 100, "value": pytest.approx(0.81), "low": 0.8, "high": pytest.approx(0.82), "seeds": 2}
+    assert R.scored_by(scores, "pose") == [f"python -m rg_minimal.evidence ablate pose --labels 100 --seeds {seed} --scores-only --ablations mirrored layer0"
+                                           for seed in (0, 1)] and not R.scored_by(scores, "depth")
+    assert commands().parse_args(shlex.split(R.scored_by(scores, "pose")[1])[3:]).seeds == [1]
     assert "told 999 - t" in R.ablation_table(found) and len(plots.score_panels(found, "PCK").axes) == 2
     gone = R.ablation_differences(R.Tables(HEAD + arm("head:mirrored", 100, 0.7)), "pose")
     assert gone["told 999 - t"]["value"] == pytest.approx(-0.05, abs=1e-5) and gone["told 999 - t"]["n"] == 8

@@ -125,6 +125,11 @@ def named(contestant: str) -> str:
     return NAMES.get(name, name.replace("_", " "))
 
 
+def measured_with(tables: Tables, task: str, contestant: str = "head") -> list[int]:
+    """With how many labels a contestant was measured in a task."""
+    return _labels(pick(tables.contest, task=task, strength=1.0), contestant)
+
+
 def tasks_of(rows: list[dict]) -> list[str]:
     """The tasks that were measured, in their order."""
     return [task for task in B.TASKS if pick(rows, task=task)]
@@ -370,6 +375,13 @@ def together(tables: Tables, task: str) -> list[dict]:
             for found in _against(rows, pair, alone, labels)]
 
 
+def rivals(tables: Tables, task: str) -> list[dict]:
+    """What each who works alone has more than our head with as many labels, as `together`."""
+    rows = behind(tables, task, "labels")
+    return [found for name in C.CONTESTANTS if name != "head" for labels in _labels(rows, name)
+            for found in _against(rows, name, "head", labels)]
+
+
 def _labels(rows: list[dict], contestant: str) -> list[int]:
     return sorted({row["labels"] for row in pick(rows, contestant=contestant)})
 
@@ -388,11 +400,11 @@ def _of_both(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
     return shared(pick(rows, contestant={one, other}, labels=labels, seed=seeds))
 
 
-def together_table(found: list[dict]) -> str:
-    """`together` as text."""
+def together_table(found: list[dict], head: str = "together") -> str:
+    """`together` or `rivals` as text."""
     rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}",
              *(_plus(each[number]) for number in T.NUMBERS), str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
-    return text_table(("together", "labels", "control", *NUMBERS.values(), "n", "trainings"), rows)
+    return text_table((head, "labels", "control", *NUMBERS.values(), "n", "trainings"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- ideas beyond the paper
@@ -603,6 +615,16 @@ def commands_of(rows: list[dict]) -> list[str]:
     return found
 
 
+def scored_by(rows: list[dict], task: str) -> list[str]:
+    """The commands that train and score the heads of these rows of `ablations.csv`."""
+    several: dict[tuple, list[str]] = {}
+    for row in pick(rows, task=task):
+        if row["ablation"] in A.ABLATIONS:
+            several.setdefault((row["labels"], row["seed"]), []).append(row["ablation"])
+    return [f"python -m rg_minimal.evidence ablate {task} --labels {labels} --seeds {seed} --scores-only --ablations "
+            f"{' '.join(dict.fromkeys(names))}" for (labels, seed), names in several.items()]
+
+
 def trained_by(rows: list[dict]) -> list[str]:
     """The commands that train what rows of `training.csv` name, each kind with its own steps; changed heads by `ablate`."""
     several: dict[tuple, set] = {}
@@ -640,7 +662,7 @@ def markdown(tables: Tables) -> str:
     lines = ["| task, labelled pictures | " + " | ".join(map(named, alone)) + " | " + " | ".join(
         f"labels that {named(name)} needs to match our head" for name in B.KINDS) + " | does ControlNet need more? |", "|---" * 7 + "|"]
     for task in B.TASKS:
-        for at in _labels(pick(tables.contest, task=task, strength=1.0), "head"):
+        for at in measured_with(tables, task):
             answers = [answer(tables, task, rival, at) for rival in B.KINDS]
             cells = [*(_control(tables, task, name, at) for name in alone), *map(needs, answers),
                      {"holds": "yes", "fails": "no", "open": "not decided"}.get(answers[0]["verdict"], NOT)]
@@ -665,8 +687,9 @@ def report(tables: Tables, at: int = 100) -> str:
     """Everything as text."""
     parts = ["\n".join(sentence(answer(tables, task, rival, at)) for task in B.TASKS for rival in B.KINDS)]
     for task in tasks_of(tables.contest):
-        parts += [tuning_table(tuning(tables, task), task), rate_table(rates(tables, task), task), cost_table(tables, task, at), trade_table(trade(tables, task)), together_table(together(tables, task)),
-                  idea_table(ideas(tables, task)),
+        parts += [tuning_table(tuning(tables, task), task), rate_table(rates(tables, task), task), cost_table(tables, task, at),
+                  together_table(rivals(tables, task), f"{task}, each alone"), trade_table(trade(tables, task)),
+                  together_table(together(tables, task)), idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
     parts += [ablation_table(found) for task in B.TASKS if (found := ablation_scores(tables, task))]
     parts += [ghost_table(ghosting(tables))] + ([trial.said(tables.trial)] if tables.trial else [])
