@@ -58,6 +58,8 @@ def test_what_is_not_there_is_not_measured():
     some = R.gaps(R.Tables(HOLDS))
     assert any("fewer than 3 trainings" in each for each in some) and any("T2I-Adapter" in each and R.NOT in each for each in some)
     assert f"pose: ControlNet with 30, 300, 10,000 labels: {R.NOT}." in some and f"pose: our head with 10, 30, 300, 1,000, 10,000 labels: {R.NOT}." in some
+    tuned = R.gaps(R.Tables(HOLDS, tune=HEAD))
+    assert "Settings were not tuned, everybody has defaults." in some and "Settings were not tuned, and are defaults: pose, ControlNet." in tuned
     with pytest.raises(ValueError, match="choose one of"):
         R.answer(empty, "colour")
 

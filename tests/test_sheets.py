@@ -9,7 +9,7 @@ from PIL import Image
 
 from rg_minimal import load_pipeline
 from rg_minimal.classroom import sheets
-from rg_minimal.evidence import report
+from rg_minimal.evidence import contest, report, seeds
 from rg_minimal.puppets import measure
 from rg_minimal.puppets.front import read_front, summarize
 from rg_minimal.puppets.judge import load_judge
@@ -89,3 +89,18 @@ def test_the_evidence_is_drawn_from_what_was_measured(tmp_path, monkeypatch, cap
     assert Image.open(tmp_path / "evidence.png").width > 600 and str(tmp_path) in capsys.readouterr().out
     with pytest.raises(ValueError, match="has no rows of pose; measure them"):
         sheets.draw_evidence(folder=str(tmp_path))
+
+
+def test_the_pictures_of_the_contest_are_its_first_ones_with_tuned_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match="head-pose-10-0 holds no finished training; train it with"):
+        sheets.draw_contest(runs=str(tmp_path))
+    asked = []
+    monkeypatch.setattr(sheets.contest, "load_parts", lambda name, *rest: asked.append((name, *rest[:3])) or name)
+    monkeypatch.setattr(sheets.contest, "CONTESTANTS", {name: contest.Contestant((), lambda pipe, cases, trained, strength, **settings: asked.append(
+        (trained, cases.first, settings)) or cases.frames.image) for name in ("unguided", "head", *sheets.baselines.KINDS)})
+    figure = sheets.draw_contest(count=2)
+    tuned = report.read_tables().tune
+    assert asked == [*((name, "pose", 10, 0) for name in contest.CONTESTANTS),
+                     *((name, seeds.TEST.first, contest.chosen(tuned, name, "pose")) for name in contest.CONTESTANTS)]
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["asked for", "unguided", "our head", "ControlNet", "T2I-Adapter"]

@@ -564,6 +564,10 @@ def gaps(tables: Tables) -> list[str]:
                              f"{task}: not {what}: heads with {', '.join(lost)}.")
     if not tables.tune:
         found.append("Settings were not tuned, everybody has defaults.")
+    else:
+        untuned = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name, each in C.CONTESTANTS.items() if len(each.grid) > 1
+                   and pick(tables.contest, task=task, contestant=name) and not pick(tables.tune, task=task, contestant=name)]
+        found += [f"Settings were not tuned, and are defaults: {'; '.join(untuned)}."] if untuned else []
     lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if name not in {key[0] for key in rates(tables, task)}]
     if lost:
         found.append(f"Other learning rates than the recipe's: {'; '.join(lost)}: {NOT}.")
