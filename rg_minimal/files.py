@@ -6,8 +6,10 @@ process that writes it. The next call that writes into the same folder deletes t
 """
 from __future__ import annotations
 
+import csv
 import ctypes
 import hashlib
+import io
 import json
 import os
 import re
@@ -87,6 +89,31 @@ def read_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); delete it and make or fetch it "
                          "again") from error
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------------
+
+def write_rows(table, rows: Iterable[dict], columns: Iterable[str]) -> Path:
+    """Rows, a dict each, as CSV, whole or not at all; fractions with four digits."""
+    text = io.StringIO()
+    out = csv.DictWriter(text, columns, lineterminator="\n")
+    out.writeheader()
+    out.writerows({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    return write_file(table, text.getvalue())
+
+
+def read_rows(table, kinds: dict[str, Callable], what: str) -> list[dict]:
+    """The rows of a table whose columns are these, each read by its kind (str, int, float). ValueError where it is no such table."""
+    with open(table, newline="") as file:
+        try:
+            return [{name: kind(row[name]) for name, kind in kinds.items()} for row in csv.DictReader(file)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{table} is no table of {what} ({error}); delete it and measure again") from error
+
+
+def rows_so_far(table, kinds: dict[str, Callable], what: str) -> list[dict]:
+    """`read_rows`, or none where there is no such file yet."""
+    return read_rows(table, kinds, what) if Path(table).exists() else []
 
 
 # ---- weights and what belongs to them ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from rg_minimal.classroom import plots
 from rg_minimal.evidence import contest as C, report as R
 from rg_minimal.evidence.__main__ import commands, main
-from rg_minimal.puppets.front import write_rows
+from rg_minimal.files import write_rows
 
 
 def row(contestant="head", labels=100, picture=0, control=0.5, **changes):

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
+from ..files import rows_so_far, write_rows
 from ..pipelines import load_head
-from ..puppets.front import read_rows, write_rows
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
 
@@ -75,7 +75,7 @@ def note_costs(options) -> None:
     """Add what trainings cost to the tables; rows of trainings that are not on this machine stay."""
     for name, rows, kinds, key in (("training", C.trainings(options.runs), report.COSTS, 4), ("rates", C.tried_rates(options.runs), report.RATES, 5)):
         path = table(options, name)
-        old = read_rows(path, kinds, path.stem) if path.exists() else []
+        old = rows_so_far(path, kinds, path.stem)
         both = {tuple(row.values())[:key]: row for row in (*old, *rows)}
         write_rows(path, [both[each] for each in sorted(both)], kinds)
 

@@ -16,9 +16,8 @@ from . import seeds
 from . import baselines as B
 from .baselines import CHECKED, RUNS, folder_of, labelled, listening, train_readout
 from ..denoisers import denoiser
-from ..files import read_json, write_json
+from ..files import read_json, rows_so_far, write_json, write_rows
 from ..keypoints import heatmaps
-from ..puppets.front import read_rows, write_rows
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_head
 from ..puppets.training import TrainingState
 from ..pipelines import load_head, load_pipeline
@@ -164,7 +163,7 @@ def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
                     timesteps=TIMESTEPS) -> Iterator[tuple[int, int]]:
     """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from; rows
     as `KINDS_OF`."""
-    rows = read_rows(table, KINDS_OF, "ablations") if Path(table).exists() else []
+    rows = rows_so_far(table, KINDS_OF, "ablations")
     done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows}
     todo = [(name, task, count, seed) for seed in trainings for count in labels for task in tasks for name in names
             if (name, task, count, seed) not in done and (name == "head" or task in ABLATIONS[name].tasks)]

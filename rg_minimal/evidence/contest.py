@@ -27,11 +27,11 @@ from .rivals import load_rival
 from .statistics import axes_of, looks
 from ..checks import Count, declared
 from ..denoisers import denoiser
-from ..files import read_json, read_tensors, write_tensors
+from ..files import read_json, read_tensors, rows_so_far, write_rows, write_tensors
 from ..paces import FULL
 from ..pipelines import encode_prompts, load_head, sample
 from ..puppets import world
-from ..puppets.front import agreement, control_of, counted, read_rows, write_rows
+from ..puppets.front import agreement, control_of, counted
 from ..puppets.judge import round_trip
 from ..puppets.measure import SCALE, facts
 from ..saving import ReadoutHead
@@ -215,7 +215,7 @@ def write_real(pipe, judge, table, runs=RUNS) -> None:
     """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`; one of this model is left
     as it is."""
     version = version_of(pipe)
-    rows = read_rows(table, REAL_KINDS, "renderings") if Path(table).exists() else []
+    rows = rows_so_far(table, REAL_KINDS, "renderings")
     if not rows or rows[0]["version"] != version:
         write_rows(table, [{"look": each, "version": version} for each in _written(real_looks(pipe, judge, runs)[1])],
                    REAL_KINDS)
@@ -240,7 +240,7 @@ def real_looks(pipe, judge, folder=RUNS) -> tuple[tuple[Tensor, Tensor], Tensor]
 
 def read_table(table) -> list[dict]:
     """The rows of a table; none where there is no such file."""
-    return read_rows(table, KINDS_OF, "the contest") if Path(table).exists() else []
+    return rows_so_far(table, KINDS_OF, "the contest")
 
 
 def looks_of(rows: list[dict]) -> Tensor:

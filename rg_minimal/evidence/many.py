@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Iterator
 
 from . import baselines as B, contest as C, ideas as I, rivals as R, seeds
+from ..files import write_rows
 from ..pipelines import load_pipeline
-from ..puppets.front import write_rows
 from ..puppets.judge import load_judge
 from ..sweep import joined
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from . import ablations as A, baselines as B, contest as C, statistics as T, trial
 from ..checks import Count, FileName, declared
+from ..files import rows_so_far
 from ..pipelines import find_folder
-from ..puppets.front import read_rows
 from ..puppets.heads import get_task
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
@@ -69,17 +69,14 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
     """The tables in a folder. ValueError where one is damaged, or holds rows of several models."""
     place = Path(find_folder(folder))
     rows, partial = whole_arms(C.read_table(place / "contest.csv"))
-    tables = Tables(rows, C.read_table(place / "tune.csv"), _read(place / "training.csv", COSTS),
-                    _read(place / "rates.csv", RATES), _read(place / "ablations.csv", A.KINDS_OF), _read(place / "real.csv", C.REAL_KINDS),
-                    trial.read_table(place / "trial.csv"), trial.read_table(place / "ghosting.csv"), tuple(partial))
+    kinds = {"training": COSTS, "rates": RATES, "ablations": A.KINDS_OF, "real": C.REAL_KINDS}
+    others = {name: rows_so_far(place / f"{name}.csv", kind, name) for name, kind in kinds.items()}
+    tables = Tables(rows, C.read_table(place / "tune.csv"), **others, trial=trial.read_table(place / "trial.csv"),
+                    ghosting=trial.read_table(place / "ghosting.csv"), partial=tuple(partial))
     versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
     if len(versions) > 1:
         raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
     return tables
-
-
-def _read(path: Path, kinds: dict) -> list[dict]:
-    return read_rows(path, kinds, path.stem) if path.exists() else []
 
 
 def arm(row: dict) -> tuple:

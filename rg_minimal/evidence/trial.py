@@ -33,10 +33,10 @@ from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answer
 from .statistics import DRAWS, grid, paired, resampled, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
+from ..files import rows_so_far, write_rows
 from ..maps import resize
 from ..pipelines import encode, read_picture
 from ..puppets.cases import whole
-from ..puppets.front import read_rows, write_rows
 from ..puppets.heads import pixel_grid, score_raw_layers
 
 TIMESTEP, NOISES = 261, 8               # of the features, as both published protocols have them
@@ -157,7 +157,7 @@ class Metrics:
 
 def read_table(table) -> list[dict]:
     """The rows of a table; none where there is no such file."""
-    return read_rows(table, KINDS_OF, "the trial") if Path(table).exists() else []
+    return rows_so_far(table, KINDS_OF, "the trial")
 
 
 def _rows_of(table, metrics: Metrics) -> list[dict]:

@@ -9,13 +9,11 @@ captions, poses, maps and noise as all others, so they compare in pairs. One row
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Callable
+from typing import Annotated, Any
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -28,9 +26,9 @@ from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, drag_sources, facts, finish, judge_drag
-from ..checks import Count, FileName, Seed, Text, Texts, Words, declared, one_sentence, option
+from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
 from ..denoisers import denoiser
-from ..files import write_file
+from ..files import read_rows, write_rows
 from ..paces import DRAFT, DRAG_FULL, FULL
 from ..pipelines import find_folder, load_head, load_pipeline, sample
 from ..reference import SETTINGS as REFERENCE
@@ -208,25 +206,6 @@ def _measured(pipe, judge, heads, rows, todo, pictures, table) -> Progress:
     return {"rows": rows}
 
 
-def write_rows(table, rows, columns) -> Path:
-    """Rows, a dict each, as CSV, whole or not at all; fractions with four digits."""
-    text = io.StringIO()
-    out = csv.DictWriter(text, columns, lineterminator="\n")
-    out.writeheader()
-    out.writerows({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
-    return write_file(table, text.getvalue())
-
-
-def read_rows(table, kinds: dict[str, Callable], what: Words) -> list[dict]:
-    """The rows of a table whose columns are these, each read by its kind (str, int, float). ValueError where it is no such table."""
-    with open(find_folder(table), newline="") as file:
-        found = csv.DictReader(file)
-        try:
-            return [{name: kind(row[name]) for name, kind in kinds.items()} for row in found]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{table} is no table of {what} ({error}); delete it and measure again") from error
-
-
 def write_front(table, rows) -> Path:
     """The rows as CSV, whole or not at all."""
     return write_rows(table, rows, COLUMNS)
@@ -234,7 +213,8 @@ def write_front(table, rows) -> Path:
 
 def read_front(table=FRONT) -> list[dict]:
     """The rows of a table, numbers as numbers. Raises ValueError where it is damaged."""
-    return read_rows(table, {name: {"task": str, "point": str, "seed": int, "picture": int}.get(name, float) for name in COLUMNS}, "the front")
+    kinds = {"task": str, "point": str, "seed": int, "picture": int}
+    return read_rows(find_folder(table), {name: kinds.get(name, float) for name in COLUMNS}, "the front")
 
 
 def bootstrap(values: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
