@@ -225,3 +225,22 @@ def test_numbers_of_labels_in_words():
 def test_empty_figures_are_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_what_notebook_a4_and_the_readme_say_of_the_tables():
+    """Sentences that no cell prints, held by the rows that they are about."""
+    tables = R.read_tables()
+    answers = {(rival, at): R.answer(tables, "pose", rival, at) for rival in ("controlnet", "adapter") for at in (10, 30, 100, 1000)}
+    gaps = {key: (found["gap"]["low"], found["gap"]["high"]) for key, found in answers.items() if found["gap"]}
+    assert gaps["controlnet", 10][0] > 0.05, "with ten the head is far nearer than ControlNet"
+    assert answers["controlnet", 10]["verdict"] == "holds" and answers["controlnet", 10]["needed"]["low"] > 25, "which needs several times as many"
+    assert gaps["adapter", 10][0] < 0 < gaps["adapter", 10][1] and gaps["adapter", 100][0] > 0, "the adapter is as near with ten, then stays"
+    assert all(gaps[rival, 1000][0] < 0 < gaps[rival, 1000][1] for rival in ("controlnet", "adapter")), "with a thousand nobody is ahead"
+    assert abs(sum(gaps["controlnet", 100])) / 2 < 0.01, "from a hundred on ControlNet is all but level"
+    costs = {each["contestant"]: each for each in R.costs(tables, "pose")}
+    assert costs["controlnet"]["parameters"] / costs["head"]["parameters"] == pytest.approx(10, abs=0.5)
+    assert costs["head"]["passes"] / costs["controlnet"]["passes"] == pytest.approx(1.5, abs=0.05)
+    assert costs["linear"]["parameters"] < costs["head"]["parameters"] / 200
+    rivals = {each["pair"]: each for each in R.rivals(tables, "pose") if each["labels"] == 100}
+    assert -0.05 < rivals["linear"]["control"]["value"] < 0, "one layer comes nearly as far"
+    assert rivals["detector"]["control"]["high"] < 0 and rivals["detector"]["whole"]["high"] < 0, "the detector controls less and breaks puppets"
