@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -103,17 +104,38 @@ def write_rows(table, rows: Iterable[dict], columns: Iterable[str]) -> Path:
 
 
 def read_rows(table, kinds: dict[str, Callable], what: str) -> list[dict]:
-    """The rows of a table whose columns are these, each read by its kind (str, int, float). ValueError where it is no such table."""
-    with open(table, newline="") as file:
-        try:
-            return [{name: kind(row[name]) for name, kind in kinds.items()} for row in csv.DictReader(file)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{table} is no table of {what} ({error}); delete it and measure again") from error
+    """The rows of a table whose columns are these and no others, each read by its kind (str, int, float). ValueError where it is no such
+    table, a row is cut short or too long, or a number is not finite."""
+    try:
+        with open(table, newline="", encoding="utf-8") as file:
+            found = csv.DictReader(file)
+            rows = [_read_row(row, kinds) for row in found]
+        if found.fieldnames is not None and list(found.fieldnames) != list(kinds):
+            raise ValueError(f"its columns are {', '.join(found.fieldnames)}")
+        return rows
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{table} is no table of {what} ({error}); delete it and measure again") from error
+
+
+def _read_row(row: dict, kinds: dict[str, Callable]) -> dict:
+    if None in row or None in row.values():
+        raise ValueError(f"a row has {'more' if None in row else 'fewer'} than {len(kinds)} entries")
+    read = {name: kind(row[name]) for name, kind in kinds.items()}
+    wrong = [f"{name} {value}" for name, value in read.items() if isinstance(value, float) and not math.isfinite(value)]
+    if wrong:
+        raise ValueError(f"a row has {wrong[0]}")
+    return read
 
 
 def rows_so_far(table, kinds: dict[str, Callable], what: str) -> list[dict]:
     """`read_rows`, or none where there is no such file yet."""
     return read_rows(table, kinds, what) if Path(table).exists() else []
+
+
+def add_rows(table, new: list[dict], kinds: dict[str, Callable], key: Iterable[str], what: str) -> None:
+    """Add rows to a table as it is now, in the place of those with the same `key`: what another process has added meanwhile stays."""
+    rows = {tuple(row[name] for name in key): row for row in (*rows_so_far(table, kinds, what), *new)}
+    write_rows(table, rows.values(), kinds)
 
 
 # ---- weights and what belongs to them ----------------------------------------------------------------------------------

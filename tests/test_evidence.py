@@ -9,7 +9,9 @@ import torch
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, report, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import __main__ as evidence
 from rg_minimal.evidence.__main__ import main
+from rg_minimal.evidence.learn import Pace, finished, learn
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -192,13 +194,75 @@ def test_all_contestants_are_given_the_same(pipe, monkeypatch, tmp_path):
 
 
 def test_settings_are_chosen_from_equally_many():
-    assert {len(each.grid) for name, each in C.CONTESTANTS.items() if name != "unguided"} == {8}
+    assert {len(each.grid) for name, each in C.CONTESTANTS.items() if name != "unguided" and "+" not in name} == {8}
     rows = rows_of("head", [0.2, 0.4]) + [{**row, "settings": '{"step_size": 0.1}'}
                                           for row in rows_of("head", [0.5, 0.5])]
     assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == {"step_size": 0.1}
     rows[2]["whole"] = rows[3]["whole"] = 0.1
     assert C.chosen(rows, "head", "pose") == {} and C.chosen(rows, "adapter", "pose") == {}
     assert C.merit(rows_of("head", [0.1], task="depth")[0]) == pytest.approx(0.9)
+
+
+def test_a_tuning_that_was_stopped_compares_settings_on_the_pictures_that_all_have():
+    better, stopped = rows_of("head", [0.9, 0.9, 0.3, 0.3]), [{**row, "settings": '{"step_size": 0.1}'} for row in rows_of("head", [0.8, 0.8])]
+    assert C.chosen(better + stopped, "head", "pose") == {}, "the others' pictures are harder"
+    few = [{**row, "labels": 10} for row in stopped]
+    assert C.chosen(few + better, "head", "pose") == {}, "those of another number of labels are another tuning"
+    with pytest.raises(ValueError, match="share no picture.*tune it to its end"):
+        C.chosen(better + [{**row, "picture": 9} for row in stopped], "head", "pose")
+
+
+def test_a_pair_takes_what_was_chosen_for_each_alone(pipe, monkeypatch):
+    rows = [{**row, "settings": '{"step_size": 0.1}'} for row in rows_of("head", [0.5])] + [
+        {**row, "settings": '{"scale": 1.25, "guidance_scale": 1.5}'} for row in rows_of("adapter", [0.5])]
+    settings = C.chosen(rows, "adapter+head", "pose")
+    assert settings == {"scale": 1.25, "guidance_scale": 1.5, "step_size": 0.1}
+    seen = {}
+    monkeypatch.setattr(C, "steered", lambda conditioning, network, shown, scale: seen.update(scale=scale))
+    monkeypatch.setattr(C, "sample", lambda pipe, prompt, aims, **told: seen.update(told) or [None])
+    cases = C.make_cases(pipe, "pose", S.TUNE.first, 1)
+    monkeypatch.setattr(C.Cases, "objective", lambda self, head, **told: None)
+    C.CONTESTANTS["adapter+head"].make(pipe, cases, (None, None), 1.0, **settings)
+    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (1.25, 1.5, 0.1)
+
+
+def test_a_batch_is_done_when_all_its_pictures_are():
+    key = ("head", "pose", 100, 0, 1.0, "{}")
+    rows = [{**dict(zip(C.SETTING, key)), "picture": picture} for picture in range(12)]
+    assert C.missing(rows, [key[:5]], S.TEST, 12) == [] and C.missing(rows, [key[:5]], S.TEST, 16) == [(key, 8)]
+
+
+def test_who_was_not_trained_is_named_before_anything_is_made(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(C, "real_looks", None), monkeypatch.setattr(C, "make_cases", None)
+    with pytest.raises(ValueError, match="head-pose-10-0 holds no finished training; train it"):
+        next(C.run(pipe, None, C.entries(["pose"], ["unguided", "head"], [10], [0], [1.0]), tmp_path / "contest.csv", S.TEST, 8, runs=tmp_path))
+    with pytest.raises(ValueError, match="at most 10000 labels"):
+        commands_of_train = ["train", "pose", "--labels", "10", "20000", "--runs", str(tmp_path / "runs")]
+        options = evidence.commands().parse_args(commands_of_train)
+        options.run(options)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rows_of_two_commands_on_one_table_are_all_kept(tmp_path):
+    table, rows = tmp_path / "contest.csv", [{**row, "look": "", "passes": 1.0, "seconds": 1.0, "version": "a"} for row in rows_of("head", [0.5] * 4)]
+    C.add_to(table, rows[:2]), C.add_to(table, rows[2:]), C.add_to(table, [{**rows[0], "control": 0.75}])
+    assert [row["control"] for row in C.read_table(table)] == [0.75, 0.5, 0.5, 0.5]
+    assert evidence.commands().parse_args(["contest", "--strengths", "0.33333"]).strengths == [0.3333], "what a table can hold"
+
+
+def test_a_training_of_another_recipe_is_not_taken_for_this_one(tmp_path):
+    (tmp_path / "head-pose-10-0").mkdir()
+    (tmp_path / "head-pose-10-0" / "training.json").write_text('{"recipe": {"steps": 1, "timesteps": [0, 250]}}')
+    with pytest.raises(ValueError, match="trained with another recipe .steps 1, not 400.; delete it"):
+        next(B.train_readout("pose", 10, 0, tmp_path))
+    assert finished(tmp_path / "head-pose-10-0", {"steps": 1, "timesteps": (0, 250)}) and not finished(tmp_path, {})
+
+
+def test_a_loss_that_is_no_number_ends_a_training(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    states = learn("x", tmp_path, Pace(0, 4, 1e3, 0, 0.5, 1, "cpu"), network, lambda rng: network(torch.full((1, 1), float("nan"))).sum())
+    with pytest.raises(ValueError, match="the loss is nan at step 1; with a learning rate below 1000"):
+        next(states)
 
 
 def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypatch):
@@ -371,7 +435,7 @@ def test_a_share_of_a_head_of_several_tasks_reads_what_the_head_says_of_it(pipe)
 def test_a_cheaper_head_is_trained_scored_and_guides(pipe, tmp_path, monkeypatch, name):
     monkeypatch.setattr(A, "CHECKED", 2), monkeypatch.setattr(C, "STEPS", 2)
     states = list(A.train_ablation(name, "pose", 2, 0, tmp_path, pipe, steps=2, batch=2))
-    assert [state.step for state in states] == [1, 2] and not list(A.train_ablation(name, "pose", 2, 0, tmp_path, pipe))
+    assert [state.step for state in states] == [1, 2] and not list(A.train_ablation(name, "pose", 2, 0, tmp_path, pipe, steps=2, batch=2))
     head = C.load_parts(f"head:{name}", "pose", 2, 0, pipe, tmp_path)
     assert len(head.config.layer_channels) == (3 if name == "short3" else 6) and head.config.out_channels == 14
     assert list(A.score_ablations(pipe, [name], ["pose"], [2], [0], tmp_path / "scores.csv", tmp_path, (300,))) == [(1, 1)]
@@ -382,7 +446,7 @@ def test_a_cheaper_head_is_trained_scored_and_guides(pipe, tmp_path, monkeypatch
     assert any(later) is (name == "several") and made[0]["look"] == made[1]["look"] == ""
     assert getattr(pipe, "read_layers", None) is None and not pipe.stop_early
     if name == "several":                       # trained once for all three
-        assert not list(A.train_ablation(name, "depth", 2, 0, tmp_path, pipe))
+        assert not list(A.train_ablation(name, "depth", 2, 0, tmp_path, pipe, steps=2, batch=2))
         assert C.load_parts("head:several", "depth", 2, 0, pipe, tmp_path).config.out_channels == 1
 
 
@@ -395,6 +459,9 @@ def test_intervals_against_known_answers():
     assert found["value"] == pytest.approx(0.5, abs=0.02) and (found["n"], found["seeds"]) == (400, 1)
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.1 / 20,
                                                          rel=0.15)     # the spread of pairs, not of pictures
+    shares = torch.tensor([[float(i % 10 < count) for i in range(1000)] for count in (4, 5, 6)])
+    wide = T.resampled([shares], lambda mean: mean)
+    assert (wide["high"] - wide["low"]) / 3.92 == pytest.approx(0.1 / 3 ** 0.5, rel=0.15), "three trainings spread by 0.1"
     spread = T.resampled([torch.tensor([[0.0] * 50, [1.0] * 50])], lambda a: a)
     assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5,
                                                                 1.0)              # trainings differ, pictures do not

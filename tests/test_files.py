@@ -255,6 +255,27 @@ def test_a_config_that_is_not_that_of_the_weights_is_named(tmp_path):
     assert read_weights(path)[1] == {"about": "old"}
 
 
+KINDS = {"name": str, "count": int, "share": float}
+
+
+@pytest.mark.parametrize("text, problem", [
+    ("name,count,share\na,1,nan\n", "share nan"), ("name,count,share\na,1,inf\n", "share inf"), ("name,count,share\na,1\n", "fewer than 3 entries"),
+    ("name,count,share\na,1,0.5,more\n", "more than 3 entries"), ("name,count,share,look\na,1,0.5,x\n", "more than 3|its columns are"),
+    ("my notes\n", "its columns are my notes"), ("name,count,share\na,one,0.5\n", "invalid literal"), ("share,name,count\n", "its columns are"),
+    ("name,count,share\n" + "a" * 200_000 + ",1,0.5\n", "field larger")])
+def test_what_is_no_such_table_is_not_read(tmp_path, text, problem):
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"rows.csv is no table of fruit .*({problem}).*measure again"):
+        files.rows_so_far(tmp_path / "rows.csv", KINDS, "fruit")
+
+
+def test_rows_are_added_to_what_is_there_now(tmp_path):
+    table, rows = tmp_path / "rows.csv", [{"name": name, "count": i, "share": 0.25} for i, name in enumerate("abc")]
+    assert files.rows_so_far(table, KINDS, "fruit") == []
+    files.add_rows(table, rows[:2], KINDS, ["name"], "fruit"), files.add_rows(table, [rows[2], {**rows[0], "share": 0.5}], KINDS, ["name"], "fruit")
+    assert files.read_rows(table, KINDS, "fruit") == [{**rows[0], "share": 0.5}, *rows[1:]]
+
+
 def test_a_sample_of_kills():
     """A few of those of tests/kills.py, in a process of its own: a fork wants one without threads."""
     writers = ["head over another", "state of a training", "recipe of the studio", "export of a pipeline"]

@@ -69,13 +69,21 @@ def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
     assert rows == HOLDS and partial == ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 3 of 8 pictures"]
 
 
+def test_rows_of_settings_that_were_not_chosen_do_not_count():
+    other = [{**row, "settings": '{"step_size": 0.1}'} for row in arm("head", 10, 0.5)]
+    rows, partial = R.whole_arms(HOLDS + other, tuned=arm("head", 1000, 0.9))
+    assert rows == HOLDS and partial == ["pose: our head with 10 labels, seed 0, strength 1: 0 of 8 pictures with the settings that were chosen"]
+    with pytest.raises(ValueError, match="there is no folder nowhere"):
+        R.read_tables("nowhere")
+
+
 def test_the_table_of_the_readme_has_a_row_of_each_number_of_labels():
     tables = R.Tables(HOLDS, training=[cost("head", parameters=330_000), cost("controlnet", parameters=3_400_000)])
     lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in R.markdown(tables).splitlines()]
     assert [line[0] for line in lines[2:]] == ["pose, 100: PCK@0.05", "pose, added weights", "depth", "edges"]
     measured, added = lines[2:4]
     assert measured[1].startswith("0.751 (") and measured[2].startswith("0.501 (") and measured[3] == R.NOT
-    assert measured[4].startswith("360") and measured[5:] == [R.NOT, "yes"] and added[1:4] == ["0.33 M", "3.40 M", R.NOT]
+    assert measured[4].startswith("360") and measured[5:] == [R.NOT, "yes (one training)"] and added[1:4] == ["0.33 M", "3.40 M", R.NOT]
     assert {len(line) for line in lines} == {7}
 
 
@@ -165,9 +173,10 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     assert commands().parse_args(shlex.split(R.scored_by(scores, "pose")[1])[3:]).seeds == [1]
     assert "told 999 - t" in R.ablation_table(found) and len(plots.score_panels(found, "PCK").axes) == 2
     gone = R.ablation_differences(R.Tables(HEAD + arm("head:mirrored", 100, 0.7)), "pose")
-    assert gone["told 999 - t"]["value"] == pytest.approx(-0.05, abs=1e-5) and gone["told 999 - t"]["n"] == 8
+    part = gone["told 999 - t, 100 labels"]
+    assert part["value"] == pytest.approx(-0.05, abs=1e-5) and part["n"] == 8
     axes, = plots.differences(gone, "PCK").axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["told 999 - t"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["told 999 - t, 100 labels"]
 
 
 def test_commands_that_are_named_are_commands():

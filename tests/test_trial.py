@@ -172,3 +172,20 @@ def test_anybodys_answers_are_scored(tmp_path, capsys):
 def test_what_cannot_be_scored_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_cases_go_into_a_folder_of_their_own_and_names_are_checked_first(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "000.png").write_text("an answer")
+    with pytest.raises(ValueError, match="holds something else than cases"):
+        D.write_cases(str(mine), 1)
+    assert (mine / "000.png").read_text() == "an answer"
+    (tmp_path / "notes.csv").write_text("my notes\n")
+    for name, table, problem in (("exact", "t.csv", "trial itself uses"), (" ", "t.csv", "name is"), ("a", "notes.csv", "its columns are my notes"),
+                                 ("a", "notes.csv/t.csv", "cannot be a folder")):
+        with pytest.raises(ValueError, match=problem):
+            T.check_name(name, str(tmp_path / table))
+    D.write_cases(str(tmp_path / "cases"), 2)
+    with pytest.raises(ValueError, match="holds more than 1 cases"):
+        D.write_cases(str(tmp_path / "cases"), 1)

@@ -621,7 +621,7 @@ def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2
     rows_of = -(-len(parts) // columns)
     figure = Figure(figsize=(inches[0] * min(columns, len(parts)), inches[1] * rows_of), layout="constrained")
     grid = figure.subplots(rows_of, min(columns, len(parts)), squeeze=False, sharey=True).flat
-    for axes, (part, heads) in zip(grid, parts.items()):
+    for (part, heads), axes in zip(parts.items(), grid):         # in this order: zip would take one frame too many
         for i, (name, rows) in enumerate(heads.items()):
             colour, mark, dash = STYLES[(i - 1) % len(STYLES)] if i else (MIDDLE, "", "-")
             axes.errorbar([row["timestep"] + 6 * i for row in rows], [row["value"] for row in rows], _ends(rows), fmt=dash, marker=mark,

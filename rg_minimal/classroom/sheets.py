@@ -108,6 +108,7 @@ def main(arguments=None) -> None:
             idle = [f"--{name}" for name in ("count", "steps", "heads") if getattr(options, name) is not None]
             if idle:
                 raise ValueError(f"{idle[0]} has no effect on {options.what}, which draws what was measured: leave it out")
+            refuse_file(Path(options.out).parent)
             print("written to", save_figure(FIGURES[options.what](), options.out))
         return
     check_options(parser, [options.what], options.count, options.steps, options.heads)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
-from ..files import rows_so_far, write_rows
+from ..files import refuse_file, rows_so_far, write_rows
 from ..pipelines import load_head
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
@@ -42,6 +42,9 @@ def train(options) -> None:
     """Train what is asked for and is not there, and note what it cost."""
     jobs = [(kind, task, labels, seed, changes) for seed in options.seeds for labels in options.labels for task in options.tasks
             for kind in options.kinds for changes in changes_of(options, kind)]
+    for _, _, labels, seed, _ in jobs:                                      # all of them, before the first
+        seeds.training_scenes(seed, labels)
+    refuse_file(options.runs), refuse_file(options.folder)
     if several(options):
         count(M.train_all(jobs, options.runs, options.workers, options.scheduler))
         note_costs(options)
@@ -105,7 +108,8 @@ def contest(options) -> None:
 
 
 def play(options, contestants) -> None:
-    tuned = C.read_table(table(options, "tune"))
+    tuned, _ = C.read_table(table(options, "tune")), rows_so_far(table(options, "real"), C.REAL_KINDS, "renderings")
+    refuse_file(options.runs), refuse_file(options.folder)
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
     measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])
     C.write_real(*M.loaded(), table(options, "real"), options.runs)
@@ -147,6 +151,8 @@ def all_metrics() -> T.Metrics:
 
 def try_metrics(options) -> None:
     """Score answers of known quality with every metric and say what each makes of them."""
+    if options.drags > options.pictures:
+        raise ValueError(f"--drags is {options.drags}, more than the {options.pictures} cases: give at most as many")
     metrics = all_metrics()
     path = table(options, "trial")
     count(T.run(metrics, path, options.pictures, options.seed, load_head("data/heads/pose", metrics.pipe), options.drags))
@@ -167,6 +173,7 @@ def write_cases(options) -> None:
 
 def score(options) -> None:
     D.read_answers(options.answers, options.pictures)                       # before anything slow is loaded
+    T.check_name(options.name, options.table)
     metrics = all_metrics()
     count(T.score_answers(metrics, options.answers, options.name, options.table, options.pictures))
     rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
@@ -234,10 +241,10 @@ def commands() -> argparse.ArgumentParser:
 
 
 def number(kind):
-    """For argparse: a number of a kind of `checks`."""
+    """For argparse: a number of a kind of `checks`, with the four digits that tables have."""
     def read(text: str) -> float:
         try:
-            return checked("it", float(text), kind)
+            return float(f"{checked('it', float(text), kind):.4g}")
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} cannot be used ({error})") from None
     return read

@@ -16,7 +16,7 @@ from . import seeds
 from . import baselines as B
 from .baselines import CHECKED, RUNS, folder_of, labelled, listening, train_readout
 from ..denoisers import denoiser
-from ..files import read_json, rows_so_far, write_json, write_rows
+from ..files import add_rows, read_json, rows_so_far, write_json
 from ..keypoints import heatmaps
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_head
 from ..puppets.training import TrainingState
@@ -163,8 +163,7 @@ def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
                     timesteps=TIMESTEPS) -> Iterator[tuple[int, int]]:
     """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from; rows
     as `KINDS_OF`."""
-    rows = rows_so_far(table, KINDS_OF, "ablations")
-    done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows}
+    done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows_so_far(table, KINDS_OF, "ablations")}
     todo = [(name, task, count, seed) for seed in trainings for count in labels for task in tasks for name in names
             if (name, task, count, seed) not in done and (name == "head" or task in ABLATIONS[name].tasks)]
     others = labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures") if todo else None
@@ -173,7 +172,6 @@ def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
         with listening(pipe, ABLATIONS[name].layers if name in ABLATIONS else None):
             scores = score_head(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
         size = sum(each.numel() for each in head.parameters())
-        rows += [dict(zip(KINDS_OF, (name, task, count, seed, timestep, score, size))) for timestep,
-                 score in scores.items()]
-        write_rows(table, rows, KINDS_OF)
+        made = [dict(zip(KINDS_OF, (name, task, count, seed, timestep, score, size))) for timestep, score in scores.items()]
+        add_rows(table, made, KINDS_OF, list(KINDS_OF)[:5], "ablations")
         yield number, len(todo)

@@ -23,11 +23,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from . import seeds
-from .learn import Pace, learn
+from .learn import Pace, finished, learn
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
-from ..files import read_json, read_tensors, replace_folder, write_json, write_tensors
+from ..files import read_json, read_tensors, refuse_file, replace_folder, write_json, write_tensors
 from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
@@ -229,12 +229,9 @@ class BaselineRecipe(Declared):
 def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]:
     """Train a baseline and leave the best of its checks in `recipe.folder`, in diffusers' layout; goes on where it
     stopped."""
-    folder = recipe.folder
-    if (folder / "training.json").exists():
-        told = read_json(folder / "training.json")["recipe"]
-        if told != _numbers(recipe):
-            raise ValueError(f"{folder} was trained with another recipe; delete it, or choose another folder of runs")
+    if finished(recipe.folder, _numbers(recipe)):
         return
+    refuse_file(recipe.folder)
     pipe = load_pipeline(recipe.model, device=recipe.device) if pipe is None else pipe
     recipe = replace(recipe, device=denoiser(pipe).device.type)
     before = pipe.unet.attn_processors
@@ -349,8 +346,9 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     kind."""
     what = get_task(task).name
     folder = folder_of(name, what, labels, seed, runs)
-    if (folder / "training.json").exists():
+    if finished(folder, {"steps": get_task(task).steps, **changes}):
         return
+    refuse_file(folder)
     pipe = load_pipeline() if pipe is None else pipe
     known = labelled(pipe, seeds.training_scenes(seed, labels), labels, Path(runs) / "pictures")
     samples, clock = Samples((known.latents,), known.truth(what)), folder / "clock.json"
@@ -364,6 +362,9 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
         if state.step % 50 == 0 or state.step == state.steps:
             write_json(clock, {"seconds": seconds})
         yield TrainingState(f"{name} {what} {labels}", state.step, state.steps, state.loss, seconds)
+    if state is None:
+        raise ValueError(f"{checkpoint} is of a training that is done or had more steps than {changes.get('steps', get_task(task).steps)}; "
+                         f"delete {folder}, and train again")
     trained = state.head.eval()
     trained.save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": {"task": what, "labels": labels, "seed": seed,

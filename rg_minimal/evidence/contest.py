@@ -27,7 +27,7 @@ from .rivals import load_rival
 from .statistics import axes_of, looks
 from ..checks import Count, declared
 from ..denoisers import denoiser
-from ..files import read_json, read_tensors, rows_so_far, write_rows, write_tensors
+from ..files import add_rows, read_json, read_tensors, rows_so_far, write_rows, write_tensors
 from ..paces import FULL
 from ..pipelines import encode_prompts, load_head, sample
 from ..puppets import world
@@ -85,17 +85,17 @@ def make_cases(pipe, task: str, first: Count, count: Count = BATCH) -> Cases:
 
 # ---------------------------------------------------------------------------------------------- contestants
 
-def _guided(pipe, cases, trained, strength, step_size=0.05, inner_steps=1, stop=0.5, conditioning=None):
+def _guided(pipe, cases, trained, strength, step_size=0.05, inner_steps=1, stop=0.5, conditioning=None, guidance_scale=SCALE):
     aims = [cases.objective(trained, stop=stop)] if strength else []
-    return _sampled(pipe, cases, trained, aims, conditioning, step_size=step_size * strength, inner_steps=inner_steps)
+    return _sampled(pipe, cases, trained, aims, conditioning, guidance_scale, step_size=step_size * strength, inner_steps=inner_steps)
 
 
-def _sampled(pipe, cases, head, aims, conditioning=None, **settings):
+def _sampled(pipe, cases, head, aims, conditioning=None, guidance_scale=SCALE, **settings):
     """Pictures of the cases. A guided pass of a head ends behind the last layer that it reads, which changes no picture; a
     detector needs the pass to its end."""
     layers = len(head.config.layer_channels) if isinstance(head, ReadoutHead) else None
     with listening(pipe, layers, stop_early=layers is not None):
-        return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=SCALE,
+        return sample(pipe, conditioning or cases.captions, aims, latents=cases.latents, guidance_scale=guidance_scale,
                       num_inference_steps=STEPS, **settings)[0]
 
 
@@ -119,11 +119,11 @@ def _baseline(pipe, cases, network, strength, scale=1.0, guidance_scale=SCALE):
                            latents=cases.latents)
 
 
-def _together(pipe, cases, pair, strength, scale=1.0, **settings):
-    """The network at its own setting; the strength is that of the guidance."""
+def _together(pipe, cases, pair, strength, scale=1.0, guidance_scale=SCALE, **settings):
+    """The network and the head, each at its own setting (see `chosen`); the strength is that of the guidance."""
     network, head = pair
     conditioning = steered(encode_prompts(pipe, cases.captions), network, cases.shown, scale)
-    return _guided(pipe, cases, head, strength, conditioning=conditioning, **settings)
+    return _guided(pipe, cases, head, strength, conditioning=conditioning, guidance_scale=guidance_scale, **settings)
 
 
 def _grid(**choices) -> tuple[dict, ...]:
@@ -133,15 +133,14 @@ def _grid(**choices) -> tuple[dict, ...]:
 _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2)),
            "detector": _grid(step_size=(0.05, 0.1, 0.2, 0.4), stop=(0.5, 0.8)),
            "baseline": _grid(scale=(0.75, 1.0, 1.25, 1.5), guidance_scale=(1.5, SCALE)),
-           "together": _grid(step_size=(0.02, 0.03, 0.05, 0.08), scale=(0.75, 1.0)),
            "loop": _grid(step_size=(0.05, 0.08, 0.12, 0.18), goal=(0.2, 0.4)),
            "predictor": _grid(step_size=(0.1, 0.2, 0.4, 0.8), stop=(0.5, 0.8))}
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries,
-    equally many settings for everybody who has any."""
+    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries, equally
+    many settings for everybody who is trained and works alone."""
     parts: tuple[str, ...]              # what was trained, by names of folders
     make: Callable
     grid: tuple[dict, ...] = ({},)
@@ -153,24 +152,31 @@ CONTESTANTS = {
     "linear": Contestant(("linear",), _guided, _BUDGET["guided"]),
     "detector": Contestant(("detector",), _guided, _BUDGET["detector"]),
     **{kind: Contestant((kind,), _baseline, _BUDGET["baseline"]) for kind in KINDS},
-    **{f"{kind}+head": Contestant((kind, "head"), _together, _BUDGET["together"]) for kind in KINDS},
+    **{f"{kind}+head": Contestant((kind, "head"), _together) for kind in KINDS},         # at what was chosen for each alone
     "loop": Contestant(("head",), _looped, _BUDGET["loop"]),
     "predictor": Contestant(("predictor", "head"), _predicted, _BUDGET["predictor"])}
 
 
 def load_parts(name: str, task: str, labels: int, seed: int, pipe, runs=RUNS):
     """What a contestant was trained to, frozen: None, a head or network, or a tuple of them."""
+    require(name, task, labels, seed, runs)
     there = denoiser(pipe).device
 
     def load(part):
         folder = folder_of(part, task, labels, seed, runs)
         if part in KINDS:
             return load_baseline(folder).to(there)
-        if not (folder / "training.json").exists():
-            raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
         return load_rival(folder).to(there) if part in ("linear", "detector", "predictor") else load_head(str(folder)).to(there)
     found = tuple(load(part) for part in _known(name).parts)
     return found if len(found) > 1 else found[0] if found else None
+
+
+def require(name: str, task: str, labels: int, seed: int, runs=RUNS) -> None:
+    """ValueError, before anything slow, where a contestant was not trained."""
+    for part in _known(name).parts:
+        folder = folder_of(part, task, labels, seed, runs)
+        if not (folder / "training.json").exists():
+            raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
 
 
 def _known(name: str) -> Contestant:
@@ -216,7 +222,9 @@ def write_real(pipe, judge, table, runs=RUNS) -> None:
     as it is."""
     version = version_of(pipe)
     rows = rows_so_far(table, REAL_KINDS, "renderings")
-    if not rows or rows[0]["version"] != version:
+    if rows and rows[0]["version"] != version:
+        raise ValueError(f"{table} has renderings of another model ({rows[0]['version']}); keep it elsewhere, or name another folder")
+    if not rows:
         write_rows(table, [{"look": each, "version": version} for each in _written(real_looks(pipe, judge, runs)[1])],
                    REAL_KINDS)
 
@@ -263,12 +271,15 @@ def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: i
     """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a
     list of (contestant, task, labels, seed, strength), and `settings(contestant, task)` a list of the settings to
     measure."""
-    rows = rows_of(table, pipe)
-    work = missing(rows, todo, scenes, pictures, settings)
+    work = missing(rows_of(table, pipe), todo, scenes, pictures, settings)
     for number, made in enumerate(measured(pipe, judge, work, scenes, pictures, runs), 1):
-        rows += made
-        write_rows(table, rows, KINDS_OF)
+        add_to(table, made)
         yield number, len(work)
+
+
+def add_to(table, made: list[dict]) -> None:
+    """Add rows to a table of the contest, which other processes may write, too."""
+    add_rows(table, made, KINDS_OF, (*SETTING, "picture"), "the contest")
 
 
 def rows_of(table, pipe) -> list[dict]:
@@ -286,11 +297,14 @@ def missing(rows: list[dict], todo: list[tuple], scenes: seeds.Scenes, pictures:
     scenes.part(0, pictures)
     done = {(*(row[name] for name in SETTING), row["picture"]) for row in rows}
     keys = [(*entry, json.dumps(each)) for entry in todo for each in (settings(*entry[:2]) if settings else [{}])]
-    return [(key, start) for key in keys for start in range(0, pictures, BATCH) if (*key, start) not in done]
+    return [(key, start) for key in keys for start in range(0, pictures, BATCH)
+            if not all((*key, picture) in done for picture in range(start, min(start + BATCH, pictures)))]
 
 
 def measured(pipe, judge, work: list[tuple], scenes: seeds.Scenes, pictures: int, runs=RUNS) -> Iterator[list[dict]]:
     """The rows of each batch of `missing`."""
+    for name, task, labels, seed in dict.fromkeys(key[:4] for key, _ in work):
+        require(name, task, labels, seed, runs)
     axes, version = real_looks(pipe, judge, runs)[0] if work else None, version_of(pipe)
     loaded, cases = (None, None), {}
     for key, start in work:
@@ -312,13 +326,31 @@ def merit(row: dict) -> float:
 
 
 def chosen(rows: list[dict], name: str, task: str) -> dict:
-    """The setting of this contestant with the largest mean merit among what `tune` measured; its defaults where nothing
-    was."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if (row["contestant"], row["task"]) == ("head" if name.startswith("head:") else name, task):
-            found.setdefault(row["settings"], []).append(merit(row))
-    return json.loads(max(found, key=lambda each: sum(found[each]) / len(found[each]))) if found else {}
+    """The setting of this contestant with the largest mean merit among what `tune` measured last, on the pictures that all its
+    settings have; its defaults where nothing was. A pair has what was chosen for each of the two alone, an ablation what the head has."""
+    if "+" in name:
+        return {what: value for part in name.split("+") for what, value in chosen(rows, part, task).items()}
+    mine = _tuned(rows, name, task)
+    found: dict[str, dict[int, float]] = {}
+    for row in mine:
+        if row["labels"] == mine[-1]["labels"]:
+            found.setdefault(row["settings"], {})[row["picture"]] = merit(row)
+    if not found:
+        return {}
+    shared = set.intersection(*map(set, found.values()))
+    if not shared:
+        raise ValueError(f"the settings of {name} in {task} share no picture that they were tuned on: tune it to its end with "
+                         f"python -m rg_minimal.evidence tune {task} --contestants {name}")
+    return json.loads(max(found, key=lambda each: sum(found[each][picture] for picture in shared)))
+
+
+def was_tuned(rows: list[dict], name: str, task: str) -> bool:
+    """Whether settings of this contestant, or of both of a pair, were tried."""
+    return all(_tuned(rows, part, task) for part in name.split("+"))
+
+
+def _tuned(rows: list[dict], name: str, task: str) -> list[dict]:
+    return [row for row in rows if (row["contestant"], row["task"]) == ("head" if name.startswith("head:") else name, task)]
 
 
 def budget(name: str, task: str) -> list[dict]:
@@ -331,7 +363,7 @@ def budget(name: str, task: str) -> list[dict]:
 def recompute(pipe, judge, table, scenes: seeds.Scenes, pictures: int, seed: int = 0, runs=RUNS) -> tuple[dict, dict]:
     """A row drawn at random from the table, and the same computed again with its batch. What it was trained with has to
     be there."""
-    rows = read_table(table)
+    rows = rows_of(table, pipe)
     if not rows:
         raise ValueError(f"{table} has no rows; run the contest first")
     row = rows[int(torch.randint(len(rows), (), generator=torch.Generator().manual_seed(seed)))]

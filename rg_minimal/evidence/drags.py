@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import seeds
 from ..checks import Count, Seed, SomeName, declared
-from ..files import refuse_file, write_file, write_json
+from ..files import read_json, refuse_file, write_file, write_json
 from ..pictures import as_pictures
 from ..pipelines import invert, sample
 from ..puppets import world
@@ -201,9 +201,13 @@ def real_drag(pipe, correspondence, pose, case: Case, steps: int = STEPS, seed: 
 @declared
 def write_cases(folder: SomeName, count: Count = 64) -> Path:
     """The benchmark as files: the pictures 000.png, ..., the exact answers in `exact/`, and cases.json with the caption,
-    handles and targets of each in pixels. ValueError where a file stands in the way."""
+    handles and targets of each in pixels. ValueError where the folder holds anything else, such as somebody's answers."""
     refuse_file(folder)
     folder, told = Path(folder), []
+    if folder.exists() and any(folder.iterdir()) and not (folder / CASES).exists():
+        raise ValueError(f"{folder} holds something else than cases: choose an empty or a new folder")
+    if (folder / CASES).exists() and len(read_json(folder / CASES)["cases"]) > count:
+        raise ValueError(f"{folder} holds more than {count} cases: choose another folder")
     for number, case in enumerate(trial_cases(count)):
         name = picture_name(number)
         write_picture(folder / name, case.source)

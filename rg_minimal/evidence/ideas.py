@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import seeds
 from .baselines import RUNS, folder_of, labelled
-from .learn import Pace, learn
+from .learn import Pace, finished, learn
 from .rivals import Rival, conv_block
 from ..checks import Count, Fraction, Function, Index, Map, Positive, declared
 from ..denoisers import denoiser
@@ -128,7 +128,7 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
     cosine of the predicted direction and the true gradient.
     """
     folder, learned = (folder_of(name, task, labels, seed, runs) for name in ("predictor", "head"))
-    if (folder / "training.json").exists():
+    if finished(folder, {"steps": steps, "batch": batch, "lr": lr}):
         return
     if not (learned / "training.json").exists():
         raise ValueError(f"{learned} holds no finished head to learn from; train it first: python -m rg_minimal.evidence train {task} "

@@ -4,6 +4,7 @@ A training that was killed goes on with the same bits; where there is a check on
 """
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..files import read_json
 from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
 
 
@@ -29,11 +31,22 @@ class Pace:
     patience: int | None = None         # checks without a better one that end a training, in its second half
 
 
+def finished(folder: Path, recipe: dict) -> bool:
+    """Whether a folder holds a finished training of this recipe. ValueError where it is one of another recipe."""
+    if not (folder / "training.json").exists():
+        return False
+    told, recipe = read_json(folder / "training.json")["recipe"], json.loads(json.dumps(recipe))
+    wrong = [f"{name} {told[name]}, not {value}" for name, value in recipe.items() if name in told and told[name] != value]
+    if wrong:
+        raise ValueError(f"{folder} was trained with another recipe ({'; '.join(wrong)}); delete it, or choose another folder of runs")
+    return True
+
+
 def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Callable[[torch.Generator], Tensor],
           check: Callable[[nn.Module], float] | None = None) -> Iterator[TrainingState]:
     """Train `network` with the losses of `loss_of(rng)`, from the checkpoint in `folder` on where there is one; yields states and
     ends with {"step", "loss", "losses", "seconds"}: of the state with the least `check(network)`, whose weights the network has then,
-    or of the last one."""
+    or of the last one. ValueError where a loss is no number any more."""
     optimizer = torch.optim.AdamW(network.parameters(), pace.lr, weight_decay=1e-2)
     best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}}
     path = folder / "training.pt"
@@ -44,6 +57,9 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
             break                                           # asked first: a resumed run ends where another would
         set_rate(optimizer, pace.lr, step, pace.steps, pace.warmup, pace.decay)
         loss = loss_of(step_rng(pace, step))
+        if not loss.isfinite():
+            raise ValueError(f"{stage}: the loss is {loss.item()} at step {step + 1}; with a learning rate below {pace.lr:g} it may stay finite "
+                             f"(delete {folder}, and train again)")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if pace.clip:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Iterator
 
 from . import baselines as B, contest as C, ideas as I, rivals as R, seeds
-from ..files import write_rows
 from ..pipelines import load_pipeline
 from ..puppets.judge import load_judge
 from ..sweep import joined
@@ -32,6 +31,7 @@ def train_all(jobs: list[tuple], runs, workers: int = 2, scheduler: str | None =
     """Train (kind, task, labels, seed, changes) each, as `training`, those first that others learn from; yields (done, of). Jobs
     that are done end at once."""
     runs, done = str(Path(runs).resolve()), 0
+    jobs = [each for i, each in enumerate(jobs) if each not in jobs[:i]]            # two would train in one folder
     with joined(scheduler, min(workers, len(jobs)), RETRIES) as client:
         for later in (False, True):
             wave = [each for each in jobs if (each[0] in LEARNS_FROM) is later]
@@ -50,17 +50,18 @@ def measure_all(todo: list[tuple], table, scenes: seeds.Scenes, pictures: int, s
                 scheduler: str | None = None) -> Iterator[tuple[int, int]]:
     """`contest.run` by several processes; yields (jobs done, of)."""
     pipe, judge = loaded()
-    rows, runs = C.rows_of(table, pipe), str(Path(runs).resolve())
+    runs = str(Path(runs).resolve())
     jobs: dict[tuple, list[int]] = {}
-    for key, start in C.missing(rows, todo, scenes, pictures, settings):
+    for key, start in C.missing(C.rows_of(table, pipe), todo, scenes, pictures, settings):
         jobs.setdefault(key, []).append(start)
     if not jobs:
         return
+    for key in jobs:
+        C.require(*key[:4], runs)
     C.real_looks(pipe, judge, runs)                         # once, before all ask for it
     with joined(scheduler, min(workers, len(jobs)), RETRIES) as client:
         for number, made in enumerate(_results(client, measure_one, [(key, starts, scenes, pictures, runs) for key, starts in jobs.items()]), 1):
-            rows += made
-            write_rows(table, rows, C.KINDS_OF)
+            C.add_to(table, made)
             yield number, len(jobs)
 
 

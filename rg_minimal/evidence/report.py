@@ -68,10 +68,13 @@ class Tables:
 def read_tables(folder: FileName = C.FOLDER) -> Tables:
     """The tables in a folder. ValueError where one is damaged, or holds rows of several models."""
     place = Path(find_folder(folder))
-    rows, partial = whole_arms(C.read_table(place / "contest.csv"))
+    if not place.is_dir():
+        raise ValueError(f"there is no folder {folder}: name one that holds contest.csv and the other tables")
+    tune = C.read_table(place / "tune.csv")
+    rows, partial = whole_arms(C.read_table(place / "contest.csv"), tune)
     kinds = {"training": COSTS, "rates": RATES, "ablations": A.KINDS_OF, "real": C.REAL_KINDS}
     others = {name: rows_so_far(place / f"{name}.csv", kind, name) for name, kind in kinds.items()}
-    tables = Tables(rows, C.read_table(place / "tune.csv"), **others, trial=trial.read_table(place / "trial.csv"),
+    tables = Tables(rows, tune, **others, trial=trial.read_table(place / "trial.csv"),
                     ghosting=trial.read_table(place / "ghosting.csv"), partial=tuple(partial))
     versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
     if len(versions) > 1:
@@ -84,21 +87,26 @@ def arm(row: dict) -> tuple:
     return tuple(row[name] for name in ("task", "contestant", "labels", "seed", "strength"))
 
 
-def whole_arms(rows: list[dict]) -> tuple[list[dict], list[str]]:
+def whole_arms(rows: list[dict], tuned: list[dict] = ()) -> tuple[list[dict], list[str]]:
     """The rows of all arms (`arm`) that were measured to the end, and names of the others.
 
-    To the end is on as many pictures as any arm of its kind: of the task, at strength 1 or another, ablation or not.
-    Where an arm was measured with several settings, the last ones count.
+    To the end is on as many pictures as any arm of its kind: of the task, at strength 1 or another, ablation or not. Where
+    settings were `tuned` those that were chosen count, else, where an arm was measured with several, the last ones.
     """
-    found: dict[tuple, list[dict]] = {}
+    every: dict[tuple, list[dict]] = {}
     for row in rows:
-        found.setdefault(arm(row), []).append(row)
-    found = {key: [row for row in part if row["settings"] == part[-1]["settings"]] for key, part in found.items()}
+        every.setdefault(arm(row), []).append(row)
+    found = {}
+    for key, part in every.items():
+        task, name, *_ = key
+        best = C.chosen(tuned, name, task) if C.was_tuned(tuned, name, task) else json.loads(part[-1]["settings"])
+        found[key] = [row for row in part if json.loads(row["settings"]) == best]
     kind = lambda key: (key[0], key[1].startswith("head:"), key[4] == 1.0)
     most = {each: max(len(part) for key, part in found.items() if kind(key) == each) for each in map(kind, found)}
-    done = [row for key, part in found.items() if len(part) == most[kind(key)] for row in part]
+    done = [row for key, part in found.items() if part and len(part) == most[kind(key)] for row in part]
     return done, [f"{task}: {named(name)} with {labels:,} labels, seed {seed}, strength {strength:g}: {len(part)} of "
-                  f"{most[kind(key)]} pictures" for key, part in found.items() if len(part) < most[kind(key)]
+                  f"{most[kind(key)] or len(every[key])} pictures" + (" with the settings that were chosen" if len(part) < len(every[key]) else "")
+                  for key, part in found.items() if not part or len(part) < most[kind(key)]
                   for task, name, labels, seed, strength in [key]]
 
 
@@ -211,14 +219,15 @@ def _ends(found: dict, turned: float | None = None) -> str:
 
 
 def _counted(found: dict) -> str:
-    return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more."
+    alone = " Where there is one the interval is over pictures alone: another training may come out otherwise." if found["seeds"] == 1 else ""
+    return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more.{alone}"
 
 
 # ---------------------------------------------------------------------------------------------- what was tuned
 
 def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
-    """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "chosen", "n"}, ...]}, in
-    order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen."""
+    """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "chosen", "n", "labels"}, ...]},
+    in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen."""
     rows, found = pick(tables.tune, task=task), {}
     for name in dict.fromkeys(row["contestant"] for row in rows):
         mine, best = pick(rows, contestant=name), C.chosen(rows, name, task)
@@ -226,16 +235,16 @@ def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
             here = pick(mine, settings=settings)
             found.setdefault(name, []).append({
                 "settings": json.loads(settings), "merit": sum(map(C.merit, here)) / len(here), "control": _mean(here, "control"),
-                "whole": _mean(here, "whole"), "chosen": json.loads(settings) == best, "n": len(here)})
+                "whole": _mean(here, "whole"), "chosen": json.loads(settings) == best, "n": len(here), "labels": here[-1]["labels"]})
     return found
 
 
 def tuning_table(found: dict[str, list[dict]], task: str) -> str:
     """`tuning` as text."""
     rows = [(f"{named(name)}: " + ", ".join(f"{what.replace('_', ' ')} {value:g}" for what, value in each["settings"].items()),
-             f"{each['control']:.3f}", f"{each['whole']:.2f}", f"{each['merit']:.3f}", "chosen" if each["chosen"] else "", str(each["n"]))
-            for name, part in found.items() for each in part]
-    return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures"), rows)
+             f"{each['control']:.3f}", f"{each['whole']:.2f}", f"{each['merit']:.3f}", "chosen" if each["chosen"] else "", str(each["n"]),
+             f"{each['labels']:,}") for name, part in found.items() for each in part]
+    return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures", "labels"), rows)
 
 
 def rates(tables: Tables, task: str) -> dict[tuple, list[dict]]:
@@ -271,11 +280,12 @@ def efficiency(tables: Tables, task: str) -> dict[str, list[dict]]:
 @declared
 def costs(tables: Tables, task: str, at: Count = 100) -> list[dict]:
     """For each contestant {"contestant", "parameters", "training_seconds", "trainings", "seconds", "passes", "n"}: what is added,
-    what its training with `at` labels took and what a picture takes; None where that was not measured."""
+    what its training with `at` labels took, in seconds of a processor, and what a picture of it takes; None where that was not
+    measured."""
     found = []
     for name, contestant in C.CONTESTANTS.items():
         trained = [pick(tables.training, contestant=part, task=task, labels=at) for part in contestant.parts]
-        made = pick(tables.contest, contestant=name, task=task, strength=1.0)
+        made = pick(tables.contest, contestant=name, task=task, strength=1.0, labels={at, 0})
         complete = all(trained) and bool(trained)
         found.append({"contestant": name, "parameters": sum(part[0]["parameters"] for part in trained) if all(trained) else None,
                       "training_seconds": sum(_mean(part, "training_seconds") for part in trained) if complete else None,
@@ -431,7 +441,7 @@ def _plus(found: dict) -> str:
 
 
 def ghosting(tables: Tables) -> dict[str, dict]:
-    """What drags gain or lose by the anti-ghosting term, in pairs of cases against its default: {"0": {"judge", "whole"}, ...}, each
+    """What drags gain or lose by the anti-ghosting term, in pairs of cases against its default: {"anti-ghosting 0": {"judge", "whole"}, ...}, each
     number {"value", "low", "high", "n", "seeds"}; the judge's distance in pixels, and the share of whole puppets."""
     rows, usual = tables.ghosting, trial.ghost_name(trial.USUAL)
     if not pick(rows, answer=usual):
@@ -499,7 +509,7 @@ def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
             here = _of_both(rows, name, "head", labels)
             if here:
                 grids = [T.grid(here, contestant=each) for each in (name, "head")]
-                found[named(name)] = T.resampled(grids, lambda a, b: sign * (a - b))
+                found[f"{named(name)}, {labels:,} labels"] = T.resampled(grids, lambda a, b: sign * (a - b))
     return found
 
 
@@ -563,7 +573,7 @@ def gaps(tables: Tables) -> list[str]:
         found.append("Settings were not tuned, everybody has defaults.")
     else:
         untuned = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name, each in C.CONTESTANTS.items() if len(each.grid) > 1
-                   and pick(tables.contest, task=task, contestant=name) and not pick(tables.tune, task=task, contestant=name)]
+                   and pick(tables.contest, task=task, contestant=name) and not C.was_tuned(tables.tune, name, task)]
         found += [f"Settings were not tuned, and are defaults: {'; '.join(untuned)}."] if untuned else []
     lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if name not in {key[0] for key in rates(tables, task)}]
     if lost:
@@ -600,13 +610,15 @@ def again(tables: Tables, task: str, what: str) -> str:
 def commands_of(rows: list[dict]) -> list[str]:
     """The commands that measure these rows and no others, once everybody is trained and tuned."""
     found, several = [], {}
-    for task, name, *rest in map(arm, rows):
-        several.setdefault((task, name), set()).add(tuple(rest))
+    counts: dict[tuple, int] = {}
+    for row in rows:
+        counts[arm(row)] = max(counts.get(arm(row), 0), row["picture"] + 1)
+    for (task, name, *rest), pictures in counts.items():
+        several.setdefault((task, name, pictures), set()).add(tuple(rest))
     alike: dict[tuple, list[str]] = {}
-    for (task, name), triples in several.items():
-        alike.setdefault((task, ":" in name, frozenset(triples)), []).append(name)
-    for (task, ablation, triples), names in alike.items():
-        pictures = max(row["picture"] for row in rows if row["task"] == task and row["contestant"] in names) + 1
+    for (task, name, pictures), triples in several.items():
+        alike.setdefault((task, ":" in name, pictures, frozenset(triples)), []).append(name)
+    for (task, ablation, pictures, triples), names in alike.items():
         who = f"ablate {task} --ablations" if ablation else f"contest {task} --contestants"
         for labels, seeds, strengths in _products(triples):
             asked = {"labels": [each for each in labels if each] or [100], "seeds": seeds,
@@ -666,7 +678,7 @@ def markdown(tables: Tables) -> str:
         for at in measured_with(tables, task):
             answers = [answer(tables, task, rival, at) for rival in B.KINDS]
             cells = [*(_control(tables, task, name, at) for name in alone), *map(needs, answers),
-                     {"holds": "yes", "fails": "no", "open": "not decided"}.get(answers[0]["verdict"], NOT)]
+                     _decided(answers[0])]
             lines.append(f"| {task}, {at:,}: {MEASURES[task]} | " + " | ".join(cells) + " |")
         if not pick(tables.contest, task=task, contestant="head"):
             lines.append(f"| {task} " + f"| {NOT} " * 6 + "|")
@@ -674,6 +686,12 @@ def markdown(tables: Tables) -> str:
         if any(name in added for name in alone):
             lines.append(f"| {task}, added weights | " + " | ".join(f"{added[name] / 1e6:.2f} M" if name in added else NOT for name in alone) + " |" * 4)
     return "\n".join(lines) + "\n"
+
+
+def _decided(found: dict) -> str:
+    said = {"holds": "yes", "fails": "no", "open": "not decided"}.get(found["verdict"], NOT)
+    trainings = (found["gap"] or found["needed"] or {"seeds": 0})["seeds"]
+    return f"{said} (one training)" if trainings == 1 and said in ("yes", "no") else said
 
 
 def _control(tables: Tables, task: str, name: str, labels: int) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
-from .learn import Pace, learn
+from .learn import Pace, finished, learn
 from ..checks import SomeName, declared
 from ..denoisers import clean_and_noise, denoiser
 from ..files import read_json, read_weights, refuse_file, write_json, write_weights
@@ -79,9 +79,10 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
         head = LinearHead(config).to(denoiser(pipe).device)
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
-    if not (folder / "training.json").exists():
+    changes = {"lr": 4e-3, **changes}
+    if not finished(folder, {"steps": own.steps, **changes}):
         yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear",
-                                 **{"lr": 4e-3, **changes})
+                                 **changes)
     if "layer" not in read_json(folder / "training.json"):
         head = load_rival(folder).to(denoiser(pipe).device)
         layer = best_layer(pipe, own, head, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
@@ -150,7 +151,7 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     back, with slight changes of colour and sharpness; goes on where it stopped. The best of its checks on other
     pictures is kept."""
     own, folder = TASKS[task], folder_of("detector", task, labels, seed, runs)
-    if (folder / "training.json").exists():
+    if finished(folder, {"steps": steps, "batch": batch, "lr": lr}):
         return
     refuse_file(folder)
     pipe = load_pipeline() if pipe is None else pipe

@@ -1,8 +1,8 @@
 """Numbers with intervals: paired differences, labels needed to match another, the Frechet distance.
 
-Rows are dicts as `contest.read_table` gives them. Intervals hold 95 % and come from drawing pictures again
-(`bootstrap`); where there are several trainings, whole trainings are drawn first and then pictures, which are the same
-ones in all trainings.
+Rows are dicts as `contest.read_table` gives them. Intervals of 95 % come from drawing pictures again (the bootstrap); where
+there are several trainings these are drawn, too, and pictures, which are the same ones in all trainings. Of one training the interval
+is over pictures alone: another training may come out otherwise.
 """
 from __future__ import annotations
 
@@ -60,14 +60,23 @@ def shared_by(grid: Tensor, draws: int = DRAWS, seed: int = 0) -> dict:
 
 
 def _drawn(grids: list[Tensor], draws: int, seed: int) -> list[list[float]]:
-    """The means of all grids, for each time that pictures and trainings are drawn again: (draws, grids)."""
+    """The means of all grids, for each time that pictures and trainings are drawn again: (draws, grids).
+
+    k trainings that are drawn from k spread less than trainings do, by (k - 1) / k of the variance; that is made good, within the least
+    and the most of the values.
+    """
     counts = {each.shape[1] for each in grids}
     if len(counts) != 1:
         raise ValueError(f"grids have {sorted(counts)} pictures; pass those of the same pictures")
     n, rng = counts.pop(), torch.Generator().manual_seed(seed)
     pictures = _times(draws, n, rng)                                                                # (draws, n)
-    return torch.stack([(_times(draws, len(each), rng) @ each.double() * pictures).sum(1) / (len(each) * n)
-                        for each in grids], 1).tolist()
+    means = []
+    for each in grids:
+        count = len(each)
+        trainings = 1 + (_times(draws, count, rng) - 1) * math.sqrt(count / max(count - 1, 1))
+        drawn = (trainings @ each.double() * pictures).sum(1) / (count * n)
+        means.append(drawn.clamp(float(each.min()), float(each.max())))
+    return torch.stack(means, 1).tolist()
 
 
 def _times(draws: int, count: int, rng) -> Tensor:

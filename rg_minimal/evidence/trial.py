@@ -33,7 +33,7 @@ from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answer
 from .statistics import DRAWS, grid, paired, resampled, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
-from ..files import rows_so_far, write_rows
+from ..files import add_rows, refuse_file, rows_so_far, write_rows
 from ..maps import resize
 from ..pipelines import encode, read_picture
 from ..puppets.cases import whole
@@ -186,9 +186,12 @@ def run(metrics, table: SomeName, count: Count = 64, seed: Index = 0, pose=None,
             made = {DRAG: real_drag(metrics.pipe, metrics.head, pose, case, steps, seed)}
             new += metrics.rows(number, case, made, seed, steps=steps)
         if new:
-            rows += new
-            write_rows(table, rows, KINDS_OF)
+            _add(table, new)
         yield number + 1, count
+
+
+def _add(table, new: list[dict]) -> None:
+    add_rows(table, new, KINDS_OF, ("answer", "picture", "seed"), "the trial")
 
 
 def ghost_name(term: float) -> str:
@@ -209,8 +212,7 @@ def run_ghosting(metrics, table: SomeName, pose, count: Count = 16, terms: Terms
                 made = {ghost_name(term): real_drag(metrics.pipe, metrics.head, pose, case, steps, anti_ghosting=term)}
                 new += metrics.rows(number, case, made, steps=steps, anti_ghosting=term)
         if new:
-            rows += new
-            write_rows(table, rows, KINDS_OF)
+            _add(table, new)
         yield number + 1, count
 
 
@@ -218,14 +220,23 @@ def run_ghosting(metrics, table: SomeName, pose, count: Count = 16, terms: Terms
 def score_answers(metrics, folder: SomeName, name: Words, table: SomeName, count: Count = 64,
                   seed: Index = 0) -> Iterator[tuple[int, int]]:
     """Score anybody's folder of answers under a name, yield (cases done, of), and write the rows in the end, in the place of
-    what `table` has under this name. ValueError where a picture is missing or of another size (see `read_answers`)."""
-    if name in (*ANSWERS, DRAG):
-        raise ValueError(f"name is {name!r}, which the trial itself uses; choose one of your own")
+    what `table` has under this name. ValueError where a picture is missing or of another size (see `read_answers`), or a name or table
+    cannot be used."""
+    check_name(name, table)
     pictures, rows = read_answers(folder, count), [row for row in _rows_of(table, metrics) if row["answer"] != name]
     for number, case in enumerate(trial_cases(count)):
         rows += metrics.rows(number, case, {name: pictures[number:number + 1]}, seed)
         yield number + 1, count
     write_rows(table, rows, KINDS_OF)
+
+
+@declared
+def check_name(name: Words, table: SomeName) -> None:
+    """ValueError where answers cannot have this name, or their scores not be written to this table."""
+    if name in (*ANSWERS, DRAG) or not name.strip():
+        raise ValueError(f"name is {name!r}, which {'the trial itself uses' if name.strip() else 'says nothing'}; choose one of your own")
+    refuse_file(Path(table).parent)
+    read_table(table)
 
 
 # ---------------------------------------------------------------------------------------------- the verdict
