@@ -638,6 +638,15 @@ def scored_by(rows: list[dict], task: str) -> list[str]:
             f"{' '.join(dict.fromkeys(names))}" for (labels, seed), names in several.items()]
 
 
+def tuned_by(rows: list[dict]) -> list[str]:
+    """The commands that try the settings of these rows of `tune.csv`."""
+    several: dict[tuple, list[str]] = {}
+    for task, name, labels in dict.fromkeys((row["task"], row["contestant"], row["labels"]) for row in rows):
+        several.setdefault((task, labels), []).append(name)
+    return [f"python -m rg_minimal.evidence tune {task} --contestants {' '.join(names)} --tuned-with {labels}"
+            for (task, labels), names in several.items()]
+
+
 def trained_by(rows: list[dict]) -> list[str]:
     """The commands that train what rows of `training.csv` name, each kind with its own steps; changed heads by `ablate`."""
     several: dict[tuple, set] = {}
