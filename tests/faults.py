@@ -46,6 +46,7 @@ COST, SWEEP, PROCESSES = "cost.py", "sweep.py", "processes.py"
 BASE = "puppets/basemodel.py"
 STUDIO = "classroom/studio.py"
 TRIAL = "evidence/trial.py"
+CONTEST, LEARN, STATISTICS, REPORT = "evidence/contest.py", "evidence/learn.py", "evidence/statistics.py", "evidence/report.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
 WORLD = "puppets/world.py"
@@ -659,6 +660,26 @@ FAULTS = (
           "test_studio.py::test_a_release_that_comes_in_one_message_with_movements_is_refined"),
     fault("a wish of before stops what a button began", STUDIO, "self._wish, self._let_go, self._order = None, self._following, None", "pass",
           "test_studio.py::test_a_button_is_not_stopped_by_what_was_dragged_before"),
+
+    fault("a pair forgets the network's guidance scale", CONTEST, "conditioning=conditioning, guidance_scale=guidance_scale, **settings)",
+          "conditioning=conditioning, **settings)", "test_evidence.py::test_a_pair_takes_what_was_chosen_for_each_alone"),
+    fault("a batch is done with its first picture", CONTEST, "if not all((*key, picture) in done", "if not any((*key, picture) in done",
+          "test_evidence.py::test_a_batch_is_done_when_all_its_pictures_are"),
+    fault("settings are compared on different pictures", CONTEST, "shared = set.intersection(*map(set, found.values()))",
+          "shared = set(min(found.values(), key=len))", "test_evidence.py::test_a_tuning_that_was_stopped_compares_settings_on_the_pictures_that_all_have"),
+    fault("who was not trained is found out when asked", CONTEST, "        require(name, task, labels, seed, runs)\n    axes", "        pass\n    axes",
+          "test_evidence.py::test_who_was_not_trained_is_named_before_anything_is_made"),
+    fault("a table loses what another process added", "files.py", "(*rows_so_far(table, kinds, what), *new)", "(*new,)",
+          "test_files.py::test_rows_are_added_to_what_is_there_now"),
+    fault("numbers that are none are read", "files.py", "not math.isfinite(value)]", "False]", "test_files.py::test_what_is_no_such_table_is_not_read"),
+    fault("a training of another recipe counts", LEARN, "    if wrong:", "    if False:",
+          "test_evidence.py::test_a_training_of_another_recipe_is_not_taken_for_this_one"),
+    fault("a training goes on without a loss", LEARN, "if not loss.isfinite():", "if False:",
+          "test_evidence.py::test_a_loss_that_is_no_number_ends_a_training"),
+    fault("few trainings spread too little", STATISTICS, "math.sqrt(count / max(count - 1, 1))", "1.0",
+          "test_evidence.py::test_intervals_against_known_answers"),
+    fault("settings that were not chosen count", REPORT, "if C.was_tuned(tuned, name, task) else", "if False else",
+          "test_report.py::test_rows_of_settings_that_were_not_chosen_do_not_count"),
 
     # ---- many runs, many processes -----------------------------------------------------------------------------------
     fault("a sweep runs everything again", SWEEP, '.get("status") != "done"]', '.get("status") != "never"]',

@@ -461,7 +461,7 @@ def test_intervals_against_known_answers():
                                                          rel=0.15)     # the spread of pairs, not of pictures
     shares = torch.tensor([[float(i % 10 < count) for i in range(1000)] for count in (4, 5, 6)])
     wide = T.resampled([shares], lambda mean: mean)
-    assert (wide["high"] - wide["low"]) / 3.92 == pytest.approx(0.1 / 3 ** 0.5, rel=0.15), "three trainings spread by 0.1"
+    assert (wide["high"] - wide["low"]) / 3.92 == pytest.approx((0.1 ** 2 / 3 + 0.25 / 1000) ** 0.5, rel=0.1), "three trainings spread by 0.1"
     spread = T.resampled([torch.tensor([[0.0] * 50, [1.0] * 50])], lambda a: a)
     assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5,
                                                                 1.0)              # trainings differ, pictures do not
