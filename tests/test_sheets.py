@@ -78,6 +78,9 @@ def test_the_front_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         sheets.main(["front", "-o", str(tmp_path / "front.png"), "--count", "3"])
     assert "--count has no effect on front" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        sheets.main(["contest", "-o", str(tmp_path / "contest.png"), "--model", "elsewhere"])
+    assert "--model has no effect on contest" in capsys.readouterr().err
 
 
 def test_the_evidence_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys):

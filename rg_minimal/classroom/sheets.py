@@ -98,14 +98,14 @@ def main(arguments=None) -> None:
     parser.add_argument("--count", type=option(Count), default=None,
                         help="cases of the measurement (as in data/results; 8 drags, two of each kind); the sheet shows the first of them")
     parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
-    parser.add_argument("--model", default="data/puppet-diffusion")
+    parser.add_argument("--model", default=None, help="folder of the pipeline (data/puppet-diffusion)")
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
     options = parser.parse_args(arguments)
     if not options.out.endswith(".png"):
         parser.error(f"--out is {options.out!r}: give a name that ends in .png")
     if options.what in FIGURES:
         with one_sentence(parser):
-            idle = [f"--{name}" for name in ("count", "steps", "heads") if getattr(options, name) is not None]
+            idle = [f"--{name}" for name in ("count", "steps", "model", "heads") if getattr(options, name) is not None]
             if idle:
                 raise ValueError(f"{idle[0]} has no effect on {options.what}, which draws what was measured: leave it out")
             refuse_file(Path(options.out).parent)
@@ -114,7 +114,8 @@ def main(arguments=None) -> None:
     check_options(parser, [options.what], options.count, options.steps, options.heads)
     with one_sentence(parser):
         refuse_file(Path(options.out).parent)
-        pipe, judge, heads = load_pipeline(options.model), load_judge(), "data/heads" if options.heads is None else options.heads
+        model = "data/puppet-diffusion" if options.model is None else options.model
+        pipe, judge, heads = load_pipeline(model), load_judge(), "data/heads" if options.heads is None else options.heads
         measurement(options.what, pipe, judge, heads)                   # what it needs is there
     path = make_sheet(options.what, pipe, judge, heads, options.out, options.count, options.steps,
                       lambda done, of: print(f"{options.what}: {done} of {of}", flush=True))

@@ -178,7 +178,8 @@ def score(options) -> None:
     count(T.score_answers(metrics, options.answers, options.name, options.table, options.pictures))
     rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
     for name, told in T.METRICS.items():
-        found = T.resampled([T.grid(rows, name, answer=options.name)], lambda mean: mean)
+        scores = T.grid(rows, name, answer=options.name)
+        found = T.shared_by(scores) if name == "whole" else T.resampled([scores], lambda mean: mean)
         print(f"{told.says}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), n = {found['n']}")
 
 

@@ -1,9 +1,9 @@
 """Networks that are trained for control, on the frozen puppet model: diffusers' own `ControlNetModel` and `T2IAdapter`.
 
     for state in train_baseline(BaselineRecipe("controlnet", "pose", labels=100)):      # goes on where it stopped
-    print(state.step, state.loss) network = load_baseline(recipe)                                                      #
-    as diffusers loads it pictures = sample_baseline(pipe, network, captions, shown, ...)                      # through
-    diffusers' own pipeline
+        print(state.step, state.loss)
+    network = load_baseline(recipe.folder)                                              # as diffusers loads it
+    pictures = sample_baseline(pipe, network, captions, shown, ...)                     # through diffusers' own pipeline
 
 They get what a head of this repository gets, the first `labels` rendered pictures of a seed, and more: captions, and
 `CHECKED` other labelled pictures on which the best checkpoint is chosen, so that with few labels they neither starve
@@ -199,7 +199,7 @@ def sample_baseline(pipe, network, prompts: list[str], shown: Tensor, *, scale: 
 
 @dataclass(frozen=True)
 class BaselineRecipe(Declared):
-    """All numbers of a training; two recipes that differ have folders of their own."""
+    """All numbers of a training. Kind, task, labels, seed and learning rate name its folder; another recipe in there is refused."""
     kind: Literal[KINDS]
     task: Literal[TASKS]
     labels: Count = 1000

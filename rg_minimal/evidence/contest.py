@@ -404,5 +404,7 @@ def tried_rates(runs=RUNS) -> list[dict]:
 def _finished(runs) -> Iterator[tuple[dict, dict]]:
     """What each finished training is of, and what it left in its training.json."""
     for path in sorted(Path(runs).glob("*/training.json")):
-        name, task, labels, seed = path.parent.name.rsplit("-", 3)
-        yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, read_json(path)
+        parts = path.parent.name.rsplit("-", 3)
+        if len(parts) == 4 and parts[2].isdecimal() and parts[3].isdecimal():          # else it is no folder of ours
+            name, task, labels, seed = parts
+            yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, read_json(path)
