@@ -262,3 +262,14 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert rivals["detector"]["control"]["high"] < 0 and rivals["detector"]["whole"]["high"] < 0, "the detector controls less and breaks puppets"
     ghost = R.ghosting(tables)["anti-ghosting 0"]
     assert ghost["judge"]["high"] < 0 <= ghost["whole"]["value"], "without the anti-ghosting term drags end nearer, and as whole"
+    depth = R.answer(tables, "depth")
+    assert depth["verdict"] == "fails" and depth["gap"]["high"] < 0, "for depth ControlNet is nearer with a hundred"
+    parts = R.ablation_scores(tables, "pose")
+    ours, *others = (torch.tensor([each["value"] for each in scores]) for part in ("mixing weights", "timestep embedding") for scores in parts[part].values())
+    assert len(others) == 4 and max(float((each - ours).abs().max()) for each in others) < 0.015, "these parts are worth nothing here"
+    ideas = {each["pair"]: each for each in R.ideas(tables, "pose")}
+    assert ideas["loop"]["control"]["low"] < 0 < ideas["loop"]["control"]["high"] and ideas["loop"]["time"] > 1.3, "the loop costs more and comes as near"
+    assert ideas["predictor"]["control"]["high"] < -0.3 and ideas["predictor"]["passes"] > 0.9, "the predicted direction controls far less"
+    pairs = {(each["pair"], each["against"]): each for each in R.together(tables, "pose")}
+    assert all(pairs[key]["control"]["low"] > 0 for key in (("controlnet+head", "controlnet"), ("controlnet+head", "head"), ("adapter+head", "adapter")))
+    assert all(each["attributes"]["high"] < 0 for each in pairs.values()), "at the price of some attributes"
