@@ -219,8 +219,7 @@ def _ends(found: dict, turned: float | None = None) -> str:
 
 
 def _counted(found: dict) -> str:
-    alone = " Where there is one the interval is over pictures alone: another training may come out otherwise." if found["seeds"] == 1 else ""
-    return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more.{alone}"
+    return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more."
 
 
 # ---------------------------------------------------------------------------------------------- what was tuned
@@ -431,9 +430,9 @@ def ideas(tables: Tables, task: str) -> list[dict]:
 
 def idea_table(found: list[dict]) -> str:
     """`ideas` as text."""
-    rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}", *(_plus(each[number]) for number in T.NUMBERS),
+    rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}", _plus(each["control"]), _plus(each["whole"]),
              f"{each['time']:.2f}", f"{each['passes']:.2f}", str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
-    return text_table(("ideas", "labels", "control", *NUMBERS.values(), "of its time", "of its passes", "n", "trainings"), rows)
+    return text_table(("ideas", "labels", "control", NUMBERS["whole"], "of its time", "passes", "n", "trainings"), rows)
 
 
 def _plus(found: dict) -> str:
