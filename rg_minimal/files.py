@@ -132,10 +132,11 @@ def rows_so_far(table, kinds: dict[str, Callable], what: str) -> list[dict]:
     return read_rows(table, kinds, what) if Path(table).exists() else []
 
 
-def add_rows(table, new: list[dict], kinds: dict[str, Callable], key: Iterable[str], what: str) -> None:
-    """Add rows to a table as it is now, in the place of those with the same `key`: what another process has added meanwhile stays."""
+def add_rows(table, new: list[dict], kinds: dict[str, Callable], key: Iterable[str], what: str, ordered: bool = False) -> None:
+    """Add rows to a table as it is now, in the place of those with the same `key`: what another process has added meanwhile stays.
+    `ordered` puts all in the order of their keys."""
     rows = {tuple(row[name] for name in key): row for row in (*rows_so_far(table, kinds, what), *new)}
-    write_rows(table, rows.values(), kinds)
+    write_rows(table, [rows[each] for each in sorted(rows)] if ordered else rows.values(), kinds)
 
 
 # ---- weights and what belongs to them ----------------------------------------------------------------------------------

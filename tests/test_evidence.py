@@ -252,9 +252,13 @@ def test_rows_of_two_commands_on_one_table_are_all_kept(tmp_path):
 
 def test_a_training_of_another_recipe_is_not_taken_for_this_one(tmp_path):
     (tmp_path / "head-pose-10-0").mkdir()
-    (tmp_path / "head-pose-10-0" / "training.json").write_text('{"recipe": {"steps": 1, "timesteps": [0, 250]}}')
+    (tmp_path / "head-pose-10-0" / "training.json").write_text('{"recipe": {"task": "pose", "labels": 10, "seed": 0, "steps": 1}}')
     with pytest.raises(ValueError, match="trained with another recipe .steps 1, not 400.; delete it"):
         next(B.train_readout("pose", 10, 0, tmp_path))
+    (tmp_path / "head-pose-10-0" / "training.json").write_text('{"recipe": {"steps": 1, "timesteps": [0, 250]}}')
+    for less in ({"steps": 1}, {"steps": 1, "timesteps": (0, 250), "batch": 8}):
+        with pytest.raises(ValueError, match="trained with another recipe"):
+            finished(tmp_path / "head-pose-10-0", less)
     assert finished(tmp_path / "head-pose-10-0", {"steps": 1, "timesteps": (0, 250)}) and not finished(tmp_path, {})
 
 

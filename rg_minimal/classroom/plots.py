@@ -509,8 +509,7 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
         axes.set_xscale("log")
         axes.set_xticks([0.1, 0.2, 0.5, 1, 2])
     for axis in (near.xaxis, near.yaxis, quality.xaxis):
-        axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
-        axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        _plain_numbers(axis)
     near.margins(x=0.2)
     quality.legend(frameon=False, loc="lower right")
     _apart(figure, names)
@@ -548,8 +547,7 @@ def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: 
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0,) if high > 20 * low else (1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    _plain_numbers(axes.yaxis)
     axes.set_ylabel(upright(error), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -584,8 +582,7 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
         axes.set_xscale("log")
         axes.invert_xaxis()
         axes.margins(x=0.12)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        _plain_numbers(axes.xaxis)
         axes.set_ylabel(upright(label), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
@@ -683,6 +680,12 @@ def _apart(figure, names: list) -> None:
             if not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)
+
+
+def _plain_numbers(axis) -> None:
+    """On an axis that doubles: 0.1 instead of a power of ten, and nothing between the large ticks."""
+    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, position: f"{value:g}"))
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def _missing(row: dict, most: float | None, middle: str = "control", low: str = "control_low", high: str = "control_high",

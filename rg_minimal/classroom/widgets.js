@@ -292,17 +292,16 @@ function render({ model, el }) {
   function tell() {                                                   // Python of a gesture that goes on, at most every 60 ms
     next();
     if (telling !== null) return;
-    model.set("_moving", [model.get("_picture_id"), movement, copy(draft)]);
-    model.save_changes();
-    telling = setTimeout(() => { telling = null; if (draft !== null && movement !== model.get("_moving")[1]) tellLast(); }, 60);
+    tellNow(draft);
+    telling = setTimeout(() => { telling = null; if (draft !== null && movement !== model.get("_moving")[1]) tellNow(draft); }, 60);
   }
 
   function next() {                                                   // later than what was released, here or in another tab
     root.dataset.movement = movement = Math.max(movement, model.get("_edited")[2] ?? 0) + 1;
   }
 
-  function tellLast() {
-    model.set("_moving", [model.get("_picture_id"), movement, copy(draft)]);
+  function tellNow(made) {
+    model.set("_moving", [model.get("_picture_id"), movement, copy(made)]);
     model.save_changes();
   }
 
@@ -317,8 +316,7 @@ function render({ model, el }) {
 
   function tellBack() {                                               // a gesture that is called off leads back to the value
     next();
-    model.set("_moving", [model.get("_picture_id"), movement, copy(value)]);
-    model.save_changes();
+    tellNow(value);
   }
 
   function commit(made, text) {

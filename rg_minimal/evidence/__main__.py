@@ -20,7 +20,7 @@ from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
-from ..files import refuse_file, rows_so_far, write_rows
+from ..files import add_rows, refuse_file, rows_so_far
 from ..pipelines import load_head
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
@@ -77,10 +77,7 @@ def measure(options, todo, name, scenes, pictures, settings) -> None:
 def note_costs(options) -> None:
     """Add what trainings cost to the tables; rows of trainings that are not on this machine stay."""
     for name, rows, kinds, key in (("training", C.trainings(options.runs), report.COSTS, 4), ("rates", C.tried_rates(options.runs), report.RATES, 5)):
-        path = table(options, name)
-        old = rows_so_far(path, kinds, path.stem)
-        both = {tuple(row.values())[:key]: row for row in (*old, *rows)}
-        write_rows(path, [both[each] for each in sorted(both)], kinds)
+        add_rows(table(options, name), rows, kinds, list(kinds)[:key], name, ordered=True)
 
 
 def table(options, name: str) -> Path:
@@ -108,7 +105,8 @@ def contest(options) -> None:
 
 
 def play(options, contestants) -> None:
-    tuned, _ = C.read_table(table(options, "tune")), rows_so_far(table(options, "real"), C.REAL_KINDS, "renderings")
+    tuned = C.read_table(table(options, "tune"))
+    rows_so_far(table(options, "real"), C.REAL_KINDS, "renderings")         # refused now if it is none, not when all is measured
     refuse_file(options.runs), refuse_file(options.folder)
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
     measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])

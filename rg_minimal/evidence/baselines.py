@@ -346,7 +346,7 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     kind."""
     what = get_task(task).name
     folder = folder_of(name, what, labels, seed, runs)
-    if finished(folder, {"steps": get_task(task).steps, **changes}):
+    if finished(folder, {"task": what, "labels": labels, "seed": seed, "steps": get_task(task).steps, **changes}):
         return
     refuse_file(folder)
     pipe = load_pipeline() if pipe is None else pipe

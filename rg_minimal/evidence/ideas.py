@@ -128,7 +128,8 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
     cosine of the predicted direction and the true gradient.
     """
     folder, learned = (folder_of(name, task, labels, seed, runs) for name in ("predictor", "head"))
-    if finished(folder, {"steps": steps, "batch": batch, "lr": lr}):
+    recipe = {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch, "lr": lr}
+    if finished(folder, recipe):
         return
     if not (learned / "training.json").exists():
         raise ValueError(f"{learned} holds no finished head to learn from; train it first: python -m rg_minimal.evidence train {task} "
@@ -153,8 +154,7 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
     pace = Pace(seed + 177, steps, lr, 20, 0.5, 50, model.device.type)
     spent = yield from learn(f"predictor {task} {labels}", folder, pace, network, loss_of)
     network.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch,
-                                                     "lr": lr},
+    write_json(folder / "training.json", {"recipe": recipe,
                "device": model.device.type, "parameters": sum(each.numel() for each in network.parameters()),
                "training_seconds": round(spent["seconds"], 1)})
     (folder / "training.pt").unlink(missing_ok=True)

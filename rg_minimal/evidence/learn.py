@@ -32,11 +32,11 @@ class Pace:
 
 
 def finished(folder: Path, recipe: dict) -> bool:
-    """Whether a folder holds a finished training of this recipe. ValueError where it is one of another recipe."""
+    """Whether a folder holds a finished training of this recipe, all its numbers. ValueError where it is one of another recipe."""
     if not (folder / "training.json").exists():
         return False
     told, recipe = read_json(folder / "training.json")["recipe"], json.loads(json.dumps(recipe))
-    wrong = [f"{name} {told[name]}, not {value}" for name, value in recipe.items() if name in told and told[name] != value]
+    wrong = [f"{name} {told.get(name)}, not {recipe.get(name)}" for name in {**told, **recipe} if told.get(name) != recipe.get(name)]
     if wrong:
         raise ValueError(f"{folder} was trained with another recipe ({'; '.join(wrong)}); delete it, or choose another folder of runs")
     return True

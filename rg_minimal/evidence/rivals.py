@@ -80,7 +80,7 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
     changes = {"lr": 4e-3, **changes}
-    if not finished(folder, {"steps": own.steps, **changes}):
+    if not finished(folder, {"task": task, "labels": labels, "seed": seed, "steps": own.steps, **changes}):
         yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear",
                                  **changes)
     if "layer" not in read_json(folder / "training.json"):
@@ -151,7 +151,8 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     back, with slight changes of colour and sharpness; goes on where it stopped. The best of its checks on other
     pictures is kept."""
     own, folder = TASKS[task], folder_of("detector", task, labels, seed, runs)
-    if finished(folder, {"steps": steps, "batch": batch, "lr": lr}):
+    recipe = {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch, "lr": lr}
+    if finished(folder, recipe):
         return
     refuse_file(folder)
     pipe = load_pipeline() if pipe is None else pipe
@@ -176,8 +177,7 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     pace = Pace(seed + 77, steps, lr, 50, 0.5, every, device.type)
     best = yield from learn(f"detector {task} {labels}", folder, pace, detector, loss_of, check)
     detector.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": {"task": task, "labels": labels, "seed": seed, "steps": steps,
-                                                     "batch": batch, "lr": lr},
+    write_json(folder / "training.json", {"recipe": recipe,
                "device": device.type, "parameters": sum(each.numel() for each in detector.parameters()),
                "best_step": best["step"], "check_loss": best["loss"],
                "training_seconds": round(best["seconds"], 1)})
