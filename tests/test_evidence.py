@@ -98,6 +98,44 @@ def test_a_killed_training_goes_on_with_the_same_bits(tiny, tmp_path, kind):
         list(B.train_baseline(recipe(tmp_path / "killed", kind, steps=7), tiny))
 
 
+@pytest.mark.filterwarnings("ignore:the model does not know")
+@pytest.mark.parametrize("train, checkpoint", [
+    (lambda runs, pipe, **other: B.train_baseline(recipe(runs, **{"lr": 2e-3, **other}), pipe), 2),
+    (lambda runs, pipe, **other: B.train_readout("depth", 4, 0, runs, pipe, **{"steps": 60, **other}), 50),
+    (lambda runs, pipe, **other: R.train_detector("depth", 4, 0, runs, pipe, **{"steps": 6, "every": 2, "batch": 2, **other}), 2),
+    (lambda runs, pipe, **other: I.train_predictor("depth", 4, 0, runs, pipe, **{"steps": 60, "batch": 1, **other}), 50)],
+    ids=["baseline", "head", "detector", "predictor"])
+@pytest.mark.parametrize("other", [{"steps": 70}, {"batch": 3}], ids=str)
+def test_a_killed_training_is_not_finished_by_another_recipe(tiny, tmp_path, monkeypatch, train, checkpoint, other):
+    monkeypatch.setattr(R, "degrade", lambda images, rng: images)                                     # of full-size pictures
+    list(B.train_readout("depth", 4, 0, tmp_path, tiny, steps=1)) if checkpoint == 50 else None      # which a predictor learns from
+    runs = tmp_path / "own" if "train_readout" in train.__code__.co_names else tmp_path
+    run = train(runs, tiny)
+    assert [next(run).step for _ in range(checkpoint + 1)][-1] == checkpoint + 1
+    run.close()
+    (name, value), = other.items()
+    with pytest.raises(ValueError, match=rf"was trained with another recipe \({name} .*, not {value}\); delete it"):
+        list(train(runs, tiny, **other))
+    assert [state.step for state in train(runs, tiny)][0] == checkpoint + 1, "the recipe that it was begun with goes on"
+
+
+@pytest.mark.parametrize("command", [
+    "tune pose --strengths 2", "tune pose --labels 10", "report pose", "report --workers 2", "all pose --check", "ablate --contestants head",
+    "ablate --rates 1e-3", "train pose --pictures 3", "train --strengths 2", "contest --kinds head", "contest --tuned-on 8"])
+def test_an_option_that_a_command_does_not_use_is_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        main(command.split())
+    said = capsys.readouterr().err
+    assert "unrecognized arguments" in said and next((each for each in command.split() if "--" in each), "pose") in said
+
+
+@pytest.mark.parametrize("option", ["--labels 10", "--seeds 1", "--contestants head", "--strengths 2", "--pictures 3"])
+def test_a_check_refuses_what_it_would_not_use(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["contest", "pose", "--check", "3", *option.split()])
+    assert f"leave out {option.split()[0]}" in capsys.readouterr().err
+
+
 def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
     shared = ["train", "depth", "--kinds", "controlnet", "--labels", "4", "--steps", "2", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
@@ -283,7 +321,7 @@ def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypa
     rows = C.read_table(table)
     assert [row["picture"]
             for row in rows] == [0, 1] and C.looks_of(rows).shape == (2, C.LOOKS) and rows[0]["passes"] == 4
-    row, again = C.recompute(pipe, judge, table, S.TEST, 2, runs=tmp_path)
+    row, again = C.recompute(pipe, judge, table, ["pose", "depth"], S.TEST, runs=tmp_path)
     assert C.agree(row, again) and not C.agree(row, {**again, "control": again["control"] + 0.1})
     table.write_text(table.read_text().replace(rows[0]["version"], "other"))
     with pytest.raises(ValueError, match="another model"):

@@ -92,9 +92,12 @@ def tune(options) -> None:
 
 def contest(options) -> None:
     if options.check is not None:
+        known = options_of_all()
+        others = [each for each in PLAYS[1:] if getattr(options, each[2:]) != known[each]["default"]]
+        if others:
+            raise ValueError(f"--check draws from all rows of the tasks: leave out {', '.join(others)}")
         pipe, judge = M.loaded()
-        row, again = C.recompute(pipe, judge, table(options, "contest"), seeds.TEST, options.pictures, options.check,
-                                 options.runs)
+        row, again = C.recompute(pipe, judge, table(options, "contest"), options.tasks, seeds.TEST, options.check, options.runs)
         print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
               sep="\n")
         if not C.agree(row, again):
@@ -181,42 +184,56 @@ def score(options) -> None:
         print(f"{told.says}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), n = {found['n']}")
 
 
+def options_of_all() -> dict[str, dict]:
+    """Every option of the commands that train and measure, for `add_argument`."""
+    return {"tasks": dict(nargs="*", default=list(B.TASKS), help=f"of {', '.join(B.TASKS)}; all by default"),
+            "--labels": dict(nargs="+", type=option(Count), default=list(B.LABELS)),
+            "--seeds": dict(nargs="+", type=option(Index), default=[0], help="of the trainings, each with pictures of its own"),
+            "--kinds": dict(nargs="+", choices=TRAINED, default=list(TRAINED), help="what is trained"),
+            "--steps": dict(type=option(Count), help="of each training; each kind's own by default"),
+            "--rates": dict(nargs="+", type=number(Positive),
+                            help="learning rates of ControlNet and T2I-Adapter; one of their own by default"),
+            "--contestants": dict(nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS)),
+            "--strengths": dict(nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned"),
+            "--pictures": dict(type=option(Count), default=64, help="held-out scenes, the same for everybody"),
+            "--tuned-with": dict(type=option(Count), default=1000, help="labels of those whose settings are tuned"),
+            "--tuned-on": dict(type=option(Count), default=16, help="scenes that settings are tried on"),
+            "--ablations": dict(nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS)),
+            "--scores-only": dict(action="store_true", help="of ablations: score the readouts, do not guide with them"),
+            "--check": dict(type=option(Index), nargs="?", const=1, help="compute a row of these tasks again, drawn by this seed"),
+            "--workers": dict(type=option(Count), default=1, help="processes that share the work, by Dask (`many.py`)"),
+            "--scheduler": dict(help="address of a Dask scheduler whose workers do it"),
+            "--runs": dict(default=B.RUNS, help="folder of trained networks and their checkpoints"),
+            "--folder": dict(default=C.FOLDER, help="folder of the tables")}
+
+
+SHARED = ("--workers", "--scheduler", "--runs", "--folder")
+TRAINS = ("tasks", "--labels", "--seeds", "--kinds", "--steps", "--rates")
+TUNES = ("tasks", "--contestants", "--tuned-with", "--tuned-on")
+PLAYS = ("tasks", "--labels", "--seeds", "--contestants", "--strengths", "--pictures")
+COMMANDS = {                                                # what each runs, and which options it has: no more than it uses
+    "train": (train, "heads, baselines and rivals on the same labelled pictures", (*TRAINS, *SHARED)),
+    "tune": (tune, "choose everybody's settings, from equally many, on scenes of their own", (*TUNES, *SHARED)),
+    "contest": (contest, "measure everybody on the same held-out scenes", (*PLAYS, "--check", *SHARED)),
+    "ablate": (ablate, "heads that lack one of the paper's parts",
+               ("tasks", "--labels", "--seeds", "--steps", "--ablations", "--scores-only", "--strengths", "--pictures", *SHARED)),
+    "all": (everything, "all of these, in this order", (*TRAINS, *TUNES, *PLAYS, "--ablations", "--scores-only", *SHARED)),
+    "report": (tell, "what the tables say, in words and numbers", ("--folder",))}
+
+
 def commands() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m rg_minimal.evidence",
                                    description="Readout Guidance against its rivals.",
                                    epilog="A command that was killed goes on when it is given again.")
-    parts = made.add_subparsers(dest="command", required=True)
-    for name, run, said in (("train", train, "heads, baselines and rivals on the same labelled pictures"),
-                            ("tune", tune, "choose everybody's settings, from equally many, on scenes of their own"),
-                            ("contest", contest, "measure everybody on the same held-out scenes"),
-                            ("ablate", ablate, "heads that lack one of the paper's parts"),
-                            ("all", everything, "all of these, in this order"),
-                            ("report", tell, "what the tables say, in words and numbers")):
+    parts, known = made.add_subparsers(dest="command", required=True), options_of_all()
+    for name, (run, said, used) in COMMANDS.items():
         part = parts.add_parser(name, help=said, description=said)
-        part.add_argument("tasks", nargs="*", default=list(B.TASKS), help=f"of {', '.join(B.TASKS)}; all by default")
-        part.add_argument("--labels", nargs="+", type=option(Count), default=[100] if name == "ablate"
-                          else list(B.LABELS))
-        part.add_argument("--seeds", nargs="+", type=option(Index), default=[0],
-                          help="of the trainings, each with pictures of its own")
-        part.add_argument("--kinds", nargs="+", choices=TRAINED, default=list(TRAINED), help="what is trained")
-        part.add_argument("--steps", type=option(Count), help="of each training; each kind's own by default")
-        part.add_argument("--rates", nargs="+", type=number(Positive), help="learning rates of ControlNet and T2I-Adapter; one of their own by default")
-        part.add_argument("--contestants", nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS))
-        part.add_argument("--strengths", nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned")
-        part.add_argument("--pictures", type=option(Count), default=64, help="held-out scenes, the same for everybody")
-        part.add_argument("--tuned-with", type=option(Count), default=1000,
-                          help="labels of those whose settings are tuned")
-        part.add_argument("--tuned-on", type=option(Count), default=16, help="scenes that settings are tried on")
-        part.add_argument("--ablations", nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS))
-        part.add_argument("--scores-only",
-                          action="store_true", help="of ablations: score the readouts, do not guide with them")
-        part.add_argument("--check", type=option(Index), nargs="?", const=1,
-                          help="of a contest: compute a row again, drawn by this seed")
-        part.add_argument("--workers", type=option(Count), default=1, help="processes that share the work, by Dask (`many.py`)")
-        part.add_argument("--scheduler", help="address of a Dask scheduler whose workers do it")
-        part.add_argument("--runs", default=B.RUNS, help="folder of trained networks and their checkpoints")
-        part.add_argument("--folder", default=C.FOLDER, help="folder of the tables")
+        for each in dict.fromkeys(used):
+            part.add_argument(each, **known[each])
         part.set_defaults(run=run)
+    parts.choices["ablate"].set_defaults(labels=[100], rates=None)
+    parts.choices["all"].set_defaults(check=None)
+    parts.choices["report"].set_defaults(tasks=())
     own = {"trial": (try_metrics, "metrics of drags on answers of known quality"),
            "ghosting": (ghosting, "our drags with and without the anti-ghosting term"),
            "cases": (write_cases, "the drags and their exact answers as files"),

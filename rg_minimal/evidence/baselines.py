@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from . import seeds
-from .learn import Pace, finished, learn
+from .learn import Pace, finished, learn, refuse_another
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
@@ -253,7 +253,8 @@ def _train(recipe: BaselineRecipe, pipe) -> Iterator[TrainingState]:
         index = torch.randint(len(known), (recipe.batch,), generator=rng)
         told = torch.where(torch.rand(recipe.batch, 1, 1, generator=rng) < recipe.dropout, nothing, words[index])
         return _loss(pipe, network, known, recipe, index, told, rng)
-    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, recipe.patience)
+    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, recipe.patience,
+                _numbers(recipe))
     best = yield from learn(f"{recipe.kind} {recipe.task} {recipe.labels}", folder, pace, network, loss_of, _checker(pipe, recipe, others))
     facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
              "device": recipe.device, "best_step": best["step"],
@@ -346,7 +347,8 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     kind."""
     what = get_task(task).name
     folder = folder_of(name, what, labels, seed, runs)
-    if finished(folder, {"task": what, "labels": labels, "seed": seed, "steps": get_task(task).steps, **changes}):
+    recipe = {"task": what, "labels": labels, "seed": seed, "steps": get_task(task).steps, **changes}
+    if finished(folder, recipe):
         return
     refuse_file(folder)
     pipe = load_pipeline() if pipe is None else pipe
@@ -354,21 +356,20 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     samples, clock = Samples((known.latents,), known.truth(what)), folder / "clock.json"
     checkpoint = folder / "training.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_json(clock)["seconds"] if clock.exists() and checkpoint.exists() else 0.0
+    before = read_json(clock) if clock.exists() and checkpoint.exists() else {"seconds": 0.0}
+    refuse_another(folder, before.get("recipe", recipe), recipe)
     start, state = time.process_time(), None
     for state in train_task(pipe, task, samples, head, seed, checkpoint=str(checkpoint), checkpoint_every=50,
                             **changes):
-        seconds = before + time.process_time() - start
+        seconds = before["seconds"] + time.process_time() - start
         if state.step % 50 == 0 or state.step == state.steps:
-            write_json(clock, {"seconds": seconds})
+            write_json(clock, {"seconds": seconds, "recipe": recipe})
         yield TrainingState(f"{name} {what} {labels}", state.step, state.steps, state.loss, seconds)
     if state is None:
         raise ValueError(f"{checkpoint} is of a training that is done or had more steps than {changes.get('steps', get_task(task).steps)}; "
                          f"delete {folder}, and train again")
     trained = state.head.eval()
     trained.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": {"task": what, "labels": labels, "seed": seed,
-                                                     "steps": state.steps, **changes},
-               "device": denoiser(pipe).device.type, "parameters": sum(each.numel() for each in trained.parameters()),
+    write_json(folder / "training.json", {"recipe": recipe, "device": denoiser(pipe).device.type, "parameters": sum(each.numel() for each in trained.parameters()),
                "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)

@@ -360,12 +360,12 @@ def budget(name: str, task: str) -> list[dict]:
 
 # ---------------------------------------------------------------------------------------------- does a row come back?
 
-def recompute(pipe, judge, table, scenes: seeds.Scenes, pictures: int, seed: int = 0, runs=RUNS) -> tuple[dict, dict]:
-    """A row drawn at random from the table, and the same computed again with its batch. What it was trained with has to
-    be there."""
-    rows = rows_of(table, pipe)
+def recompute(pipe, judge, table, tasks, scenes: seeds.Scenes, seed: int = 0, runs=RUNS) -> tuple[dict, dict]:
+    """A row of these tasks, drawn at random from the table, and the same computed again with its batch. What it was trained with
+    has to be there."""
+    rows = [row for row in rows_of(table, pipe) if row["task"] in tasks]
     if not rows:
-        raise ValueError(f"{table} has no rows; run the contest first")
+        raise ValueError(f"{table} has no rows of {', '.join(tasks)}; run the contest first")
     row = rows[int(torch.randint(len(rows), (), generator=torch.Generator().manual_seed(seed)))]
     start = row["picture"] // BATCH * BATCH
     here = [each for each in rows if all(each[name] == row[name] for name in SETTING)

@@ -151,7 +151,7 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
         reading, gradient, target = _true_gradient(pipe, head, task, known.latents[here], noise, timestep, truth[there],
                                                    [captions[i] for i in here.tolist()])
         return 1 - F.cosine_similarity(direction(network, reading, head, target).flatten(1), gradient.flatten(1), dim=1).mean()
-    pace = Pace(seed + 177, steps, lr, 20, 0.5, 50, model.device.type)
+    pace = Pace(seed + 177, steps, lr, 20, 0.5, 50, model.device.type, recipe=recipe)
     spent = yield from learn(f"predictor {task} {labels}", folder, pace, network, loss_of)
     network.save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": recipe,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -29,28 +29,35 @@ class Pace:
     device: str
     clip: float | None = None           # of the gradient's norm
     patience: int | None = None         # checks without a better one that end a training, in its second half
+    recipe: dict = field(default_factory=dict)      # all numbers, of which a checkpoint tells
 
 
 def finished(folder: Path, recipe: dict) -> bool:
     """Whether a folder holds a finished training of this recipe, all its numbers. ValueError where it is one of another recipe."""
-    if not (folder / "training.json").exists():
-        return False
-    told, recipe = read_json(folder / "training.json")["recipe"], json.loads(json.dumps(recipe))
+    there = (folder / "training.json").exists()
+    if there:
+        refuse_another(folder, read_json(folder / "training.json")["recipe"], recipe)
+    return there
+
+
+def refuse_another(folder: Path, told: dict, recipe: dict) -> None:
+    """ValueError where what a folder holds was trained, or begun, with another recipe."""
+    told, recipe = (json.loads(json.dumps(each)) for each in (told, recipe))
     wrong = [f"{name} {told.get(name)}, not {recipe.get(name)}" for name in {**told, **recipe} if told.get(name) != recipe.get(name)]
     if wrong:
         raise ValueError(f"{folder} was trained with another recipe ({'; '.join(wrong)}); delete it, or choose another folder of runs")
-    return True
 
 
 def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Callable[[torch.Generator], Tensor],
           check: Callable[[nn.Module], float] | None = None) -> Iterator[TrainingState]:
     """Train `network` with the losses of `loss_of(rng)`, from the checkpoint in `folder` on where there is one; yields states and
     ends with {"step", "loss", "losses", "seconds"}: of the state with the least `check(network)`, whose weights the network has then,
-    or of the last one. ValueError where a loss is no number any more."""
+    or of the last one. ValueError where a loss is no number any more, or the checkpoint is of another recipe."""
     optimizer = torch.optim.AdamW(network.parameters(), pace.lr, weight_decay=1e-2)
-    best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}}
+    best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}, "recipe": pace.recipe}
     path = folder / "training.pt"
     first, start = resume(path, pace, network=network, optimizer=optimizer, best=best), time.process_time()
+    refuse_another(folder, best["recipe"], pace.recipe)
     before = best["seconds"]
     for step in range(first, pace.steps):
         if pace.patience and step >= pace.steps // 2 and step - best["step"] >= pace.patience * pace.save_every:

@@ -174,7 +174,7 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
     def check(network) -> float:
         seen = torch.cat([network(part.to(device).float() / 255).cpu() for part in unseen.split(16)])
         return float(own.loss(seen, *told))
-    pace = Pace(seed + 77, steps, lr, 50, 0.5, every, device.type)
+    pace = Pace(seed + 77, steps, lr, 50, 0.5, every, device.type, recipe=recipe)
     best = yield from learn(f"detector {task} {labels}", folder, pace, detector, loss_of, check)
     detector.save_pretrained(folder)
     write_json(folder / "training.json", {"recipe": recipe,
