@@ -29,9 +29,10 @@ def encode(pipe, pictures, unit: int = 1) -> Tensor:
 
 
 @torch.no_grad()
-def decode(pipe, latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32."""
-    vae = _autoencoder(pipe)
+def decode(pipe, latents: Tensor, vae=None) -> Tensor:
+    """Latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], float32; by another autoencoder of the same latents than the
+    pipeline's own where one is given."""
+    vae = _autoencoder(pipe) if vae is None else vae
     mean, std, shift, scale = _statistics(vae, latents)
 
     def run(dtype):

@@ -118,3 +118,14 @@ def test_the_figure_has_every_point():
     assert {text.xy[1] for text in as_it_is.texts} == {(0.5 + 0.75) / 2}
     with pytest.raises(ValueError, match="no points"):
         plots.front([], "joints missed")
+
+
+def test_the_figure_of_several_tasks_has_a_panel_for_each():
+    rows = {task: F.summarize([row(task, point, 1, i, 0.5 + i / 4) for point in ("full", "15 steps") for i in range(2)]) for task in ("depth", "edges")}
+    figure = plots.fronts({"RMSE": (rows["depth"], None), "edges missed": (rows["edges"], 1.0), "again": (rows["depth"], None)}, named=("full",))
+    depth, edges, again, empty = figure.axes
+    assert [axes.get_ylabel() for axes in (depth, edges, again)] == ["RMSE", "edges missed", "again"] and not empty.axison
+    assert {text.xy[1] for text in depth.texts} == {(0.5 + 0.75) / 2} and {text.xy[1] for text in edges.texts} == {1 - (0.5 + 0.75) / 2}
+    assert depth.get_ylim()[0] == 0 and {text.get_text() for text in depth.texts} == {"full", "15 steps"}
+    with pytest.raises(ValueError, match="no points"):
+        plots.fronts({"RMSE": ([], None)})

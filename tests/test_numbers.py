@@ -15,8 +15,9 @@ import torch
 
 from rg_minimal.classroom.drafts import LIVE
 from rg_minimal.evidence import baselines, report
-from rg_minimal.paces import DRAFT, FULL
-from rg_minimal.puppets import heads, judge, transformer, vocabulary, world
+from rg_minimal.paces import DRAFT, DRAG_FULL, FULL
+from rg_minimal.pipelines import load_pipeline
+from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world
 from rg_minimal.puppets.front import compare, read_front, summarize
 from rg_minimal.saving import ReadoutHead
 from write_numbers import write, write_claim
@@ -80,6 +81,16 @@ READ = {"README.md": [
       for words, point, strong in (("`DRAFT`, {code#draft} trailing steps with {code#draft moves} longer moves each: a first look", "draft", "**"),
                                    ("`FULL`, {code#full} steps: what is kept, and the default", "full", ""), ("| 50 steps", "50 steps", ""),
                                    ("the authors' settings, 50 steps", "reference", ""))),
+    "{front#depth/draft/pictures} held-out depth maps: RMSE | {front#depth/draft/control:.3f} | {front#depth/full/control:.3f} | "
+    "{front#depth/50 steps/control:.3f} | {front#depth/reference/control:.3f} |",
+    "{front#edges/draft/pictures} of edges: F-score | {front#edges/draft/control:.3f} | {front#edges/full/control:.3f} | "
+    "{front#edges/50 steps/control:.3f} | {front#edges/reference/control:.3f} |",
+    "{front#identity/draft/pictures} references: looks that agree | {front#identity/draft/control:.3f} | {front#identity/full/control:.3f} | "
+    "{front#identity/50 steps/control:.3f} |",
+    "A drag ({front#drag/full/pictures} of them, wrists, ankles, puppets and props) runs {code#drag} steps with {code#drag moves} moves each as "
+    "`DRAG_FULL`: it ends {front#drag/full/control:.1f} px from its target, {front#drag/full/whole:.0%} % whole, for "
+    "{front#drag/full/cost:.2f} unguided pictures; {code#50} steps end {front#drag/50 steps/control:.1f} px from it, "
+    "{front#drag/50 steps/whole:.0%} % whole, for {front#drag/50 steps/cost:.2f}",
     "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
@@ -171,6 +182,7 @@ def head_card(name):
 
 MADE = {f"data/heads/{name}/README.md": partial(head_card, name) for name in heads.TASKS}
 MADE["data/judge/README.md"] = lambda: judge.card(judge.load_judge())
+MADE["data/previews/README.md"] = lambda: previews.card(previews.load_previews(load_pipeline()), stored("previews"))
 
 # ---- a table that a script writes ------------------------------------------------------------------------------------
 
@@ -247,7 +259,8 @@ def stored(file):
         return front()
     if file == "pairs":
         return pairs()
-    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe", "second run": "puppet-diffusion/second_run"}.get(file, f"results/{file}")
+    place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe", "second run": "puppet-diffusion/second_run",
+             "previews": "previews/recipe"}.get(file, f"results/{file}")
     place = f"puppet-diffusion/{file}/config" if file in ("vae", "unet", "text_encoder") else f"{file}/config" if "/" in file else place
     return json.loads((ROOT / "data" / f"{place}.json").read_text(encoding="utf-8"))
 
@@ -261,7 +274,8 @@ def from_code():
     return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + sum(run["steps"] * run["batch"] for run in (stored("second run"), recipe)),
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
-            "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]],
+            "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]], "drag": DRAG_FULL["num_inference_steps"],
+            "drag moves": COUNT[DRAG_FULL["inner_steps"]], "50": 50,
             "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
             "checked": baselines.CHECKED, "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
             "shipped": round(stored("heads/pose")["extra"]["training"]["pictures"], -2),

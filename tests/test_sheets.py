@@ -75,6 +75,10 @@ def test_the_front_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys
         assert cost == points[name]["passes"] / 100 and error == max(1 - points[name]["control"], 1e-3)
     sheets.main(["front", "-o", str(tmp_path / "front.png")])
     assert Image.open(tmp_path / "front.png").width > 800 and str(tmp_path) in capsys.readouterr().out
+    for axes, (task, (error, most)) in zip(sheets.draw_fronts().axes, list(sheets.ERRORS.items())[1:], strict=True):
+        assert axes.get_ylabel() == error
+        found = {row["point"]: row["control"] for row in summarize(read_front()) if row["task"] == task}
+        assert {text.get_text(): text.xy[1] for text in axes.texts} == {name: value if most is None else most - value for name, value in found.items()}
     with pytest.raises(SystemExit):
         sheets.main(["front", "-o", str(tmp_path / "front.png"), "--count", "3"])
     assert "--count has no effect on front" in capsys.readouterr().err

@@ -89,7 +89,7 @@ class Draft:
         for name, run in runs.items():
             if plain_key(run) not in self.kit.known:
                 for each in plain_states(self.kit, run):
-                    yield Moment(name, each.step + 1, run["steps"], each, each.step == run["steps"] - 1)
+                    yield Moment(name, each.step + 1, run["steps"], each, each.step == run["steps"] - 1, self.kit.previews)
         states = {name: self.kit.known[plain_key(run)] for name, run in runs.items()}
         chosen = spread(self.state["steps"])
         course = tuple(int(states["before"][i].timestep) for i in chosen)
@@ -100,7 +100,7 @@ class Draft:
         settings["step_size"] *= (POSE_LONGER if in_use(self.state) == ["pose"] else LONGER)[following]
         for each in self._sampled(course, settings, states["before"][0].noisy_latents):
             self._done += 1
-            yield Moment("after", self._done, len(course), each, self._done == len(course))
+            yield Moment("after", self._done, len(course), each, self._done == len(course), self.kit.previews)
 
     def _follows(self, course) -> bool:
         """Whether the moves of the draft before are of use to this one."""

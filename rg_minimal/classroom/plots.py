@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import textwrap
 from pathlib import Path
 from typing import Annotated, Sequence
@@ -490,30 +491,60 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
         raise ValueError("there are no points to show: pass at least one summary")
     figure = Figure(figsize=inches, layout="constrained")
     near, quality = figure.subplots(1, 2, width_ratios=(2, 1))
-    rows, names = [_missing(row, most) for row in sorted(rows, key=lambda row: row["passes"])], []
-    halo = matplotlib.patheffects.withStroke(linewidth=2, foreground="white")
-    for row in rows:
-        strong = row["point"] in named
-        colour = RIGHT if row["point"] == "reference" else LEFT if strong else "#9a9a9a"
-        _interval(near, row, "control", base, marker="o" if strong else ".", color=colour, zorder=2 + strong)
-        names.append(near.annotate(row["point"], (row["passes"] / base, row["control"]), (5, 3), textcoords="offset points", color=colour,
-                                   fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal", path_effects=[halo]))
-    near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", ylabel=error, yscale="log")
+    rows = sorted(rows, key=lambda row: row["passes"])
+    names = _near(near, rows, error, most, named, base)
+    near.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)")
     for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
                                                                               "guided", "o", LEFT)):
         series = sorted(series, key=lambda row: row["passes"])
         for i, row in enumerate(series):
             _interval(quality, row, "whole", base, marker=marker, color=colour, label=None if i else label)
     quality.set(ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
-    for axes in (near, quality):
-        axes.set_xscale("log")
-        axes.set_xticks([0.1, 0.2, 0.5, 1, 2])
-    for axis in (near.xaxis, near.yaxis, quality.xaxis):
-        _plain_numbers(axis)
-    near.margins(x=0.2)
+    _doubles(quality)
     quality.legend(frameon=False, loc="lower right")
     _apart(figure, names)
     return figure
+
+
+@declared
+def fronts(tasks: dict, named: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 6.4)) -> Figure:
+    """Control error against cost of several tasks, a panel each, as in `front`: {name of the error: (summaries of points, the best
+    value of "control" where larger is better, or None)}. Axes of cost double; errors start at nothing."""
+    if not tasks or not all(rows for rows, _ in tasks.values()):
+        raise ValueError("there are no points to show: pass at least one summary of each task")
+    figure, names = Figure(figsize=inches, layout="constrained"), []
+    panels = figure.subplots(math.ceil(len(tasks) / 2), 2, squeeze=False).flat
+    for (error, (rows, most)), axes in zip(tasks.items(), panels):              # in this order, or `zip` takes one panel more
+        names += _near(axes, rows, error, most, named, base)
+        axes.set(yscale="linear", ylim=(0, None))
+        axes.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)", fontsize=8)
+    for axes in list(panels):
+        axes.set_axis_off()
+    _apart(figure, names)
+    return figure
+
+
+def _near(axes, rows, error: str, most, named, base) -> list:
+    """Draw error against cost of the points of a task, and return their names."""
+    halo, names = matplotlib.patheffects.withStroke(linewidth=2, foreground="white"), []
+    for row in (_missing(row, most) for row in rows):
+        strong = row["point"] in named
+        colour = RIGHT if row["point"] == "reference" else LEFT if strong else "#9a9a9a"
+        _interval(axes, row, "control", base, marker="o" if strong else ".", color=colour, zorder=2 + strong)
+        names.append(axes.annotate(row["point"], (row["passes"] / base, row["control"]), (5, 3), textcoords="offset points", color=colour,
+                                   fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal", path_effects=[halo]))
+    axes.set(ylabel=error, yscale="log")
+    _doubles(axes)
+    _plain_numbers(axes.yaxis)
+    axes.margins(x=0.2)
+    return names
+
+
+def _doubles(axes) -> None:
+    """An axis of cost."""
+    axes.set_xscale("log")
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2])
+    _plain_numbers(axes.xaxis)
 
 
 @declared

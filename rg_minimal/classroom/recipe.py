@@ -22,7 +22,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Iterator
+from typing import Annotated, Any, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,8 @@ from . import plots
 from ..puppets.editing import HELD, LOOKS, drag, identity
 from ..puppets.grab import Hold, bare, grab
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
+from ..puppets.previews import load_previews
+from ..autoencoders import decode
 from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, declared
 from ..denoisers import denoiser
 from ..files import write_file
@@ -285,6 +287,7 @@ class Kit:
     notes: dict[str, str]
     known: dict = field(default_factory=dict)       # (prompt, seed, ...) -> states of the sampling without guidance
     grounds: dict = field(default_factory=dict)     # the same -> a Source of them, see `ground`
+    previews: Any = None                            # an `AutoencoderTiny` for pictures that are still forming
 
 
 @declared
@@ -295,7 +298,7 @@ def load_kit(model: FileName = START["model"], heads: FileName = START["heads"])
     if side != SIZE:
         raise ValueError(f"model is {model!r}, which makes pictures of {side} x {side} pixels; the studio's controls are made "
                          f"for {SIZE} x {SIZE}: use data/puppet-diffusion")
-    kit = Kit(pipe, {}, {})
+    kit = Kit(pipe, {}, {}, previews=load_previews(pipe))
     for name, folder in HEADS.items():
         path = Path(heads) / folder
         if not Path(find_folder(path)).exists():
@@ -318,10 +321,12 @@ class Moment:
     total: int
     state: SampleState
     last: bool                  # the last step of this picture
+    previews: Any = None        # a small autoencoder to show it by; what is kept is decoded by the pipeline's own
 
     def picture(self) -> Tensor:
         """(3, H, W): the finished picture, or as it looks so far. Costs a run of the decoder."""
-        return self.state.model.decode(self.state.latents)[0] if self.last else self.state.preview()[0]
+        model, latents = self.state.model, self.state.latents if self.last else self.state.clean_latents
+        return decode(model.pipe, model.as_latents(latents), self.previews)[0]
 
 
 @dataclass
@@ -374,12 +379,16 @@ def _moments(kit, state):
         new = plain_key(run) not in kit.known
         for each in plain_states(kit, run):
             done += new
-            yield Moment(name, done, total, each, each.step == steps - 1)
+            yield _moment(kit, name, done, total, each, each.step == steps - 1)
     if guided:
         known = {name: kit.known[plain_key(run)] for name, run in runs.items()}
         for each in guided_sample(kit.pipe, **plain_settings(state), **guidance(kit, state, known)):
             done += 1
-            yield Moment("after", done, total, each, each.step == steps - 1)
+            yield _moment(kit, "after", done, total, each, each.step == steps - 1)
+
+
+def _moment(kit, name, done, total, state, last) -> Moment:
+    return Moment(name, done, total, state, last, None if last else kit.previews)
 
 
 def plain_runs(state: dict) -> dict[str, dict]:

@@ -1,9 +1,9 @@
 """Sheets of the first measured pictures, whatever they look like: `python -m rg_minimal.classroom.sheets depth -o depth.png`.
 
 The pictures are those of `puppets.measure`, whose measurement is left as soon as the sheet is drawn; no figures are written.
-`front` is the figure of control against cost, drawn from what `puppets.front` has measured, `evidence` that of control against
-labelled pictures, from the tables of `evidence`; `contest` are the first pictures of that contest, made again by what was trained for
-it with ten labelled pictures.
+`front` is the figure of control against cost of poses, drawn from what `puppets.front` has measured, `fronts` that of the other
+tasks, `evidence` that of control against labelled pictures, from the tables of `evidence`; `contest` are the first pictures of that
+contest, made again by what was trained for it with ten labelled pictures.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..pipelines import load_pipeline
 from ..puppets.front import FRONT, read_front, summarize
 from ..puppets.judge import Judge, load_judge
 from ..puppets.measure import Steps, check_options, measurement
-from .plots import Figure, efficiency, front, picture_rows, save_figure, save_grid
+from .plots import Figure, efficiency, front, fronts, picture_rows, save_figure, save_grid
 from .widgets import draw_arrows
 
 # How many cases are measured, None for as many as the measurement has: drags draw the first two of each kind at their end.
@@ -65,6 +65,14 @@ def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -
 
 
 @declared
+def draw_fronts(table: FileName = FRONT) -> Figure:
+    """Control error against cost of what was measured of each task but poses, which `draw_front` draws."""
+    rows = summarize(read_front(table))
+    return fronts({error: ([row for row in rows if row["task"] == task], most) for task, (error, most) in ERRORS.items() if task != "pose"},
+                  ("draft", "full"))
+
+
+@declared
 def draw_evidence(task: Literal[baselines.TASKS] = "pose", folder: FileName = contest.FOLDER) -> Figure:
     """Control error against labelled pictures of everybody who was measured in a task. ValueError where nobody was."""
     curves = report.efficiency(report.read_tables(folder), task)
@@ -88,7 +96,7 @@ def draw_contest(task: Literal[baselines.TASKS] = "pose", labels: Count = 10, co
     return picture_rows(rows, inches=1.25)
 
 
-FIGURES = {"front": draw_front, "evidence": draw_evidence, "contest": draw_contest}       # of what was measured before
+FIGURES = {"front": draw_front, "fronts": draw_fronts, "evidence": draw_evidence, "contest": draw_contest}        # of what was measured before
 
 
 def main(arguments=None) -> None:

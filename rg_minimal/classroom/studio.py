@@ -225,7 +225,7 @@ class Studio:
         made, shown = {}, -math.inf
         with contextlib.closing(moments(self.kit, state)) as steps:
             for moment in steps:
-                if moment.last or moment.state.step == 0 or time.monotonic() - shown > 0.6:
+                if moment.last or moment.state.step == 0 or time.monotonic() - shown > (0.6 if self.kit.previews is None else 0.2):
                     made[moment.name], shown = moment.picture(), time.monotonic()
                     self.desk.show_pictures(made, moment)
                 self.desk.show_progress(moment)

@@ -84,7 +84,7 @@ POINTS: dict[str, list[Point]] = {
     **{task: [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
               *_points(50, 15)] for task in ("depth", "edges")},
     "identity": [Point("draft", DRAFT), Point("full", FULL), *_points(50, 15)],
-    "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15), *_points(25, 15, inner_steps=2),
+    "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15), *_points(25, 20, inner_steps=2),
              Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1})]}
 
 

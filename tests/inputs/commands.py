@@ -7,10 +7,10 @@ from pathlib import Path
 
 from inputs import Case
 from rg_minimal.classroom import collect, memory, sheets, versions
-from rg_minimal.puppets import heads, judge, measure, transformer
+from rg_minimal.puppets import heads, judge, measure, previews, transformer
 
-MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "sheets": sheets.main,
-         "collect": collect.main, "versions": versions.main, "memory": memory.main}
+MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "previews": previews.main,
+         "sheets": sheets.main, "collect": collect.main, "versions": versions.main, "memory": memory.main}
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = []
 
@@ -53,8 +53,8 @@ def began(command, arguments, slow):
 
 
 SLOW = {"measure": [(measure, "finish")], "heads": [(heads, "make_head")], "judge": [(judge, "train_judge")],
-        "transformer": [(transformer, "train_autoencoder")], "sheets": [(sheets, "make_sheet")],
-        "collect": [(collect, "found_in")], "versions": [(versions, "replace_folder")], "memory": [(memory, "notebook_memory")]}
+        "transformer": [(transformer, "train_autoencoder")], "previews": [(previews, "train_previews")],
+        "sheets": [(sheets, "make_sheet")], "collect": [(collect, "found_in")], "versions": [(versions, "replace_folder")], "memory": [(memory, "notebook_memory")]}
 MODEL, HEADS = str(REPOSITORY / "data/puppet-diffusion"), str(REPOSITORY / "data/heads")
 
 
@@ -148,6 +148,18 @@ refuse("transformer", f"--folder taken {START}", "taken", "folder")
 refuse("transformer", f"--run taken {START}", "taken", "choose another folder")
 refuse("transformer", f"--compile yes {START}", "unrecognized", "yes")
 take("transformer", f"--steps 1 --noise-mean -0.5 --compile {START}")
+
+for option in ("pictures", "width", "steps", "batch", "crop", "save-every"):
+    refuse("previews", f"--{option} 0 {START}", option.replace("-", "_"), "greater than or equal to 1")
+    refuse("previews", f"--{option} 2.5 {START}", f"--{option}", "int")
+refuse("previews", f"--pictures 3 {START}", "pictures", "multiple of 2")
+refuse("previews", f"--crop 33 {START}", "crop", "less than or equal to 32")
+refuse("previews", f"--lr nan {START}", "lr", "finite")
+refuse("previews", f"--seed=-1 {START}", "seed", "greater than or equal to 0")
+refuse("previews", "--start-from nothing", "nothing", "pipeline's folder")
+refuse("previews", f"--folder taken {START}", "taken", "folder")
+refuse("previews", f"--run taken {START}", "taken", "choose another folder")
+take("previews", f"--steps 1 --pictures 2 {START}")
 
 NOTEBOOKS = str(REPOSITORY / "notebooks")
 for value, word in (("0", "greater than or equal to 1"), ("-3", "greater than or equal to 1"), ("2.5", "whole number"), ("soon", "whole number")):
