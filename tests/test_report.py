@@ -262,13 +262,27 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert rivals["detector"]["control"]["high"] < 0 and rivals["detector"]["whole"]["high"] < 0, "the detector controls less and breaks puppets"
     ghost = R.ghosting(tables)["anti-ghosting 0"]
     assert ghost["judge"]["high"] < 0 <= ghost["whole"]["value"], "without the anti-ghosting term drags end nearer, and as whole"
-    depth = R.answer(tables, "depth")
-    assert depth["verdict"] == "fails" and depth["gap"]["high"] < 0, "for depth ControlNet is nearer with a hundred"
+    for at in (10, 30, 100):
+        depth = R.answer(tables, "depth", "controlnet", at)
+        assert depth["verdict"] == "fails" and depth["gap"]["high"] < 0, "for depth ControlNet is nearer with any number"
+    assert R.answer(tables, "depth", "adapter")["gap"]["high"] < 0, "and the adapter with a hundred"
+    assert R.answer(tables, "edges")["gap"]["high"] < 0 < R.answer(tables, "edges", "adapter")["gap"]["low"], "for edges the head is between the two"
     parts = R.ablation_scores(tables, "pose")
+    curve = {name: torch.tensor([each["value"] for each in scores]) for part in parts.values() for name, scores in part.items()}
+    below = {name: float((curve["our head"] - each).mean()) for name, each in curve.items()}
+    layers = [below[f"layer {i} alone"] for i in range(6)]
+    assert min(layers[0], layers[5]) > 0.08 and layers[3] == min(layers) and layers[3] < 0.005, "the fourth alone all but as much as all six"
+    assert (curve["our head"] > curve["plain loss"]).all(), "without the balanced loss it reads less at every timestep"
+    assert (curve["256 channels"] > curve["our head"]).all() and -below["256 channels"] < 0.01, "twice the width reads a little more"
+    assert max(abs(below[name]) for name in ("t below 250", "t below 500")) < 0.005, "the less noisy timesteps alone cost next to nothing"
+    assert below["one head of three tasks"] > 0.05, "which reads poses less well"
     ours, *others = (torch.tensor([each["value"] for each in scores]) for part in ("mixing weights", "timestep embedding") for scores in parts[part].values())
     assert len(others) == 4 and max(float((each - ours).abs().max()) for each in others) < 0.015, "these parts are worth nothing here"
     ideas = {each["pair"]: each for each in R.ideas(tables, "pose")}
     assert ideas["loop"]["control"]["low"] < 0 < ideas["loop"]["control"]["high"] and ideas["loop"]["time"] > 1.3, "the loop costs more and comes as near"
+    short, shorter, several = (ideas[f"head:{name}"] for name in ("short4", "short3", "several"))
+    assert short["control"]["low"] < 0 < short["control"]["high"] and shorter["time"] < short["time"] < 0.9 and shorter["control"]["high"] < 0
+    assert several["control"]["low"] < 0 < several["control"]["high"] and several["time"] == pytest.approx(1, abs=0.05)
     assert ideas["predictor"]["control"]["high"] < -0.3 and ideas["predictor"]["passes"] > 0.9, "the predicted direction controls far less"
     pairs = {(each["pair"], each["against"]): each for each in R.together(tables, "pose")}
     assert all(pairs[key]["control"]["low"] > 0 for key in (("controlnet+head", "controlnet"), ("controlnet+head", "head"), ("adapter+head", "adapter")))

@@ -35,7 +35,7 @@ from ..files import read_json, read_tensors, refuse_file, refuse_others, replace
 from ..pipelines import find_folder, guided_sample, load_pipeline
 
 DEFAULT = "data/previews"
-SCENES, TEST_SCENES = 800_000_000, world.HELD_OUT + 95_000
+SCENES, TEST_SCENES = 800_000_000, world.HELD_OUT + 150_000
 CHUNK = 16                                      # pictures at a time
 PARTS = ("config.json", "diffusion_pytorch_model.safetensors", "recipe.json", "README.md")
 
