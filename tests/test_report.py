@@ -253,6 +253,9 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert gaps["adapter", 10][0] < 0 < gaps["adapter", 10][1] and gaps["adapter", 100][0] > 0, "the adapter is not behind with ten, and is with a hundred"
     assert all(gaps[rival, 1000][0] < 0 < gaps[rival, 1000][1] for rival in ("controlnet", "adapter")), "with a thousand nobody is ahead"
     assert abs(sum(gaps["controlnet", 100])) / 2 < 0.01, "from a hundred on ControlNet is all but level"
+    among = {(at, seed): sum(row["control"] for row in part) / len(part) for at, seeds in ((100, 3), (300, 2)) for seed in range(seeds)
+             if (part := R.pick(tables.contest, task="pose", contestant="controlnet", labels=at, seed=seed, strength=1.0))}
+    assert among[300, 0] < min(among[100, seed] for seed in range(3)) - 0.01 < among[300, 1], "one of two with three hundred ended behind"
     costs = {each["contestant"]: each for each in R.costs(tables, "pose")}
     assert costs["controlnet"]["parameters"] / costs["head"]["parameters"] == pytest.approx(10, abs=0.5)
     assert costs["head"]["passes"] / costs["controlnet"]["passes"] == pytest.approx(1.5, abs=0.05)
