@@ -126,7 +126,7 @@ def test_ideas_are_compared_with_the_head_in_pairs_and_by_what_they_cost():
     found = R.ideas(R.Tables(rows), "pose")
     assert [each["pair"] for each in found] == ["loop"]                         # the others have no head of their training beside them
     assert found[0]["control"]["value"] == pytest.approx(0.05, abs=1e-5) and (found[0]["time"], found[0]["passes"]) == (0.5, 1.5)
-    assert "closed loop less our head" in R.idea_table(found) and "0.50" in R.idea_table(found) and R.NOT in R.idea_table([])
+    assert "ideas, less our head" in R.idea_table(found) and "0.50" in R.idea_table(found) and R.NOT in R.idea_table([])
     assert "closed loop" not in R.efficiency(R.Tables(rows), "pose") and "ControlNet" in R.efficiency(R.Tables(rows), "pose")
     untried = R.gaps(R.Tables(rows))[-1]
     assert untried == "Not tried at all: one head of several tasks, drags without the anti-ghosting term."
@@ -152,7 +152,7 @@ def test_rivals_are_compared_with_the_head_that_had_as_many_labels():
     found, = R.rivals(R.Tables(rows), "pose")
     assert (found["pair"], found["against"], found["labels"]) == ("controlnet", "head", 100)
     assert found["control"]["value"] == pytest.approx(-0.25) and R.measured_with(R.Tables(rows), "pose") == [100]
-    assert "ControlNet less our head" in R.together_table([found], "alone")
+    assert (text := R.together_table([found], "alone")).startswith("alone, less our head") and "\nControlNet " in text
 
 
 def test_together_is_compared_with_each_alone():

@@ -663,7 +663,8 @@ def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2
         axes.set_ylabel(upright(y), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=6, frameon=False)
+        many = len(heads) > 5                                   # then below the lines, in two columns
+        axes.legend(fontsize=6, frameon=False, ncols=1 + many, **({"loc": "lower left", "columnspacing": 0.8} if many else {}))
     for axes in list(grid):
         axes.set_axis_off()
     return figure

@@ -408,9 +408,18 @@ def _of_both(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
 
 def together_table(found: list[dict], head: str = "together") -> str:
     """`together` or `rivals` as text."""
-    rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}",
-             *(_plus(each[number]) for number in T.NUMBERS), str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
+    head, names = _paired(found, head)
+    rows = [(name, f"{each['labels']:,}", *(_plus(each[number]) for number in T.NUMBERS), str(each["control"]["n"]),
+             str(each["control"]["seeds"])) for name, each in zip(names, found)]
     return text_table((head, "labels", "control", *NUMBERS.values(), "n", "trainings"), rows)
+
+
+def _paired(found: list[dict], head: str) -> tuple[str, list[str]]:
+    """The heading of a table of pairs and the names of its rows: what all are compared with is said in the heading."""
+    against = {each["against"] for each in found}
+    if len(against) == 1:
+        return f"{head}, less {named(*against)}", [named(each["pair"]) for each in found]
+    return head, [f"{named(each['pair'])} less {named(each['against'])}" for each in found]
 
 
 # ---------------------------------------------------------------------------------------------- ideas beyond the paper
@@ -430,9 +439,10 @@ def ideas(tables: Tables, task: str) -> list[dict]:
 
 def idea_table(found: list[dict]) -> str:
     """`ideas` as text."""
-    rows = [(f"{named(each['pair'])} less {named(each['against'])}", f"{each['labels']:,}", _plus(each["control"]), _plus(each["whole"]),
-             f"{each['time']:.2f}", f"{each['passes']:.2f}", str(each["control"]["n"]), str(each["control"]["seeds"])) for each in found]
-    return text_table(("ideas", "labels", "control", NUMBERS["whole"], "of its time", "passes", "n", "trainings"), rows)
+    head, names = _paired(found, "ideas")
+    rows = [(name, f"{each['labels']:,}", _plus(each["control"]), _plus(each["whole"]), f"{each['time']:.2f}", f"{each['passes']:.2f}",
+             str(each["control"]["n"]), str(each["control"]["seeds"])) for name, each in zip(names, found)]
+    return text_table((head, "labels", "control", NUMBERS["whole"], "of its time", "passes", "n", "trainings"), rows)
 
 
 def _plus(found: dict) -> str:
