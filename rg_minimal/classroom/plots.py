@@ -493,7 +493,8 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     near, quality = figure.subplots(1, 2, width_ratios=(2, 1))
     rows = sorted(rows, key=lambda row: row["passes"])
     names = _near(near, rows, error, most, named, base)
-    near.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)")
+    near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", yscale="log")
+    _plain_numbers(near.yaxis)
     for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
                                                                               "guided", "o", LEFT)):
         series = sorted(series, key=lambda row: row["passes"])
@@ -516,7 +517,7 @@ def fronts(tasks: dict, named: Texts = (), base: Positive = 100.0, inches: Inche
     panels = figure.subplots(math.ceil(len(tasks) / 2), 2, squeeze=False).flat
     for (error, (rows, most)), axes in zip(tasks.items(), panels):              # in this order, or `zip` takes one panel more
         names += _near(axes, rows, error, most, named, base)
-        axes.set(yscale="linear", ylim=(0, None))
+        axes.set_ylim(0, None)
         axes.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)", fontsize=8)
     for axes in list(panels):
         axes.set_axis_off()
@@ -533,9 +534,8 @@ def _near(axes, rows, error: str, most, named, base) -> list:
         _interval(axes, row, "control", base, marker="o" if strong else ".", color=colour, zorder=2 + strong)
         names.append(axes.annotate(row["point"], (row["passes"] / base, row["control"]), (5, 3), textcoords="offset points", color=colour,
                                    fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal", path_effects=[halo]))
-    axes.set(ylabel=error, yscale="log")
+    axes.set_ylabel(error)
     _doubles(axes)
-    _plain_numbers(axes.yaxis)
     axes.margins(x=0.2)
     return names
 

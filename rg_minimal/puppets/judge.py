@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from . import world
-from .training import TrainingState, autocast, resume, save_every, set_rate, step_rng
+from .training import TrainingState, autocast, print_progress, resume, save_every, set_rate, step_rng
 from ..checks import (Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, check_pixels,
                       check_weights, declared, one_sentence, option)
 from ..files import read_weights, refuse_file, write_file, write_weights
@@ -643,9 +643,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(f"--vae is {path!r}: there is no such folder; pass that of an AutoencoderKL, such as "
                                  "data/puppet-diffusion/vae")
             vae = AutoencoderKL.from_pretrained(path).eval()
-    for state in train_judge(recipe):
-        if state.step % 50 == 0 or state.step == state.steps:
-            print(f"{state.stage} {state.step}/{state.steps}  loss {state.loss:.3f}  {state.seconds:.0f} s", flush=True)
+    print_progress(train_judge(recipe))
     print(json.dumps(export_judge(recipe, folder, vae, count).figures, indent=1))
 
 

@@ -16,7 +16,7 @@ import argparse
 import math
 import time
 import zlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Iterator, Sequence
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from . import world
 from .basemodel import picture_loss
 from .judge import load_judge, pck
-from .training import TrainingState, part_of, resume, save_every, set_rate, step_rng
+from .training import TrainingState, add_options, part_of, print_progress, resume, save_every, set_rate, step_rng
 from ..autoencoders import decode, encode
 from ..checks import Count, Counts, Declared, FileName, Index, NonNegative, Seed, SomeName, check_weights, declared, one_sentence
 from ..files import read_json, read_tensors, refuse_file, refuse_others, replace_folder, write_file, write_json, write_tensors
@@ -72,13 +72,15 @@ def build(recipe: PreviewRecipe) -> AutoencoderTiny:
 
 def train_previews(recipe: PreviewRecipe) -> Iterator[TrainingState]:
     """Make the pool of latents (stage "latents"), train the autoencoder (stage "previews") and leave both in `recipe.run`."""
-    run, pipe, start = Path(recipe.run), load_pipeline(recipe.start_from, device="cpu"), time.time()
-    yield from _fill_pool(pipe, recipe)
-    latents = _read_pool(run)
-    pictures = torch.cat([(decode(pipe, part) * 255).round().to(torch.uint8) for part in latents.split(CHUNK)])
-    small = build(recipe).to(memory_format=torch.channels_last)
+    run, small = Path(recipe.run), build(recipe).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(small.parameters(), recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    first, start = resume(run / "previews.pt", recipe, small=small, optimizer=optimizer), time.time()
+    first = resume(run / "previews.pt", recipe, small=small, optimizer=optimizer)
+    if first >= recipe.steps:
+        return
+    pipe = load_pipeline(recipe.start_from, device="cpu")
+    yield from _fill_pool(pipe, recipe)
+    latents, start = _read_pool(run), time.time()
+    pictures = torch.cat([(decode(pipe, part) * 255).round().to(torch.uint8) for part in latents.split(CHUNK)])
     for step in range(first, recipe.steps):
         rng = step_rng(recipe, step)
         part, wanted = _batch(latents, pictures, recipe, rng, whole=step % 4 == 3)
@@ -96,7 +98,7 @@ def train_previews(recipe: PreviewRecipe) -> Iterator[TrainingState]:
 @torch.no_grad()
 def _fill_pool(pipe, recipe: PreviewRecipe) -> Iterator[TrainingState]:
     """Latents of renderings, and as many guesses of the model: of each caption one at every fifth step."""
-    path, start, half, done = Path(recipe.run) / "pool.safetensors", time.time(), recipe.pictures // 2, 0
+    path, start, half = Path(recipe.run) / "pool.safetensors", time.time(), recipe.pictures // 2
     if path.exists() and len(_read_pool(path.parent)) == recipe.pictures:
         return
     pool = []
@@ -108,8 +110,7 @@ def _fill_pool(pipe, recipe: PreviewRecipe) -> Iterator[TrainingState]:
         guesses = torch.cat([state.clean_latents for state in guided_sample(pipe, few, num_inference_steps=25, generator=noise)
                              if state.step % 5 == 4])
         pool.append(guesses[:len(scenes)])
-        done += 2 * len(scenes)
-        yield TrainingState("latents", done, recipe.pictures, math.nan, time.time() - start)
+        yield TrainingState("latents", 2 * (first + len(scenes)), recipe.pictures, math.nan, time.time() - start)
     write_tensors(path, {"latents": torch.cat(pool)})
 
 
@@ -174,8 +175,7 @@ def measure_previews(pipe, small: AutoencoderTiny, count: Count = 64) -> dict:
     full, quick, begun, quickly = (torch.cat([decode(pipe, part, vae) for part in which.split(CHUNK)])
                                    for which in (finished, on_the_way) for vae in (None, small))
     figures = {"n": count, "PSNR of finished pictures, dB": psnr(quick, full), "PSNR on the way, dB": psnr(quickly, begun)}
-    read, there = (torch.cat([judge(part).joints for part in pictures.split(CHUNK)]) for pictures in (quick, full))
-    figures["joints that the judge reads at the same place"] = pck(read, there).mean().item()
+    figures["joints that the judge reads at the same place"] = pck(judge(quick).joints, judge(full).joints).mean().item()
     again = torch.cat([small.encode(part * 2 - 1).latents for part in full.split(CHUNK)])
     figures["squared error of encoded latents"] = (again - encode(pipe, full)).square().mean().item()
     for name, vae in (("own decoder", None), ("small decoder", small)):
@@ -245,18 +245,14 @@ model on its way to a picture.
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m rg_minimal.puppets.previews`: train (or go on), measure, write the folder."""
     parser = argparse.ArgumentParser(description="Distil a small autoencoder for pictures that are still forming.")
-    for field in fields(PreviewRecipe):
-        if field.name != "blocks":
-            parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    add_options(parser, PreviewRecipe, without=("blocks",))
     parser.add_argument("--folder", default=DEFAULT, help="where the autoencoder goes")
     options = vars(parser.parse_args(arguments))
     folder = options.pop("folder")
     with one_sentence(parser):
         recipe = PreviewRecipe(**options)
         refuse_others(folder, PARTS), refuse_file(folder), refuse_file(recipe.run), part_of(recipe, "vae")
-    for state in train_previews(recipe):
-        if state.step % 50 == 0 or state.step == state.steps or state.stage == "latents":
-            print(f"{state.stage} {state.step}/{state.steps}  loss {state.loss:.3f}  {state.seconds:.0f} s", flush=True)
+    print_progress(train_previews(recipe), every="latents")
     print("written to", export_previews(recipe, folder))
 
 

@@ -6,7 +6,7 @@ and a checkpoint is whole or absent, so a run that was killed goes on as if noth
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Callable, Iterable
 
@@ -110,3 +110,20 @@ def write_pipeline(recipe, folder, build: Callable, portable: Callable[[Path], N
         write_json(aside / "recipe.json", asdict(recipe) | {
             "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name})
     return replace_folder(folder, fill, parts, CARD)
+
+
+# ---- commands ----------------------------------------------------------------------------------------------------------
+
+def add_options(parser, recipe: type, without: Iterable[str] = ()) -> None:
+    """An option for each number of a recipe, but for those `without`; a truth value is a switch."""
+    for field in fields(recipe):
+        if field.name not in without:
+            kind = {"action": "store_true"} if field.type == "Truth" else {"type": type(field.default), "default": field.default}
+            parser.add_argument("--" + field.name.replace("_", "-"), **kind)
+
+
+def print_progress(states: Iterable[TrainingState], every: str = "") -> None:
+    """Run a training to its end: a line for each fiftieth step and the last one, and for every step of the stage `every`."""
+    for state in states:
+        if state.step % 50 == 0 or state.step == state.steps or state.stage == every:
+            print(f"{state.stage} {state.step}/{state.steps}  loss {state.loss:.3f}  {state.seconds:.0f} s", flush=True)

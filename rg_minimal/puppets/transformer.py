@@ -24,7 +24,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Literal, Sequence
 
@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from .basemodel import encode_pictures, load_latents, tokenize, train_autoencoder
-from .training import CARD, TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
+from .training import (CARD, TrainingState, add_options, autocast, part_of, print_progress, resume, save_every, set_rate, step_rng,
+                       trained_weights, write_pipeline)
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, SomeName, Truth, declared, one_sentence
 from ..files import refuse_file, refuse_others, write_json, write_tensors
 
@@ -312,9 +313,7 @@ def _portable(folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m rg_minimal.puppets.transformer`: encode the pictures, train (or go on), write the folder."""
     parser = argparse.ArgumentParser(description="Train a small transformer of the kind of Stable Diffusion 3 on puppets.")
-    for field in fields(TransformerRecipe):
-        kind = {"action": "store_true"} if field.type == "Truth" else {"type": type(field.default), "default": field.default}
-        parser.add_argument("--" + field.name.replace("_", "-"), **kind)
+    add_options(parser, TransformerRecipe)
     parser.add_argument("--folder", default="data/puppet-transformer", help="where the pipeline goes")
     options = vars(parser.parse_args(arguments))
     folder = options.pop("folder")
@@ -324,9 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for part in ("vae", "tokenizer", "text_encoder"):
             part_of(recipe, part)
     for stage in (train_autoencoder, encode_pictures, train_transformer):    # the first one copies the autoencoder
-        for state in stage(recipe):
-            if state.step % 50 == 0 or state.step == state.steps or state.stage == "encode":
-                print(f"{state.stage} {state.step}/{state.steps}  loss {state.loss:.3f}  {state.seconds:.0f} s", flush=True)
+        print_progress(stage(recipe), every="encode")
     print("written to", export_transformer(recipe, folder))
 
 
