@@ -55,7 +55,7 @@ READ = {"README.md": [
     "{heads/appearance#extra/triplet accuracy from raw features, best layer/100:.3f}, "
     "{heads/appearance#extra/triplet accuracy from raw features, best layer/500:.3f} |",
     "in the skin, the shirt, the trousers or the hat alone, t = 100 | "
-    + ", ".join(f"{{heads/appearance#extra/triplet accuracy from 640 triplets, {look} alone differs/100:.3f}}"
+    + ", ".join(f"{{heads/appearance#extra/triplet accuracy from 1280 triplets, {look} alone differs/100:.3f}}"
                 for look in ("skin", "shirt", "trousers", "hat")) + " |",
     "identity, {identity#pictures} references", "**{identity#guided/agreement:.3f}**, unguided {identity#unguided/agreement:.2f}; in a pose "
     "that is asked for as well **{identity#posed and guided/agreement:.3f}**, posed alone {identity#posed/agreement:.2f} |",

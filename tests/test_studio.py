@@ -242,8 +242,10 @@ def test_new_noise_at_each_step_for_looks_and_for_drags_that_keep_the_rest(kit):
     settings = lambda *names, **more: guidance(kit, using(*names, **more), known)
     assert settings("pose").keys() == {"objectives", "step_size"}
     assert settings("pose", "appearance").keys() == {"objectives", "step_size", "eta"} and settings("appearance")["eta"] == 1
+    shorter = settings("appearance")["step_size"] / settings("pose")["step_size"]
+    assert shorter == settings("pose", "appearance", step_size=0.1)["step_size"] / 0.1 < 1          # as `editing.identity` has it
     kept = settings("drag", "appearance")
-    assert kept["eta"] == 0.5 and len(kept["variance_noise"]) == 2 and {"mask", "keep", "latents"} < kept.keys()
+    assert kept["step_size"] == settings("drag")["step_size"] and kept["eta"] == 0.5 and len(kept["variance_noise"]) == 2 and {"mask", "keep", "latents"} < kept.keys()
     assert settings("drag", drag={"use": True, **WHOLE, **AIMS["drag"], "keep": False}).keys() == {"objectives", "step_size", "latents"}
 
 
@@ -539,6 +541,27 @@ def test_a_release_that_comes_in_one_message_with_movements_is_refined(kit, orde
             editor._moving = [editor._picture_id, 3, joints]
             await asyncio.sleep(0.05)
             assert shown.desk._wished == 8, "an older one, which came late"
+    asyncio.run(scene())
+
+
+def test_a_gesture_that_is_called_off_leads_back_to_the_refined_picture(kit):
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk, editor = shown.desk, shown.desk.editors["pose"]
+            await shown.run()
+            before, said, pictures = copy.deepcopy(editor.value), desk.stage.message, list(desk.stage.pictures)
+            joints = copy.deepcopy(before)
+            joints[6] = [joints[6][0], joints[6][1] + 9]
+            editor._moving = [editor._picture_id, 1, joints]
+            await until(lambda: desk.stage.captions[-1:] == ["draft"] and not shown._following)
+            assert desk.stage.pictures != pictures
+            editor._moving = [editor._picture_id, 2, before]                  # as the browser tells it where a gesture is called off
+            await until(lambda: desk.stage.answers == [2, True])
+            assert desk.stage.pictures == pictures and desk.stage.captions[-1] == "with guidance" and desk.stage.message == said
+            assert editor.value == before and len(shown.history) == 1, "nothing was run for it"
+            editor._moving = [editor._picture_id, 3, joints]
+            await until(lambda: desk.stage.captions[-1:] == ["draft"] and not shown._following)
+            assert desk.stage.pictures != pictures, "what is shown is no draft of before, so it is drawn again"
     asyncio.run(scene())
 
 

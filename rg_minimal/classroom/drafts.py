@@ -195,6 +195,11 @@ def gap(one: dict, other: dict) -> float:
     return far
 
 
+def same(one: dict, other: dict) -> bool:
+    """Whether two states ask for the very same picture."""
+    return _frame(one) == _frame(other) and gap(one, other) == 0
+
+
 def _points(value: list) -> list:
     """Points, or the ends of arrows, as one list."""
     return [point for each in value for point in (each if isinstance(each[0], (list, tuple)) else [each])]

@@ -429,8 +429,9 @@ def plain_states(kit: Kit, run: dict) -> Iterator[SampleState]:
 def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState] | Source]) -> dict:
     """What `guided_sample` is told of the objectives in use: they, the step size, noise and, for a drag, what may change.
 
-    New noise at each step is what `editing.identity` asks for, or else `editing.drag`, which gets it only where it is to keep
-    the rest: of a picture that is free everywhere, noise would make another one.
+    The state's step size is that of a pose; with looks or a drag it is as much shorter or longer as theirs is by default. New
+    noise at each step is what `editing.identity` asks for, or else `editing.drag`, which gets it only where it is to keep the
+    rest: of a picture that is free everywhere, noise would make another one.
     `known` has the states of the picture "before", and of the "reference" if it was sampled, or a `Source` of either.
     """
     made, edits = {"objectives": [], "step_size": state["step_size"]}, {}
@@ -442,8 +443,10 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState] | Source]
                                    for each in edits[name]["objectives"]]
         else:
             made["objectives"].append(BUILDERS[name](kit, state, weight=weight, start=start, stop=stop))
+    first = edits.get("drag", edits.get("appearance"))
+    if first:
+        made["step_size"] *= first["step_size"] / START["step_size"]        # points that agree bear longer steps, looks want shorter ones
     if "drag" in edits:
-        made["step_size"] *= edits["drag"]["step_size"] / START["step_size"]        # points that agree bear longer steps
         kept = ("latents", "mask", "keep", "eta", "variance_noise") if state["drag"]["keep"] else ("latents",)
         made |= {name: value for name, value in edits["drag"].items() if name in kept}
     elif "appearance" in edits:

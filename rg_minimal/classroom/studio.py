@@ -34,7 +34,7 @@ from . import plots
 from ..checks import Index, SomeName, Truth, declared
 from ..pipelines import check_prompt
 from ..puppets.world import SIZE
-from .drafts import SAME, Draft, Trail, gap
+from .drafts import SAME, Draft, Trail, gap, same
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
                      make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .verdict import verdict
@@ -125,6 +125,10 @@ class Studio:
                     await asyncio.sleep(0.005)
                     continue
                 (state, number), self._wish = self._wish, None
+                if self.result is not None and same(state, self.result.state):      # a gesture was called off, or led back
+                    self._fulfilled = None
+                    self.desk.show_again(number)
+                    continue
                 if self._fulfilled is not None and gap(state, self._fulfilled) <= SAME:
                     self.desk.show_answer(number, True)
                     continue
@@ -638,6 +642,12 @@ class Desk:
             self.stage.captions = [*self.stage.captions[:-1], "draft"]
             self.stage.message, self.stage.problem = "", False
             self.stage.answers = [number, moment.last]
+
+    def show_again(self, number: int):
+        """The studio's result in place of drafts, and what was said of it: it answers this wish."""
+        self.show_result()
+        self.show_running()
+        self.show_answer(number, True)
 
     def show_refined(self):
         """The picture of a run answers all that was dragged before it."""

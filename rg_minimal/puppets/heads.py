@@ -336,7 +336,7 @@ TASKS = {task.name: task for task in (
          limits="trained and scored on puppet and prop, not on the background; 128 x 128."),
     Task("appearance", "features (B, 128, 32, 32): their generalised means over positions (`pool_features`) are alike "
          "(cosine similarity) where the puppets look alike, whatever their pose and place", _triplet_samples, _triplet_loss,
-         triplet_score, unit="triplets", batch=6, count=640, steps=620, lr=4e-3, learns="hinge loss of the difference of cosine "
+         triplet_score, unit="triplets", batch=6, count=1280, steps=1500, lr=4e-3, learns="hinge loss of the difference of cosine "
          "distances between centred generalised means over positions, margin 1, as they are and after what the pictures of a "
          "triplet have in common is taken away; all pictures at one timestep; two negatives of three differ in one look alone",
          measure="triplet accuracy",
