@@ -245,7 +245,8 @@ def test_new_noise_at_each_step_for_looks_and_for_drags_that_keep_the_rest(kit):
     shorter = settings("appearance")["step_size"] / settings("pose")["step_size"]
     assert shorter == settings("pose", "appearance", step_size=0.1)["step_size"] / 0.1 < 1          # as `editing.identity` has it
     kept = settings("drag", "appearance")
-    assert kept["step_size"] == settings("drag")["step_size"] and kept["eta"] == 0.5 and len(kept["variance_noise"]) == 2 and {"mask", "keep", "latents"} < kept.keys()
+    assert kept["step_size"] == settings("drag")["step_size"]
+    assert kept["eta"] == 0.5 and len(kept["variance_noise"]) == 2 and {"mask", "keep", "latents"} < kept.keys()
     assert settings("drag", drag={"use": True, **WHOLE, **AIMS["drag"], "keep": False}).keys() == {"objectives", "step_size", "latents"}
 
 
