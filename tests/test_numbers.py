@@ -4,15 +4,19 @@
 `EXEMPT` has what is no measurement: names, shapes, settings. A number that neither knows fails, and so do words in either
 that no text has any more. Of module docstrings and notebooks, the sentences that quote a result are in `READ` as well.
 """
+import contextlib
+import io
 import json
 import re
 import struct
 from functools import cache, partial
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
+import rg_minimal
 from rg_minimal.classroom.drafts import LIVE
 from rg_minimal.evidence import baselines, report
 from rg_minimal.paces import DRAFT, DRAG_FULL, FULL
@@ -373,6 +377,16 @@ def test_a_card_is_what_its_figures_make(path):
     machine = r"\d s on (\d+ CPU threads|an [^;]+);"
     made, card = (re.sub(machine, "s on some machine;", text) for text in (MADE[path](), (ROOT / path).read_text(encoding="utf-8")))
     assert made.splitlines() == card.splitlines()
+
+
+def test_the_figures_that_notebook_a2_shows_are_the_stored_ones():
+    """Its cell prints data/results/*.json: what stands below it is what it prints now."""
+    cells = nbformat.read(ROOT / "notebooks/A2_how_the_numbers_are_measured.ipynb", as_version=4).cells
+    cell, = (cell for cell in cells if cell.cell_type == "code" and "shipped = {" in cell.source)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(cell.source, {"Path": Path, "json": json, "rg_minimal": rg_minimal})
+    assert "".join(each.text for each in cell.outputs) == printed.getvalue()
 
 
 def test_the_claim_is_what_the_tables_of_the_evidence_say():
