@@ -378,6 +378,14 @@ def test_what_learns_from_another_is_trained_after_it(monkeypatch, tmp_path):
     assert list(M.train_all(jobs, tmp_path)) == [(1, 3), (2, 3), (3, 3)] and asked == ["head", "adapter", "predictor"]
 
 
+@pytest.mark.parametrize("labels, changes, steps", [(10, {}, 1000), (5333, {}, 1000), (10_000, {}, 1875), (10_000, {"steps": 7}, 7)])
+def test_no_baseline_is_starved_where_there_are_many_labels(monkeypatch, labels, changes, steps):
+    monkeypatch.setattr(B, "train_baseline", lambda recipe, pipe: recipe)
+    for kind in B.KINDS:
+        recipe = M.training(kind, "pose", labels, 0, "runs", None, **changes)
+        assert recipe.steps == steps and (changes or recipe.steps * recipe.batch >= B.EPOCHS * labels)
+
+
 # ---- ideas beyond the paper ------------------------------------------------------------------------------------------
 
 def test_a_closed_loop_moves_a_picture_by_its_own_error_and_ends(pipe):

@@ -42,6 +42,7 @@ RUNS = "runs/evidence"
 LABELS = (10, 30, 100, 300, 1000, 10_000)
 CHECKED = 64                            # labelled pictures more, on which a checkpoint is chosen
 SHARD = 500                             # labelled pictures a file
+EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `many.training`
 
 
 # ---------------------------------------------------------------------------------------------- labelled pictures
