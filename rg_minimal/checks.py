@@ -332,6 +332,9 @@ def check_source(name: str, source, model, batch: int, image_size: tuple[int, in
                          "and their features cannot be compared; make the source with the pipeline that you pass")
     if count not in (1, batch):
         raise ValueError(f"{name} has {count} pictures for {batch} that are made; make it of 1 or {batch}")
+    told = getattr(getattr(source, "conditioning", None), "prompt_embeds", None)
+    if told is not None and len(told) not in (1, count):
+        raise ValueError(f"{name} has {len(told)} prompts for {count} pictures; make it with 1 or {count}")
     if image_size is not None and getattr(source, "image_size", image_size) != image_size:
         raise ValueError(f"the source is a picture of {source.image_size} pixels (height, width), but one of {image_size} is made; "
                          "sample or invert the source at that size")

@@ -26,7 +26,7 @@ class Conditioning:
     `class_labels`, ControlNet or T2I-Adapter residuals, and `image_latents`, which are put behind the latents' channels
     (mask and masked picture of an inpainting model, the picture of InstructPix2Pix). What `negative_added` does not name
     is the same in both branches. `control` computes more of it for each pass, from (latents, timestep, embeds, added):
-    the residuals of a ControlNet, see `pipelines.controlled`.
+    the residuals of a ControlNet, see `pipelines.controlled`; where it has a `check`, that is asked with the latents first.
     """
     prompt_embeds: Tensor                                           # (B, L, D)
     negative_prompt_embeds: Tensor | None = None                    # (B, L, D), needed for guidance_scale > 1
@@ -53,6 +53,8 @@ class Conditioning:
 
     def check(self, model, latents: Tensor, negative: bool) -> None:
         """ValueError where a part is missing, or has another shape than the model or the latents (B, C, h, w) need."""
+        if hasattr(self.control, "check"):
+            self.control.check(latents)
         for name in ("conditional", "negative") if negative else ("conditional",):
             embeds, added = self._branch(name, len(latents))
             if embeds.ndim != 3 or model.width not in (None, embeds.shape[2]):
@@ -118,6 +120,8 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
     negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
     if negatives is not None and (not isinstance(negatives, (list, tuple)) or not all(isinstance(each, str) for each in negatives)):
         raise ValueError(f"negative_prompt is {negative_prompt!r}; pass a string, a list of strings, or None")
+    if negatives is not None and "negative_prompt_embeds" in embeds:
+        raise ValueError(f"negative_prompt is {negative_prompt!r} beside negative_prompt_embeds; pass one of them")
     if negatives is not None and len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; pass one, or as many")
     warn_unknown_words(getattr(pipe, "tokenizer", None), [*prompts, *(negatives or [])])

@@ -169,6 +169,7 @@ class Denoiser:
             if asked is not None and asked != side * self.factor:
                 raise ValueError(f"{name} is {asked}, but the latents stand for {side * self.factor} pixels; leave {name} out")
         batch = len(latents) if prompts == 1 else prompts
+        as_generators(generator, batch)                             # of the noise of the steps
         return rows(latents, batch, "latents").to(self.device, self.dtype)
 
     def as_latents(self, latents, name: str = "latents") -> Tensor:
@@ -206,12 +207,13 @@ class Denoiser:
         return autoencoders.decode(self.pipe, self.as_latents(latents))
 
     def same_model(self, other: "Denoiser") -> bool:
-        """Whether another denoiser is this one, or a copy of it, maybe in half precision: its weights have the same sizes, and the
-        first and the last of them the same values, as far as they can be looked at."""
+        """Whether another denoiser is this one, or a copy of it, maybe in half precision: its settings are the same, its weights have
+        the same sizes, and the first and the last of them the same values, as far as they can be looked at."""
         if self.network is other.network:
             return True
         ours, theirs = (list(each.network.parameters()) for each in (self, other))
-        if [weight.shape for weight in ours] != [weight.shape for weight in theirs]:
+        settings = [{name: value for name, value in each.config.items() if not name.startswith("_")} for each in (self, other)]
+        if settings[0] != settings[1] or [weight.shape for weight in ours] != [weight.shape for weight in theirs]:
             return False
         seen = [pair for pair in ((ours[0], theirs[0]), (ours[-1], theirs[-1]))
                 if not any(weight.is_meta or weight.element_size() < 2 for weight in pair)]
@@ -310,6 +312,9 @@ class Denoiser:
         if not 1 <= num_inference_steps <= limit:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; pass a whole number from 1 to {limit}")
         self.set_timesteps(scheduler, num_inference_steps, latents)
+        if not self.flow and scheduler.timesteps.max() > limit - 1:
+            raise ValueError(f"num_inference_steps is {num_inference_steps}, with which {type(scheduler).__name__} begins at timestep "
+                             f"{scheduler.timesteps.max().item():g} of at most {limit - 1}; pass fewer, or timestep_spacing='trailing'")
         return scheduler
 
     def default_scheduler(self):
@@ -329,7 +334,11 @@ class Denoiser:
         if self.flow:
             sigma = (timesteps.to(clean) / self.pipe.scheduler.config.num_train_timesteps).view(-1, 1, 1, 1)
             return (1 - sigma) * clean + sigma * noise
-        return ddim_scheduler(self.pipe).add_noise(clean, noise, timesteps)
+        scheduler = ddim_scheduler(self.pipe)
+        if timesteps.is_floating_point():                           # those of Euler's schedulers and their kin
+            a, s = (torch.stack(each).to(clean).view(-1, 1, 1, 1) for each in zip(*(noise_levels(scheduler, t) for t in timesteps.tolist())))
+            return a * clean + s * noise
+        return scheduler.add_noise(clean, noise, timesteps)
 
 
 class UNet(Denoiser):
@@ -621,6 +630,14 @@ def _suits(model: Denoiser, scheduler) -> None:
     if kinds[0] != kinds[1]:
         raise ValueError(f"{type(scheduler).__name__} is set for {kinds[1]}, but the model predicts by {kinds[0]}; make the scheduler by "
                          f"{type(scheduler).__name__}.from_config(pipe.scheduler.config), or leave it out")
+    if not model.flow:
+        products, learned = getattr(scheduler, "alphas_cumprod", None), ddim_scheduler(model.pipe).alphas_cumprod
+        if products is None:
+            raise ValueError(f"{type(scheduler).__name__} has no noise schedule by betas (alphas_cumprod), which this method reads; use DDIM, "
+                             "or another that has")
+        if products.shape != learned.shape or not torch.allclose(products.cpu(), learned, atol=1e-3):
+            raise ValueError(f"{type(scheduler).__name__} has another noise schedule (betas) than the model learned; make the scheduler by "
+                             f"{type(scheduler).__name__}.from_config(pipe.scheduler.config), or leave it out")
 
 
 def scheduler_step(scheduler, output, t, latents, clean, noise, **settings) -> Tensor:
@@ -655,30 +672,49 @@ def seen_by(scheduler, latents: Tensor, t) -> tuple[Tensor, Tensor | float]:
     return seen, 1.0 if seen is latents else 1 / scheduler.scale_model_input(torch.ones((), device=latents.device), t)
 
 
-def step_settings(scheduler, eta: float, variance_noise, generator) -> list[dict]:
-    """What the scheduler's `step` is given beside prediction, timestep and latents, one dict for each step."""
+def step_settings(scheduler, eta: float, variance_noise, generator, latents: Tensor) -> list[dict]:
+    """What the scheduler's `step` is given beside prediction, timestep and latents (B, C, h, w), one dict for each step."""
     takes, steps = inspect.signature(scheduler.step).parameters, len(scheduler.timesteps)
     for name, value in (("eta", eta), ("variance_noise", variance_noise)):
         if value is not None and not (torch.is_tensor(value) is False and value == 0) and name not in takes:
             raise ValueError(f"{name} is {describe(value)}, but {type(scheduler).__name__} has no such setting; use DDIM, or leave it out")
-    if variance_noise is not None and len(variance_noise) != steps:
-        raise ValueError(f"variance_noise holds {len(variance_noise)} steps of noise, not {steps}; pass as many as "
-                         "num_inference_steps (for a drag: with which its source was sampled)")
+    if variance_noise is not None:
+        check_variance_noise(variance_noise, steps, latents)
+        if not eta:
+            raise ValueError("variance_noise is given, but eta is 0, which adds no noise; pass eta above 0, or leave variance_noise out")
     common = {name: value for name, value in (("eta", eta), ("generator", generator)) if name in takes}
     if variance_noise is None:
         return [common] * steps
     return [{**common, "generator": None, "variance_noise": noise} for noise in variance_noise]
 
 
-def draw_noise(shape, generator, device, dtype) -> Tensor:
-    """Gaussian noise from a CPU generator, or a list of one for each picture, wherever it is to live."""
+def check_variance_noise(noise, steps: int, latents: Tensor) -> None:
+    """ValueError for anything but finite noise (steps, B or 1, C, h, w) for latents (B, C, h, w)."""
+    wanted = f"({steps}, {len(latents)} or 1, {', '.join(map(str, latents.shape[1:]))})"
+    if not torch.is_tensor(noise) or noise.ndim != 5 or noise.shape[2:] != latents.shape[1:] or noise.shape[1] not in (1, len(latents)) \
+            or not noise.is_floating_point():
+        raise ValueError(f"variance_noise is {describe(noise)}; pass a tensor of floats {wanted}")
+    if len(noise) != steps:
+        raise ValueError(f"variance_noise holds {len(noise)} steps of noise, not {steps}; pass as many as "
+                         "num_inference_steps (for a drag: with which its source was sampled)")
+    if not noise.isfinite().all():
+        raise ValueError("variance_noise holds NaN or infinity; pass finite numbers")
+
+
+def as_generators(generator, pictures: int):
+    """A generator, or a list of one for each picture, or None. ValueError for anything else."""
     if isinstance(generator, (list, tuple)):
         generator = list(generator)
-        if len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for {shape[0]} pictures; pass one, or as many")
+        if len(generator) != pictures:
+            raise ValueError(f"{len(generator)} generators for {pictures} pictures; pass one, or as many")
     if any(not isinstance(each, torch.Generator) for each in (generator if isinstance(generator, list) else [generator]) if each is not None):
         raise ValueError(f"generator is {generator!r}; pass torch.Generator().manual_seed(0), or a list of one for each picture")
-    return randn_tensor(tuple(shape), generator=generator, device=device, dtype=dtype)
+    return generator
+
+
+def draw_noise(shape, generator, device, dtype) -> Tensor:
+    """Gaussian noise from a CPU generator, or a list of one for each picture, wherever it is to live."""
+    return randn_tensor(tuple(shape), generator=as_generators(generator, shape[0]), device=device, dtype=dtype)
 
 
 def draw(like: Tensor, generator=None) -> Tensor:

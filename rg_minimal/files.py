@@ -145,10 +145,15 @@ def write_weights(path, tensors: dict, config: dict) -> None:
     """Write weights with their config: as one, in the safetensors file; and once more, for people, as config.json beside it.
 
     A kill between the two leaves the new weights beside the old config.json, whose checksum the new file keeps to know it by.
+    ValueError, and nothing is written, for weights that are not finite, and where config.json belongs to something else.
     """
     path = Path(path)
     beside, inside = path.with_name("config.json"), {"config": _plain_json(config, path)}
+    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise ValueError(f"{wrong[0]} holds NaN or infinity, so {path} is not written; train again with a lower learning rate")
     if beside.is_file():
+        _refuse_foreign(beside, config)
         inside["config_before"] = _checksum(beside)
     write_tensors(path, tensors, inside)
     write_json(beside, config)
@@ -180,6 +185,16 @@ def _plain_json(config: dict, path) -> str:
     except (TypeError, ValueError) as error:
         raise ValueError(f"the config of {path} cannot be written ({error}): it may hold texts, truth values, finite numbers, "
                          "lists and dicts of them") from error
+
+
+def _refuse_foreign(path: Path, config: dict) -> None:
+    """ValueError where a config.json is another library's, or has no entry in common with what is to take its place."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return                                              # damaged, so nothing is lost
+    if not isinstance(told, dict) or {"_class_name", "model_type", "architectures"} & set(told) or told and not set(told) & set(config):
+        raise ValueError(f"{path} belongs to something else ({', '.join(list(told)[:3])}, ...) and would be lost; choose a folder of its own")
 
 
 def _checksum(path: Path) -> str:

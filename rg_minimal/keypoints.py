@@ -93,8 +93,12 @@ def keypoint_objective(head, points, image_size: int, **settings) -> SpatialObje
 def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_size: Count) -> Tensor:
     """Where points (B, N, 2) of picture a are in picture b, by nearest neighbour: centres of cells, (B, N, 2) in pixels.
 
-    The features are (B, C, h, w), compared by cosine similarity. What is found lives where the points do.
+    The features are (B, C, h, w), compared by cosine similarity. What is found lives where the points do. ValueError for points outside
+    the picture.
     """
+    if not ((points >= 0) & (points <= image_size)).all():
+        raise ValueError(f"points are {describe(points)} that lie, in part, outside the picture of {image_size} x {image_size} pixels, or are NaN; "
+                         "pass points (x, y) in pixels inside it")
     height, width = features_a.shape[-2:]
     weights = bilinear(points.to(features_a), (height, width), (image_size, image_size))
     cell = point_similarity(features_a, features_b, weights).argmax(-1)                 # (B, N)

@@ -219,12 +219,14 @@ def as_label_map(value) -> Tensor:
             raise ValueError(f"is in mode {value.mode}; a map is grey (8 or 16 bits) or RGB, classes are one grey mask "
                              "each")
         told = value.mode
+        refuse_zeros_and_ones(numpy.asarray(value))
         picture = as_pictures(value, "the map")
         grey = told != "RGB" or torch.equal(picture[:, 0], picture[:, 1]) and torch.equal(picture[:, 0], picture[:, 2])
         return picture[:, :1] if grey else picture
     array = numpy.asarray(value)
     if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "fiub" or array.ndim == 3 and array.shape[-1] > 64:
         raise ValueError(f"is {describe(array)}; an array of a map is (H, W) or (H, W, k), of numbers")
+    refuse_zeros_and_ones(array)
     if array.dtype.kind == "u":
         array = array / numpy.iinfo(array.dtype).max
     found = torch.from_numpy(numpy.ascontiguousarray(array, dtype=numpy.float32))
@@ -233,6 +235,13 @@ def as_label_map(value) -> Tensor:
         raise ValueError(f"has values in [{float(found.min()):g}, {float(found.max()):g}]; a map of floats lies in [0, "
                          "1], without NaN: scale it")
     return found
+
+
+def refuse_zeros_and_ones(array) -> None:
+    """ValueError for a map of bytes none of which is above 1: 1 of 255 would be as good as 0."""
+    if array.dtype.kind == "u" and array.max() == 1:
+        raise ValueError(f"holds 0 and 1 as {array.dtype}, of which the largest is {numpy.iinfo(array.dtype).max}; pass truth values or floats, or "
+                         "multiply by that")
 
 
 TABLE = ("frame_a", "frame_b", "x_a", "y_a", "x_b", "y_b")
@@ -316,10 +325,18 @@ def pictures_in(folder: Path, finds: Finds, more: tuple[str, ...] = ()) -> list[
     return found
 
 
+def cell(dataset, row: int, columns: dict[str, str], which: str):
+    """An entry of a data set. ValueError where the row has none."""
+    try:
+        return dataset[row][columns[which]]
+    except KeyError:
+        raise ValueError(f"has no {columns[which]!r}; give each row one") from None
+
+
 def dataset_rows(kind, dataset, columns, finds: Finds):
     """Rows as the readers of files make them, of a data set whose columns were checked."""
     for i in range(len(dataset)):
-        name, part = f"row {i}", lambda which, i=i: dataset[i][columns[which]]
+        name, part = f"row {i}", partial(cell, dataset, i, columns)
         shot = lambda which, name=name, part=part: Shot(name if which == "picture" else f"{name}, {which}", partial(part, which))
         try:
             if kind == "keypoints":
@@ -327,6 +344,8 @@ def dataset_rows(kind, dataset, columns, finds: Finds):
                 points = points.view(-1, 3) if points.ndim == 1 and len(points) % 3 == 0 else points
                 if points.ndim != 2 or points.shape[1] not in (2, 3) or not points.isfinite().all():
                     raise ValueError(f"keypoints are {describe(points)}; pass N x (x, y), or N x (x, y, visibility)")
+                if points.shape[1] == 3 and not torch.isin(points[:, 2], points.new_tensor((0, 1, 2))).all():
+                    raise ValueError(f"the visibilities are {points[:, 2].tolist()}; pass 0 (not labelled), 1 (hidden) or 2 (seen)")
                 labelled = points[:, 2] > 0 if points.shape[1] == 3 else torch.ones(len(points), dtype=torch.bool)
                 yield shot("picture"), None, points[:, :2], labelled
             elif kind == "points":
@@ -337,7 +356,10 @@ def dataset_rows(kind, dataset, columns, finds: Finds):
                                      "y) each")
                 yield shot("picture_a"), shot("picture_b"), torch.cat(both, 1)
             elif kind == "triplets":
-                yield shot("picture"), part("identity")
+                identity = part("identity")
+                if not isinstance(identity, (str, int, numpy.integer)):
+                    raise ValueError(f"identity is {describe(identity)}; pass a text or a whole number")
+                yield shot("picture"), identity
             else:
                 yield shot("picture"), Shot(f"{name}, map", partial(part, "map"))
         except (ValueError, TypeError, OSError) as error:

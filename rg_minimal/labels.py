@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Count, Fraction, Function, Seed, SomeName, Truth, checked, declared, describe
+from .checks import Count, Fraction, Function, Index, Seed, SomeName, Truth, checked, declared, describe
 from .denoisers import denoiser
 from .keypoints import heatmaps, keypoint_loss, keypoint_score, match_points
 from .label_files import Finds, Problem, Shot, as_label_map, dataset_rows, read_coco, read_identities, read_maps, read_points, shown
@@ -118,8 +118,10 @@ class Labelled:
         return len(self.shows)
 
     def __getitem__(self, index) -> "Labelled":
-        """The samples of these numbers, and the pictures that they show."""
-        index = torch.as_tensor(list(index), dtype=torch.long)
+        """The samples of these numbers, and the pictures that they show. ValueError for anything but numbers of samples."""
+        index = torch.tensor([checked("index", each, Index) for each in index], dtype=torch.long)
+        if (index >= len(self)).any():
+            raise ValueError(f"index holds {int(index.max())}, but there are {len(self)} samples; pass numbers below that")
         used, places = self.shows[index].unique(return_inverse=True)
         return replace(self, shots=[self.shots[i] for i in used.tolist()], shows=places.view(len(index), self.shows.shape[1]),
                        truth=tuple(each[index] for each in self.truth), groups=[self.groups[i] for i in index.tolist()])
@@ -174,10 +176,14 @@ class Labelled:
     @declared
     def batches(self, pipe, batch: Count, seed: Seed = 0, latents: Tensor | None = None) -> Callable[[int], tuple]:
         """What `train_head(..., latents=True)` takes: a function from the step to (latents, *labels). All pictures are encoded now,
-        once, if their latents are not given. Batch n depends on (seed, n) alone, so that a training can resume."""
+        once, if their latents are not given, as `encode` of these very samples makes them. Batch n depends on (seed, n) alone, so that
+        a training can resume."""
         if not len(self):
             raise ValueError("there is no sample to learn from; bring at least one")
-        latents = self.encode(pipe) if latents is None else latents
+        latents = self.encode(pipe) if latents is None else denoiser(pipe).as_latents(latents)
+        if len(latents) != len(self.shots):
+            raise ValueError(f"latents are those of {len(latents)} pictures, but these samples show {len(self.shots)}; encode what is learned from, "
+                             "after the split: learn.encode(pipe)")
 
         def draw(step: int) -> tuple:
             rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -339,12 +345,16 @@ def open_dataset(name: SomeName, split: str | None = None, local_files_only: Tru
     if not Path(name).exists() and local_files_only:
         raise ValueError(f"there is no folder {name}; pass one that `save_to_disk` wrote, or local_files_only=False "
                          "(--download) to ask the hub")
+    local = Path(name).exists()
     try:
-        found = datasets.load_from_disk(name) if Path(name).exists() else datasets.load_dataset(name, split=split)
+        found = datasets.load_from_disk(name) if local else datasets.load_dataset(name, split=split)
     except Exception as error:                  # arrow, the hub and the readers each raise their own
         raise ValueError(f"the data set {name} cannot be read ({' '.join(str(error).split())[:300]}); pass a folder "
                          "that `save_to_disk` wrote") from error
     if isinstance(found, datasets.Dataset):
+        if local and split is not None:
+            raise ValueError(f"split is {split!r}, but {name} is a single data set without splits; leave split out, or save the part that "
+                             "you mean")
         return found
     if split not in found:
         raise ValueError(f"split is {split!r}, but {name} has {', '.join(found)}; name one of them")
@@ -468,6 +478,8 @@ def map_samples(kind, frame, rows, album, finds):
             continue
         if kind == "lines":
             pooled = (F.adaptive_max_pool2d(cut, frame.cells) >= 0.5).float()
+            if not pooled.any():
+                finds.note(label.name, "shows no line")
         else:
             pooled = F.adaptive_avg_pool2d(cut, frame.cells)
         shows.append([number]), groups.append(number), truth.append(((pooled * 2 - 1)[0],))

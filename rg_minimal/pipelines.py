@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterable, Iterator, Literal
 
@@ -77,7 +78,7 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
         check_source("keep", keep, model, len(latents), model.image_size(latents))
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents, timestep_spacing)
-    steps = step_settings(scheduler, eta, variance_noise, generator)
+    steps = step_settings(scheduler, eta, variance_noise, generator, latents)
     check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
@@ -173,9 +174,10 @@ def check_prompt(pipe, prompt) -> list[str]:
 
 
 @declared
-def controlled(pipe, conditioning: Conditioning, image, scale: NonNegative = 1.0) -> Conditioning:
-    """The same conditioning, with the residuals of the pipeline's ControlNet at every pass; `image` is what that is shown, 1 or B
-    pictures (see `pictures.as_pictures`) of the size that is sampled.
+def controlled(pipe, conditioning, image, scale: NonNegative = 1.0) -> Conditioning:
+    """The same conditioning (or that of a prompt), with the residuals of the pipeline's ControlNet at every pass; `image` is what that
+    is shown, 1 or B pictures (see `pictures.as_pictures`) of the size that is sampled. ValueError where it does not fit, also later at
+    the call that samples.
 
     One more pass of the ControlNet for each pass of the denoiser, with gradient where the denoiser has it.
     """
@@ -183,19 +185,22 @@ def controlled(pipe, conditioning: Conditioning, image, scale: NonNegative = 1.0
         raise ValueError(f"{type(pipe).__name__} has no `controlnet`; load a StableDiffusionControlNetPipeline or its SDXL kin")
     model = denoiser(pipe)
     image = as_pictures(image, "image", model.unit)
+    conditioning = model.encode_prompt(conditioning, image_size=tuple(image.shape[-2:]))
+
+    def check(latents):
+        if tuple(image.shape[-2:]) != model.image_size(latents) or len(image) not in (1, len(latents)):
+            raise ValueError(f"image has shape {tuple(image.shape)}, but {len(latents)} pictures of {model.image_size(latents)} pixels (height, width) "
+                             "are made; show the ControlNet one, or as many, of that size")
 
     def residuals(latents, timestep, embeds, added):
-        if tuple(image.shape[-2:]) != model.image_size(latents) or len(latents) % len(image):
-            raise ValueError(f"image has shape {tuple(image.shape)}, but {len(latents)} pictures (all branches) of {model.image_size(latents)} pixels "
-                             "(height, width) are made; show the ControlNet one, or as many, of that size")
         shown = image.to(latents).expand(len(latents), *image.shape[1:]) if len(image) == 1 else image.to(latents).repeat(
             len(latents) // len(image), 1, 1, 1)
         given = {key: added[key] for key in ("text_embeds", "time_ids") if key in added}
         down, mid = pipe.controlnet(latents, timestep, encoder_hidden_states=embeds, controlnet_cond=shown, conditioning_scale=scale,
                                     added_cond_kwargs=given or None, return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-    return Conditioning(conditioning.prompt_embeds, conditioning.negative_prompt_embeds, conditioning.added,
-                        conditioning.negative_added, residuals)
+    residuals.check = check
+    return replace(conditioning, control=residuals)
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------------

@@ -56,10 +56,12 @@ class Reading:
     _readouts: dict = field(default_factory=dict, repr=False)
 
     def __call__(self, head: "Head", use_timestep: bool = True) -> Tensor:                      # (B, k, h, w)
-        key = (id(head), use_timestep)
-        if key not in self._readouts:
-            self._readouts[key] = head.read(self, use_timestep)
-        return self._readouts[key]
+        key, weights = (id(head), use_timestep), getattr(head, "parameters", tuple)()
+        versions = [0 if weight.is_inference() else weight._version for weight in weights]
+        known = self._readouts.get(key)
+        if known is None or known[1:] != (versions, head):              # a head that has learned since reads anew
+            known = self._readouts[key] = head.read(self, use_timestep), versions, head     # kept, or another could get its id
+        return known[0]
 
 def run(model, latents, timestep, conditioning: Conditioning, branches, guidance_scale=None) -> list[Tensor]:
     """One forward pass: a prediction (B, C, h, w) for each of `branches`, 'conditional' or 'negative'."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import hub
-from .checks import Count, FileName, Function, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, declared, describe, label_like
+from .checks import Count, FileName, Function, NonNegative, Random, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, checked, declared, describe, label_like
 from .denoisers import denoiser
 from .files import read_tensors, read_weights, write_tensors, write_weights
 from .processes import is_main, shared, wait
@@ -77,7 +77,7 @@ class ReadoutHead(Head):
 
 
 @declared
-def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: RateOrFunction = 1e-3, generator=None,
+def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: RateOrFunction = 1e-3, generator: Random | None = None,
                timesteps=(0, 1000), checkpoint: FileName | None = None, checkpoint_every: Count = 50,
                latents: Truth = False) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4); a generator, so nothing runs until you
@@ -110,11 +110,17 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial
         raise ValueError(f"timesteps is {timesteps!r}; pass two whole numbers (low, high) with 0 <= low < high <= {limit}")
     generator = generator or torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
-    start = load_checkpoint(checkpoint, head, optimizer, generator) if checkpoint else 0
+    start = load_checkpoint(checkpoint, head, optimizer, generator, steps) if checkpoint else 0
     check_loss(head, loss)
+    lr = functools.partial(rate_at, lr) if callable(lr) else lr
     prepared = prepare(batches_from(batches, start), (start, steps), head, model, loss, latents)
     states = training(head, optimizer, shared(model, head, optimizer), prepared, (start, steps), loss, lr, generator, (low, high))
     return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
+
+
+def rate_at(lr, done: float) -> float:
+    """What the function of learning rates returns, as a finite number of at least 0; ValueError for anything else."""
+    return checked(f"the learning rate lr({done:g})", lr(done), NonNegative)
 
 
 def save_on_the_way(states, path: Path, optimizer, generator, every: int) -> Iterator[TrainState]:
@@ -198,22 +204,35 @@ def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int) -> 
     tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     for index, parameter in enumerate(head.parameters()):
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in optimizer.state[parameter].items()}
+    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise ValueError(f"{wrong[0]} holds NaN or infinity after step {step}, so {path} is not written; train with a lower lr from what it held before")
     tensors["generator"] = generator.get_state()
     write_tensors(path, tensors, {"step": str(step), "config": json.dumps(asdict(head.config))})
 
 
-def load_checkpoint(path, head: Head, optimizer, generator) -> int:
-    """Restore a training from its checkpoint, if there is one; returns the number of steps already done."""
+def load_checkpoint(path, head: Head, optimizer, generator, steps: int) -> int:
+    """Restore a training of `steps` from its checkpoint, if there is one; returns the number of steps already done. ValueError, and
+    nothing is changed, where it is none, or does not fit."""
     if not Path(path).exists():
         return 0
     tensors, metadata = read_tensors(path)
     if metadata.get("config") != json.dumps(asdict(head.config)):
         raise ValueError(f"the checkpoint {path} belongs to a head with another config; delete it to start anew")
-    head.load_state_dict({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("head.")})
+    weights = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("head.")}
+    if "generator" not in tensors or not metadata.get("step", "").isdecimal() or {name: each.shape for name, each in weights.items()} != {
+            name: each.shape for name, each in head.state_dict().items()}:
+        raise ValueError(f"{path} is no checkpoint of this training (it lacks a head's weights, the generator or the step); pass another file, or "
+                         "delete it to start anew")
+    check_weights(weights, head.state_dict(), path)
+    done = int(metadata["step"])
+    if done > steps:
+        raise ValueError(f"steps is {steps}, but the checkpoint {path} has {done} steps done; pass as many or more, or delete it to start anew")
+    head.load_state_dict(weights)
     for index, parameter in enumerate(head.parameters()):
         prefix = f"optimizer.{index}."
         state = {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if state:
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
     generator.set_state(tensors["generator"])
-    return int(metadata["step"])
+    return done

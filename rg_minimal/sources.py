@@ -26,8 +26,12 @@ class Source:
     @classmethod
     @declared
     def from_states(cls, pipe, states: Iterable[SampleState], prompt="", keep_all: Truth = False, read_ahead: Count = 4) -> "Source":
-        """From the states of sampling (a generated picture) or of inversion (a real one)."""
-        trajectory = {state.timestep: state.noisy_latents for state in checked_states(states)}
+        """From the states of sampling (a generated picture) or of inversion (a real one). ValueError for those of another model, and
+        for those of two runs."""
+        model, states = denoiser(pipe), checked_states(states)
+        trajectory = {state.timestep: state.noisy_latents for state in states}
+        if not all(model.same_model(state.model) for state in states if getattr(state, "model", None) is not None):
+            raise ValueError(f"states were made with another model than this {type(model.pipe).__name__}; pass those of this very pipeline")
 
         def latents_at(timestep):
             if timestep not in trajectory:
@@ -99,4 +103,8 @@ def checked_states(states: Iterable[SampleState]) -> list[SampleState]:
     if not found or not all(hasattr(state, "timestep") and torch.is_tensor(getattr(state, "noisy_latents", None)) for state in found):
         what = "nothing (a generator runs once: keep its states in a list)" if not found else describe(states)
         raise ValueError(f"states hold {what}; pass the states of guided_sample or invert, such as list(invert(pipe, picture))")
+    steps = [state.step for state in found if hasattr(state, "step")]
+    twice = next((step for step in steps if steps.count(step) > 1), None)
+    if twice is not None:
+        raise ValueError(f"states hold step {twice} more than once, so they are of several runs; pass those of one")
     return found

@@ -286,7 +286,7 @@ FAULTS = (
     fault("mixing weights not a softmax", READOUT, "zip(self.mixing_weights.softmax(0),", "zip(self.mixing_weights,",
           MIXED),
     fault("shortcut forgotten", READOUT, "return F.relu(hidden + self.shortcut(x))", "return F.relu(hidden)", MIXED),
-    fault("a readout remembered without its timestep", READOUT, "key = (id(head), use_timestep)", "key = id(head)",
+    fault("a readout remembered without its timestep", READOUT, "key, weights = (id(head), use_timestep),", "key, weights = id(head),",
           "test_a_reading_tells_a_head_with_the_timestep_from_one_without"),
 
     # ---- models, pipelines, callback, guider, sources ----------------------------------------------------------------

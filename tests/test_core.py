@@ -13,7 +13,9 @@ import tiny
 from rg_minimal import pipelines, readout as rg
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.denoisers import denoiser
+from rg_minimal.files import read_tensors, write_tensors
 from rg_minimal.maps import pool_features
+from rg_minimal.saving import train_head as rg_train
 from rg_minimal.sources import Source
 from tiny import make_head, seed, tiny_pipe
 
@@ -77,6 +79,33 @@ def test_a_quarter_of_the_width_is_divided_into_groups(width, groups, right):
     else:
         with pytest.raises(ValueError, match=f"width {width} / 4 must be a multiple of num_groups {groups}"):
             rg.HeadConfig((8,), 8, width, num_groups=groups)
+
+
+def taken(pipe, timestep=100):
+    return rg.take_readings(pipe, rand(1, 4, 16, 16), timestep, denoiser(pipe).encode_prompt(""))[0]
+
+
+def test_no_head_gets_the_readout_of_one_that_is_gone(pipe):
+    one = taken(pipe)
+    with torch.no_grad():
+        for channels in range(1, 41):                           # each is freed, and the next one may get its id
+            assert one(make_head(pipe, channels)).shape[1] == channels
+
+
+def test_a_head_that_has_learned_reads_anew(pipe):
+    one, head = taken(pipe), make_head(pipe)
+    with torch.no_grad():
+        before = one(head)
+        assert one(head) is before
+        head.mixing_weights.add_(torch.arange(len(head.mixing_weights)))
+        assert not torch.equal(one(head), before) and len(one._readouts) == 1
+
+
+def test_a_head_made_in_inference_mode_can_be_read(pipe):
+    one = taken(pipe)
+    with torch.inference_mode():
+        head = make_head(pipe)
+        assert one(head) is one(head)
 
 
 # ---- the head by formula ---------------------------------------------------------------------------------------------
@@ -626,6 +655,46 @@ def test_no_gradient_is_left_for_weights_that_a_loss_no_longer_reads(pipe):
     before = head.output_head[0].weight.clone()
     next(states)
     assert torch.equal(before, head.output_head[0].weight)
+
+
+def learn(pipe, head=None, steps=2, **settings):
+    return list(rg_train(head or make_head(pipe, 1), pipe, lambda step: (rand(2, 3, 32, 32), torch.zeros(2, 1, 8, 8)), steps, **settings))
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), "fast", None])
+def test_a_function_of_rates_returns_a_rate(pipe, tmp_path, rate):
+    with pytest.raises(ValueError, match=r"the learning rate lr.0.5. is"):
+        learn(pipe, lr=lambda done: rate if done else 1e-3, checkpoint=tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
+def test_a_training_that_blew_up_leaves_the_checkpoint_before(pipe, tmp_path):
+    learn(pipe, checkpoint=tmp_path / "c.safetensors")
+    before = (tmp_path / "c.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="NaN or infinity after step 3"):          # the loss is 0, its gradient is none
+        learn(pipe, steps=3, loss=lambda readout, label: (readout * 0).sqrt().sum(), checkpoint=tmp_path / "c.safetensors")
+    assert (tmp_path / "c.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_is_one_of_this_training(pipe, tmp_path):
+    head, place = make_head(pipe, 1), tmp_path / "c.safetensors"
+    with pytest.raises(ValueError, match="generator is 5"):
+        rg_train(head, pipe, iter(()), 2, generator=5)
+    learn(pipe, steps=3, checkpoint=place)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    with pytest.raises(ValueError, match="steps is 2, but the checkpoint .* has 3 steps done"):
+        learn(pipe, head, 2, checkpoint=place)
+    tensors, told = read_tensors(place)
+    for wrong, said in (({"generator": None}, "is no checkpoint"), ({"step": "x"}, "is no checkpoint"), ({"head.mixing_weights": None}, "is no checkpoint"),
+                        ({"head.mixing_weights": tensors["head.mixing_weights"] * float("nan")}, "damaged")):
+        write_tensors(place, {name: value for name, value in {**tensors, **wrong}.items() if torch.is_tensor(value)},
+                      {**told, **{name: value for name, value in wrong.items() if name == "step"}})
+        with pytest.raises(ValueError, match=said):
+            learn(pipe, head, 4, checkpoint=place)
+    head.save_pretrained(tmp_path / "head")
+    with pytest.raises(ValueError, match="is no checkpoint|another config"):
+        learn(pipe, head, 4, checkpoint=tmp_path / "head" / "head.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
 # ---- passes ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from diffusers import (AutoencoderTiny, FluxTransformer2DModel, PixArtTransforme
                        UNet2DConditionModel, VQModel)
 
 import tiny
-from rg_minimal import guided_sample, load_pipeline, pipelines, readout as rg
+from rg_minimal import AppearanceObjective, guided_sample, invert, load_pipeline, pipelines, readout as rg
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.denoisers import denoiser, pack, unpack
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -29,6 +29,11 @@ KINDS = {
 @pytest.fixture(scope="module")
 def pipes():
     return {name: build() for name, build in KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.tiny_pipe()
 
 
 def own(pipe, scheduler=None, prompt=PROMPT, **settings):
@@ -223,6 +228,38 @@ def test_class_labels_and_a_guidance_embedding():
     assert not torch.equal(one, two)
     lcm = tiny.tiny_lcm_pipe()
     assert torch.equal(ours(lcm, scheduler=lcm.scheduler, guidance_scale=3.0)[-1].latents, own(lcm, guidance_scale=3.0))
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
+                                       "KDPM2DiscreteScheduler"])
+def test_a_clean_picture_is_a_source_at_timesteps_between_two(pipe, scheduler):
+    other = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    source = Source.from_picture(pipe, latents=torch.rand(1, 4, 16, 16), generator=seed())
+    aim = AppearanceObjective(head=make_head(pipe, 0), source=source, stop=1.0)
+    states = list(guided_sample(pipe, PROMPT, [aim], scheduler=other, num_inference_steps=3, generator=seed()))
+    assert states[0].losses[0].isfinite().all()
+
+
+def test_noise_at_a_timestep_between_two_is_between(pipe):
+    model, clean, noise = denoiser(pipe), torch.rand(1, 4, 8, 8, generator=seed()), torch.randn(1, 4, 8, 8, generator=seed(1))
+    low, between, high, whole = (model.add_noise(clean, noise, torch.tensor([t])) for t in (400, 400.5, 401, 400.0))
+    assert torch.allclose(whole, low, atol=1e-6)
+    assert torch.allclose(between, (low + high) / 2, atol=1e-4) and not torch.allclose(between, low, atol=1e-5)
+
+
+def test_each_picture_is_controlled_by_its_own_image():
+    pipe, shown = tiny.tiny_control_pipe(), []
+    pipe.controlnet.register_forward_pre_hook(lambda module, args, given: shown.append(given["controlnet_cond"][:, 0, 0, 0]), with_kwargs=True)
+    images = torch.stack([torch.full((3, 32, 32), (number + 1) / 10) for number in range(4)])
+    told = pipelines.encode_prompts(pipe, [PROMPT] * 2)
+    next(guided_sample(pipe, pipelines.controlled(pipe, told, images[:2]), num_inference_steps=2, guidance_scale=3.0, generator=seed()))
+    assert torch.allclose(shown[-1], torch.tensor([0.1, 0.2, 0.1, 0.2]))
+    for count, prompts, scale in ((4, 2, 3.0), (2, 3, 3.0), (2, 3, 1.0), (3, 2, 1.0)):
+        wrong = pipelines.controlled(pipe, [PROMPT] * prompts, images[:count])
+        with pytest.raises(ValueError, match=f"image has shape .{count}, 3, 32, 32., but {prompts} pictures"):
+            guided_sample(pipe, wrong, num_inference_steps=2, guidance_scale=scale, generator=seed())
+    with pytest.raises(ValueError, match="prompt is 5"):
+        pipelines.controlled(pipe, 5, images)
 
 
 # ---- transformers ------------------------------------------------------------------------------------------------------
@@ -464,6 +501,58 @@ def test_a_guided_step_does_not_ask_for_the_number_format_once_a_weight(monkeypa
     objective = pose_objective(new_head(pipe, "pose"), torch.full((14, 2), 64.0))
     list(guided_sample(pipe, "a puppet", [objective], num_inference_steps=2, generator=torch.Generator().manual_seed(0)))
     assert 0 < len(asked) < 40, len(asked)
+
+
+LATENTS = torch.randn(1, 4, 16, 16, generator=seed())
+
+
+@pytest.mark.parametrize("noise, eta, said", [
+    (torch.randn(2, 3, 4, 16, 16), 1.0, r"pass a tensor of floats .2, 1 or 1, 4, 16, 16."), (torch.zeros(2), 1.0, "pass a tensor of floats"),
+    (3, 1.0, "variance_noise is 3"), (torch.randn(3, 1, 4, 16, 16), 1.0, "holds 3 steps of noise, not 2"),
+    (torch.full((2, 1, 4, 16, 16), float("nan")), 1.0, "NaN"), (torch.zeros(2, 1, 4, 16, 16, dtype=torch.long), 1.0, "floats"),
+    (torch.randn(2, 1, 4, 16, 16), 0.0, "eta is 0, which adds no noise")])
+def test_noise_of_the_steps_is_as_the_latents_are(pipe, noise, eta, said):
+    with pytest.raises(ValueError, match=said):
+        guided_sample(pipe, PROMPT, latents=LATENTS, num_inference_steps=2, eta=eta, variance_noise=noise)
+
+
+@pytest.mark.parametrize("generator, said", [("x", "generator is 'x'"), ([seed(), seed(), seed()], "3 generators for 1 pictures"), (5, "generator is 5")])
+def test_generators_are_looked_at_beside_latents(pipe, generator, said):
+    with pytest.raises(ValueError, match=said):
+        guided_sample(pipe, PROMPT, latents=LATENTS, num_inference_steps=2, eta=1.0, generator=generator)
+
+
+def test_a_negative_prompt_is_given_once(pipe):
+    embeds = pipelines.encode_prompts(pipe, "x").prompt_embeds
+    with pytest.raises(ValueError, match="negative_prompt is 'red' beside negative_prompt_embeds"):
+        guided_sample(pipe, PROMPT, negative_prompt="red", negative_prompt_embeds=embeds, num_inference_steps=2)
+
+
+@pytest.mark.parametrize("made, said", [(lambda config: diffusers.DDIMScheduler(), "another noise schedule"),
+                                        (lambda config: diffusers.EulerDiscreteScheduler(), "another noise schedule"),
+                                        (lambda config: diffusers.DDIMScheduler.from_config(config, num_train_timesteps=500), "another noise schedule"),
+                                        (lambda config: diffusers.IPNDMScheduler.from_config(config), "has no noise schedule by betas")])
+def test_a_scheduler_has_the_noise_that_the_model_learned(pipe, made, said):
+    with pytest.raises(ValueError, match=said):
+        guided_sample(pipe, PROMPT, num_inference_steps=2, scheduler=made(pipe.scheduler.config))
+
+
+def test_no_step_is_beyond_the_last_timestep(pipe):
+    with pytest.raises(ValueError, match="num_inference_steps is 1000, with which DDIMScheduler begins at timestep 1000 of at most 999"):
+        guided_sample(pipe, PROMPT, num_inference_steps=1000, scheduler=diffusers.DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1))
+    guided_sample(pipe, PROMPT, num_inference_steps=1000, timestep_spacing="trailing")
+
+
+def test_states_are_those_of_one_run_of_this_model(pipe):
+    states, other = ([*invert(each, latents=LATENTS, num_inference_steps=2)] for each in (pipe, tiny.tiny_pipe(unet=dict(norm_num_groups=8))))
+    with pytest.raises(ValueError, match="another model"):
+        Source.from_states(pipe, other)
+    with pytest.raises(ValueError, match="step 0 more than once"):
+        Source.from_states(pipe, states + states)
+    source = Source.from_states(pipe, states, ["a", "a puppet"])
+    aim = AppearanceObjective(head=make_head(pipe, 0), source=source, start=0.5, stop=1.0)
+    with pytest.raises(ValueError, match="source has 2 prompts for 1 pictures"):
+        guided_sample(pipe, PROMPT, [aim], latents=source.start, num_inference_steps=2)
 
 
 # ---- fewer layers ------------------------------------------------------------------------------------------------------

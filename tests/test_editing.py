@@ -202,3 +202,19 @@ def test_what_may_not_change_stays_the_sources(tiny_pipe):
     _, latents = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
     difference = (latents - states[-1].latents).abs().amax((0, 1))                          # (h, w)
     assert difference[:, 8:].max() > 1e-3 and difference[:, :8].max() < difference[:, 8:].max()
+
+
+def test_the_way_of_an_animation_is_looked_at_before_anything_runs(tiny_pipe):
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence")
+    with pytest.raises(ValueError, match="amount 2 is 1.5"):
+        drag_frames(tiny_pipe, "a puppet", head, source, [(8, 8)], [(14, 14)], [0, 0.5, 1.5], num_inference_steps=4)
+
+
+def test_an_edit_is_of_one_picture(tiny_pipe):
+    states = list(guided_sample(tiny_pipe, ["a puppet"] * 2, num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head, pose = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "pose")
+    for edit in (lambda: drag(head, source, [(8, 8)], [(14, 14)]), lambda: drag(head, source, [(8, 8)], [(14, 14)], anatomy=pose, grab=True),
+                 lambda: moved_joints(pose, source, [(8, 8)], [(14, 14)])):
+        with pytest.raises(ValueError, match="source has 2 pictures; edit one at a time"):
+            edit()

@@ -1,5 +1,6 @@
 """Files and folders are whole or absent, whatever happens while they are written, and nothing of anybody else's is deleted."""
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -283,3 +284,19 @@ def test_a_sample_of_kills():
                          cwd=Path(__file__).parent.parent, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.splitlines()[-1] == "16 kills, 0 wrong, 0 left", run.stdout + run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("config", [{"_class_name": "UNet2DConditionModel", "width": 1}, {"model_type": "clip"}, {"vocabulary": 3}, ["a list"]])
+def test_a_config_of_something_else_stays(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json belongs to something else"):
+        write_weights(tmp_path / "head.safetensors", {"x": torch.ones(2)}, {"width": 3})
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] and json.loads((tmp_path / "config.json").read_text()) == config
+
+
+def test_weights_that_are_no_numbers_do_not_replace_good_ones(tmp_path):
+    write_weights(tmp_path / "head.safetensors", {"x": torch.ones(2)}, {"width": 3})
+    with pytest.raises(ValueError, match="x holds NaN or infinity"):
+        write_weights(tmp_path / "head.safetensors", {"x": torch.tensor([1.0, float("nan")])}, {"width": 4})
+    tensors, config = read_weights(tmp_path / "head.safetensors")
+    assert config == {"width": 3} and tensors["x"].isfinite().all()

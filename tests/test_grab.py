@@ -175,6 +175,19 @@ def test_a_drag_holds_by_one_argument(kit, frames):
         drag(head, made, start, start + 5, grab=True)
 
 
+def test_heads_that_are_exchanged_are_refused(kit, source, frames):
+    _, head, pose = kit
+    arrow = joint(frames, "left_wrist")[None], joint(frames, "left_wrist")[None] + 9
+    hold = grab(head, pose, source, *arrow)
+    for wrong, reads in ((lambda: grab(pose, head, source, *arrow), "reads pose, not correspondence"),
+                         (lambda: grab(head, head, source, *arrow), "reads correspondence, not pose"),
+                         (lambda: bare(head, source, *arrow), "reads correspondence, not pose"),
+                         (lambda: outcome(pose, head, source, frames.image, hold), "reads pose, not correspondence"),
+                         (lambda: outcome(head, head, source, frames.image, hold), "reads correspondence, not pose")):
+        with pytest.raises(ValueError, match=reads):
+            wrong()
+
+
 # ---------------------------------------------------------------------------------------------- what came of it
 
 def test_an_outcome_is_read_from_the_picture(kit, source, frames):

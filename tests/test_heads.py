@@ -214,6 +214,14 @@ def test_an_objective_refuses_a_head_that_reads_something_else(fresh, frames):
         H.identity_objective(fresh["pose"], None)
 
 
+def test_a_stroke_draws_something():
+    with pytest.raises(ValueError, match="lies outside the picture of 128 x 128"):
+        H.draw_strokes([[(10, 10), (20, 10)], [(500, 500), (600, 600)]])
+    for y in (10.0, 10.3, 10.5):
+        assert H.draw_strokes([[(10, y), (50, y)]], thickness=0.01).sum() >= 40
+    assert H.draw_strokes([[(-20, 64.5), (20, 64.5)]]).any()                # what is inside of one that comes from outside
+
+
 # ---------------------------------------------------------------------------------------------- points and looks
 
 def test_shifted_features_are_matched_where_they_went():

@@ -16,7 +16,7 @@ from PIL import Image
 import rg_minimal
 from rg_minimal import train as T
 from rg_minimal.checks import describe
-from rg_minimal.keypoints import keypoint_loss, keypoint_objective, keypoint_score, read_joints
+from rg_minimal.keypoints import keypoint_loss, keypoint_objective, keypoint_score, match_points, read_joints
 from rg_minimal.label_files import as_label_map, read_map
 from rg_minimal.labels import Frame, Labelled, from_dataset, open_dataset, read_labels, triplet_loss
 from rg_minimal.puppets import heads as H
@@ -293,6 +293,70 @@ def test_triplets_are_of_two_identities_and_different_pictures(made):
     who = data.truth[0]
     assert (who[anchor] == who[positive]).all() and (who[anchor] != who[negative]).all() and (anchor != positive).all()
     assert len(set(anchor.tolist())) == 20 and len(set(negative.tolist())) == 20
+
+
+def plain(pipe, count=6, kind="map", **changes):
+    picture = lambda number: torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(number))
+    return from_dataset(kind, pipe, [dict(picture=picture(i), map=torch.rand(64, 64).numpy(), **changes) for i in range(count)])
+
+
+def test_latents_are_those_of_the_samples_that_are_learned_from(pipe):
+    data = plain(pipe)
+    latents, (learn, _) = data.encode(pipe), data.split(0.5)
+    with pytest.raises(ValueError, match="those of 6 pictures, but these samples show 3; encode what is learned from, after the split"):
+        learn.batches(pipe, 2, latents=latents)
+    own, again = learn.batches(pipe, 2, latents=learn.encode(pipe))(0)[0][0], learn.batches(pipe, 2)(0)[0][0]
+    assert torch.equal(own, again)
+    for wrong in ([True, False, False, True], [0, 9], [-1], [0.5]):
+        with pytest.raises(ValueError, match="index"):
+            data[wrong]
+
+
+def test_a_single_data_set_has_no_splits(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list([{"a": 1}]).save_to_disk(tmp_path / "set")
+    assert len(open_dataset(tmp_path / "set")) == 1
+    for split in ("test", "train[:2]"):
+        with pytest.raises(ValueError, match="is a single data set without splits; leave split out"):
+            open_dataset(tmp_path / "set", split=split)
+
+
+def test_a_mask_of_zeros_and_ones_is_no_map_of_bytes():
+    mask = numpy.eye(32, dtype=numpy.uint8)
+    for wrong in (mask, mask.astype(numpy.uint16), Image.fromarray(mask)):
+        with pytest.raises(ValueError, match="holds 0 and 1 as"):
+            as_label_map(wrong)
+    for right in (mask > 0, mask * 255, mask.astype(float), Image.fromarray(mask > 0), mask * 0):
+        assert as_label_map(right).max() == float(numpy.asarray(right).max() > 0)
+
+
+def test_what_a_row_lacks_is_named_and_may_be_left_out(pipe):
+    picture = torch.rand(3, 128, 128)
+    rows = [dict(picture=1 - picture, map=numpy.zeros((64, 64))), dict(picture=picture)]
+    with pytest.raises(ValueError, match="row 1, map: has no 'map'; give each row one"):
+        from_dataset("map", pipe, rows)
+    assert len(from_dataset("map", pipe, rows, skip_bad=True)) == 1
+    assert "shows no line" in str(from_dataset("lines", pipe, rows, skip_bad=True).notes)
+
+
+@pytest.mark.parametrize("identity", [[1, 2], {"a": 1}, 0.5, None])
+def test_an_identity_is_a_text_or_a_number(pipe, identity):
+    with pytest.raises(ValueError, match="identity is .*pass a text or a whole number"):
+        from_dataset("triplets", pipe, [dict(picture=torch.rand(3, 128, 128), identity=identity) for _ in range(4)])
+
+
+@pytest.mark.parametrize("visibility", [0.01, -1, 3])
+def test_a_visibility_is_one_of_three_numbers(pipe, visibility):
+    row = dict(picture=torch.rand(3, 128, 128), keypoints=[[5.0, 9.0, 2], [50.0, 60.0, visibility]])
+    with pytest.raises(ValueError, match="pass 0 .not labelled., 1 .hidden. or 2 .seen."):
+        from_dataset("keypoints", pipe, [row], names=["a", "b"])
+
+
+@pytest.mark.parametrize("point", [(float("nan"), 3.0), (-50.0, 3.0), (3.0, 900.0)])
+def test_points_outside_have_no_match(point):
+    features = torch.rand(1, 8, 8, 8)
+    with pytest.raises(ValueError, match="outside the picture of 32 x 32 pixels, or are NaN"):
+        match_points(features, features, torch.tensor([[point]]), 32)
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from . import world
 from .grab import grab as take_hold
-from .grab import source_joints
+from .grab import check_is_source, check_source_is_one, source_joints
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
 from ..checks import (AnyPoints, Boxes, Count, Fraction, Mask, NonNegative, Points, Positive, Seed, Truth, check_pairs,
-                      declared, describe)
+                      checked, declared)
 from ..pipelines import sample
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -143,12 +143,6 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
     return settings
 
 
-def check_source_is_one(source) -> None:
-    """ValueError for what is no `Source`."""
-    if not isinstance(source, Source):
-        raise ValueError(f"source is {describe(source)}; pass a Source, such as Source.from_states(pipe, states, prompt)")
-
-
 def _as_many(handles: Tensor, targets: Tensor) -> None:
     if len(handles) != len(targets):
         raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many of each")
@@ -157,11 +151,12 @@ def _as_many(handles: Tensor, targets: Tensor) -> None:
 def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:
     """The pictures (1, 3, H, W) of an animation: one drag, gone through to each of `amounts`, fractions of the way.
 
-    `settings` are those of `drag`, and `num_inference_steps` and `guidance_scale` as of `guided_sample`.
+    `settings` are those of `drag`, and `num_inference_steps` and `guidance_scale` as of `guided_sample`. ValueError at the call for
+    amounts outside [0, 1].
     """
     sampler = {name: settings.pop(name) for name in ("num_inference_steps", "guidance_scale") if name in settings}
-    for amount in amounts:
-        yield sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0]
+    amounts = [checked(f"amount {number}", amount, Fraction) for number, amount in enumerate(amounts)]
+    return (sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0] for amount in amounts)
 
 
 @declared
@@ -193,6 +188,6 @@ def identity(head: ReadoutHead, source: Source, *, boxes: Boxes | None = None, s
         eta: new noise at each step. A prompt that does not say the colour of a shirt leaves it open to the end, and
             patches of several colours remain where guidance changed its mind; noise gives the model the chance to mend them.
     """
-    check_source_is_one(source)
+    check_is_source(source)
     objective = identity_objective(head, source, boxes=boxes, start=start, stop=stop)
     return {"objectives": [objective], "step_size": step_size, "eta": eta}

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity, max_pool2d
 
 from . import world
-from .heads import match_points, pixel_grid, read_joints
-from ..checks import AnyPoints, Declared, Fraction, Points, check_pairs, declared
+from .heads import check_reads, match_points, pixel_grid, read_joints
+from ..checks import AnyPoints, Declared, Fraction, Points, check_pairs, declared, describe
 from ..pictures import as_pictures
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -85,9 +85,24 @@ def reading_timestep(source: Source) -> float:
     return next((t for t in source.timesteps if t >= MATCHED), source.timesteps[-1] if source.timesteps else MATCHED)
 
 
+def check_is_source(source) -> None:
+    """ValueError for what is no `Source`."""
+    if not isinstance(source, Source):
+        raise ValueError(f"source is {describe(source)}; pass a Source, such as Source.from_states(pipe, states, prompt)")
+
+
+def check_source_is_one(source) -> None:
+    """ValueError for what is no `Source`, and for one of several pictures: an edit is of one."""
+    check_is_source(source)
+    if source.count != 1:
+        raise ValueError(f"source has {source.count} pictures; edit one at a time: make a Source of each")
+
+
 @torch.no_grad()
 def source_joints(pose: ReadoutHead, source: Source) -> Tensor:
-    """The joints (14, 2) that a pose head reads in the source."""
+    """The joints (14, 2) that a pose head reads in the source. ValueError for another head, and for a source of several pictures."""
+    check_reads(pose, "pose")
+    check_source_is_one(source)
     return read_joints(source(reading_timestep(source))(pose))[0][0].cpu()
 
 
@@ -307,6 +322,9 @@ def grab(head: ReadoutHead, pose: ReadoutHead, source: Source, handles: Points, 
             together: the body first, then limbs, of a limb the elbow or knee first.
     Raises ValueError for points outside the picture, or where nothing has a length.
     """
+    check_reads(head, "correspondence")
+    check_reads(pose, "pose")
+    check_source_is_one(source)
     height, width = source.image_size
     check_pairs(handles, targets, 1.0)
     both = torch.stack((handles, targets), 1)                                           # (N, 2, 2)
@@ -410,8 +428,11 @@ def outcome(head: ReadoutHead, pose: ReadoutHead, source: Source, picture, hold:
         source: the picture before.
         picture: (1, 3, H, W) or (3, H, W) in [0, 1], the picture after.
         hold: what was held, from `grab` or `bare`.
-    Raises ValueError for more than one picture, or one of another size.
+    Raises ValueError for more than one picture, or one of another size, and for other heads.
     """
+    check_reads(head, "correspondence")
+    check_reads(pose, "pose")
+    check_source_is_one(source)
     picture = as_pictures(picture, "picture")
     if len(picture) != 1 or tuple(picture.shape[-2:]) != tuple(source.image_size):
         raise ValueError(f"picture has shape {tuple(picture.shape)}: pass the one picture after the drag, (1, 3, {source.image_size[0]}, "

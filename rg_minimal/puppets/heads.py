@@ -70,7 +70,7 @@ def pose_loss(readout: Tensor, target: Tensor) -> Tensor:
 
 def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObjective:
     """Guide all 14 joints to `joints` (B or 1, 14, 2) or (14, 2) in pixels; `settings` as of `SpatialObjective`."""
-    _check_reads(head, "pose")
+    check_reads(head, "pose")
     joints = joints if torch.is_tensor(joints) else checked("joints", joints, Points)
     joints = joints[None] if joints.ndim == 2 else joints
     if joints.ndim == 3 and joints.shape[1] != head.config.out_channels:
@@ -101,7 +101,7 @@ def depth_objective(head: ReadoutHead, depth: Tensor, **settings) -> SpatialObje
 
     The map may be rendered (`Frames.depth`) or painted: flat grey shapes do. `mask` says where it counts.
     """
-    _check_reads(head, "depth")
+    check_reads(head, "depth")
     return SpatialObjective(head=head, target=depth_target(depth), **settings)
 
 
@@ -141,7 +141,7 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: NonNegative = 1
         background: how much the places without a line count, all together, against the lines. A rough sketch leaves
             edges out, so ask less of them there; 0 asks for the strokes alone.
     """
-    _check_reads(head, "edges")
+    check_reads(head, "edges")
     target = edge_target(edges)
     if background == 0 and (target < 0).flatten(1).all(1).any():
         raise ValueError("there is a map without any edge, and background=0 asks nothing of the rest: draw a line")
@@ -156,7 +156,8 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: NonNegative = 1
 
 @declared
 def draw_strokes(strokes: Iterable, thickness: Positive = 2.0, image_size: Count = world.SIZE) -> Tensor:
-    """Strokes, each N >= 2 points (x, y) in pixels joined by straight lines, to a map (1, 1, H, W) of 0 and 1."""
+    """Strokes, each N >= 2 points (x, y) in pixels joined by straight lines, to a map (1, 1, H, W) of 0 and 1. Those thinner
+    than a pixel are a pixel thick. ValueError for one that lies outside the picture."""
     pixels = pixel_grid(image_size)[..., None, :]                                       # (H, W, 1, 2)
     drawn = torch.zeros(image_size, image_size, dtype=torch.bool)
     for stroke in strokes:
@@ -167,7 +168,11 @@ def draw_strokes(strokes: Iterable, thickness: Positive = 2.0, image_size: Count
         start, step = points[:-1], points[1:] - points[:-1]                             # (N - 1, 2)
         along = ((pixels - start) * step).sum(-1) / step.square().sum(-1).clamp_min(1e-9)       # (H, W, N - 1)
         nearest = start + along.clamp(0, 1)[..., None] * step
-        drawn |= ((pixels - nearest).norm(dim=-1) <= thickness / 2).any(-1)
+        line = ((pixels - nearest).norm(dim=-1) <= max(thickness, 1.0) / 2).any(-1)     # a thinner one would run between pixels
+        if not line.any():
+            raise ValueError(f"a stroke from {tuple(points[0].tolist())} to {tuple(points[-1].tolist())} lies outside the picture of {image_size} x "
+                             f"{image_size} pixels; pass points (x, y) in pixels of it")
+        drawn |= line
     return drawn.float()[None, None]
 
 
@@ -200,7 +205,7 @@ def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_s
 
 def drag_objective(head: ReadoutHead, source: Source, handles, targets, **settings) -> CorrespondenceObjective:
     """What the source shows at `handles` is to appear at `targets`, both (N, 2) in pixels."""
-    _check_reads(head, "correspondence")
+    check_reads(head, "correspondence")
     return CorrespondenceObjective(head=head, source=source, source_points=handles, target_points=targets, **settings)
 
 
@@ -229,7 +234,7 @@ def identity_objective(head: ReadoutHead, source: Source, **settings) -> Appeara
 
     `boxes` and `mask` say where; `pool=False` compares position by position, which keeps the pose too.
     """
-    _check_reads(head, "appearance")
+    check_reads(head, "appearance")
     return AppearanceObjective(head=head, source=source, **{"pool": True, **settings})
 
 
@@ -624,7 +629,7 @@ def _one_channel(name: str, value: Tensor) -> Tensor:
     return value.float()
 
 
-def _check_reads(head, name: str) -> None:
+def check_reads(head, name: str) -> None:
     """Refuse a head that says it reads something else."""
     found = head.config.property if isinstance(head, ReadoutHead) else ""
     if found not in ("", name):
