@@ -676,7 +676,7 @@ FAULTS = (
           "test_evidence.py::test_a_training_of_another_recipe_is_not_taken_for_this_one"),
     fault("a training goes on without a loss", LEARN, "if not loss.isfinite():", "if False:",
           "test_evidence.py::test_a_loss_that_is_no_number_ends_a_training"),
-    fault("few trainings spread too little", STATISTICS, "math.sqrt(count / max(count - 1, 1))", "1.0",
+    fault("few trainings spread too little", STATISTICS, "* scale * math.sqrt(count / max(count - 1, 1))", "",
           "test_evidence.py::test_intervals_against_known_answers"),
     fault("settings that were not chosen count", REPORT, "if C.was_tuned(tuned, name, task) else", "if False else",
           "test_report.py::test_rows_of_settings_that_were_not_chosen_do_not_count"),

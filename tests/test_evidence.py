@@ -511,10 +511,37 @@ def test_intervals_against_known_answers():
                                                          rel=0.15)     # the spread of pairs, not of pictures
     shares = torch.tensor([[float(i % 10 < count) for i in range(1000)] for count in (4, 5, 6)])
     wide = T.resampled([shares], lambda mean: mean)
-    assert (wide["high"] - wide["low"]) / 3.92 == pytest.approx((0.1 ** 2 / 3 + 0.25 / 1000) ** 0.5, rel=0.1), "three trainings spread by 0.1"
+    assert (wide["high"] - wide["low"]) / 2 == pytest.approx(4.303 * 0.1 / 3 ** 0.5, rel=0.1), "three trainings spread by 0.1"
     spread = T.resampled([torch.tensor([[0.0] * 50, [1.0] * 50])], lambda a: a)
     assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5,
                                                                 1.0)              # trainings differ, pictures do not
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_an_interval_over_few_trainings_holds_the_truth_in_19_of_20_cases(count):
+    rng, hits = torch.Generator().manual_seed(count), 0
+    for _ in range(1000):
+        trainings = 0.5 + 0.02 * torch.randn(count, 1, generator=rng)
+        found = T.resampled([trainings + 0.001 * torch.randn(count, 8, generator=rng)], lambda mean: mean, draws=500)
+        hits += found["low"] <= 0.5 <= found["high"]
+    assert 0.925 <= hits / 1000 <= 0.97
+
+
+def test_what_shares_its_trainings_is_compared_within_them():
+    base = torch.tensor([[0.2], [0.5], [0.8]]).expand(3, 20)
+    found = T.paired(base + 0.05, base)
+    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.05, 0.05, 0.05), abs=0.1) and found["high"] - found["low"] < 0.4
+    noise = 0.001 * torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    found = T.paired(base + 0.05 + noise, base)
+    assert 0.04 < found["low"] < 0.05 < found["high"] < 0.06
+    alone = T.resampled([base + 0.05 + noise, base], lambda a, b: a - b)
+    assert alone["high"] - alone["low"] > 1                                 # trainings that have nothing in common
+
+
+def test_pairs_that_are_all_alike_may_still_differ():
+    found = T.paired(torch.ones(1, 64), torch.ones(1, 64))
+    assert (found["low"], found["value"], found["high"]) == pytest.approx((0.025 ** (1 / 64) - 1, 0, 1 - 0.025 ** (1 / 64)))
+    assert T.paired(torch.full((1, 64), 5.0), torch.full((1, 64), 5.0))["high"] == 0          # pixels: of these nothing is known
 
 
 def test_a_share_of_none_or_all_has_an_interval_too():
@@ -530,6 +557,10 @@ def test_labels_needed():
                                           for row in rows_of("controlnet", [value] * 9, labels=labels)]
     found = T.labels_needed(rows, "pose")
     assert found["value"] == found["low"] == found["high"] == pytest.approx(10 ** 2.5)
+    more = T.labels_needed(rows + rows_of("head", [0.75] * 9, seed=1) + [row for labels, value in ((10, 0.2), (100, 0.5), (1000, 1.0))
+                                                                          for row in rows_of("controlnet", [value] * 9, labels=labels, seed=1)]
+                           + rows_of("controlnet", [1.0] * 9, labels=10_000), "pose")
+    assert more["seeds"] == 2 and more["high"] == pytest.approx(10 ** 2.5), "the one training with 10,000 labels has no part in it"
     assert T.crossing([10, 100], [0.1, 0.2], 0.5) == float("inf") and T.crossing([10, 100], [0.6, 0.7], 0.5) == 0
     assert T.crossing([10, 100, 1000],
                       [0.6, 0.2, 0.6], 0.4) == pytest.approx(10 ** 2.5)    # falls back: from the last way up

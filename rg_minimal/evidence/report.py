@@ -159,20 +159,21 @@ def answer(tables: Tables, task: str, rival: str = "controlnet", at: Count = 100
     if not head or not theirs:
         return found
     found["needed"] = T.labels_needed(rows, task, rival, "head", at)
-    found["verdict"] = _verdict(found["needed"], at)
     if pick(theirs, labels=at):
         sign = -1 if task == "depth" else 1
         grids = [T.grid(rows, contestant=name, labels=at) for name in ("head", rival)]
         found["gap"] = T.resampled(grids, lambda a, b: sign * (a - b)) | dict(
             zip(("head", "rival"), (float(each.mean()) for each in grids)))
+    found["verdict"] = _verdict(found["needed"], found["gap"], at)
     return found
 
 
-def _verdict(needed: dict, at: int) -> str:
+def _verdict(needed: dict, gap: dict | None, at: int) -> str:
+    """Decided where the whole interval is on one side, and, where both were measured with as many labels, that of the gap, too."""
     fewest, most = needed["measured"][0], needed["measured"][-1]
-    if needed["low"] > at and (needed["low"] < math.inf or most >= at):
+    if needed["low"] > at and (needed["low"] < math.inf or most >= at) and (gap is None or gap["low"] > 0):
         return "holds"
-    if needed["high"] < at and (needed["high"] > 0 or fewest <= at):
+    if needed["high"] < at and (needed["high"] > 0 or fewest <= at) and (gap is None or gap["high"] < 0):
         return "fails"
     return "open"
 
@@ -708,7 +709,7 @@ def markdown(tables: Tables) -> str:
 
 def _decided(found: dict) -> str:
     said = {"holds": "yes", "fails": "no", "open": "not decided"}.get(found["verdict"], NOT)
-    trainings = (found["gap"] or found["needed"] or {"seeds": 0})["seeds"]
+    trainings = min((each["seeds"] for each in (found["gap"], found["needed"]) if each), default=0)
     return f"{said} (one training)" if trainings == 1 and said in ("yes", "no") else said
 
 

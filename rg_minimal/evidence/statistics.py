@@ -1,8 +1,8 @@
 """Numbers with intervals: paired differences, labels needed to match another, the Frechet distance.
 
 Rows are dicts as `contest.read_table` gives them. Intervals of 95 % come from drawing pictures again (the bootstrap); where
-there are several trainings these are drawn, too, and pictures, which are the same ones in all trainings. Of one training the interval
-is over pictures alone: another training may come out otherwise.
+there are several trainings, of which two or three say little about how much trainings differ, their mean is moved by Student's t.
+Of one training the interval is over pictures alone: another training may come out otherwise.
 """
 from __future__ import annotations
 
@@ -36,13 +36,14 @@ def grid(rows: list[dict], number: str = "control", **which) -> Tensor:
     return torch.tensor([[float(found[seed, picture]) for picture in pictures] for seed in trainings])
 
 
-def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRAWS, seed: int = 0) -> dict:
+def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRAWS, seed: int = 0, together: bool = False) -> dict:
     """`value` of the means of several grids (trainings, pictures), which share their pictures: {"value", "low", "high",
     "n", "seeds"}.
 
-    Trainings are drawn for each grid by itself, pictures for all of them at once, so what is compared stays paired.
+    Pictures are drawn for all grids at once, so what is compared stays paired; trainings for each grid by itself, or, where row k of
+    each is of the same training or of the same labelled pictures, for all of them `together`.
     """
-    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed)])
+    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed, together)])
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
     return {"value": value(*(float(each.mean()) for each in grids)), "low": float(low), "high": float(high),
             "n": grids[0].shape[1], "seeds": min(len(each) for each in grids)}
@@ -59,24 +60,33 @@ def shared_by(grid: Tensor, draws: int = DRAWS, seed: int = 0) -> dict:
     return found
 
 
-def _drawn(grids: list[Tensor], draws: int, seed: int) -> list[list[float]]:
-    """The means of all grids, for each time that pictures and trainings are drawn again: (draws, grids).
+def _drawn(grids: list[Tensor], draws: int, seed: int, together: bool = False) -> list[list[float]]:
+    """The means of all grids, for each time that pictures are drawn again and trainings are moved: (draws, grids).
 
-    k trainings that are drawn from k spread less than trainings do, by (k - 1) / k of the variance; that is made good, within the least
-    and the most of the values.
+    What is measured lies between 0 and 1, or the most that was seen, and so do its means; of trainings that are moved `together` only
+    differences are asked for, which that would bend.
     """
     counts = {each.shape[1] for each in grids}
     if len(counts) != 1:
         raise ValueError(f"grids have {sorted(counts)} pictures; pass those of the same pictures")
     n, rng = counts.pop(), torch.Generator().manual_seed(seed)
     pictures = _times(draws, n, rng)                                                                # (draws, n)
-    means = []
+    means, trainings = [], None
     for each in grids:
-        count = len(each)
-        trainings = 1 + (_times(draws, count, rng) - 1) * math.sqrt(count / max(count - 1, 1))
-        drawn = (trainings @ each.double() * pictures).sum(1) / (count * n)
-        means.append(drawn.clamp(float(each.min()), float(each.max())))
+        if trainings is None or not together:
+            trainings = 1 + _moved(draws, len(each), rng)
+        drawn = (trainings @ each.double() * pictures).sum(1) / (len(each) * n)
+        means.append(drawn if together else drawn.clamp(min(0.0, float(each.min())), max(1.0, float(each.max()))))
     return torch.stack(means, 1).tolist()
+
+
+def _moved(draws: int, count: int, rng) -> Tensor:
+    """What to add to the weights 1 of `count` trainings, (draws, count), so that their weighted mean is off the plain one by Student's t
+    with count - 1 degrees of freedom, times the error of the mean. Drawing 3 of 3 again would leave its truth outside in a quarter of
+    all cases, not in one of twenty."""
+    normal, rest = torch.randn(draws, count, generator=rng).double(), torch.randn(draws, count - 1, generator=rng).double()
+    scale = (1 / rest.square().mean(1, keepdim=True)).sqrt() if count > 1 else torch.zeros(draws, 1).double()
+    return (normal - normal.mean(1, keepdim=True)) * scale * math.sqrt(count / max(count - 1, 1))
 
 
 def _times(draws: int, count: int, rng) -> Tensor:
@@ -87,8 +97,15 @@ def _times(draws: int, count: int, rng) -> Tensor:
 
 @declared
 def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> dict:
-    """How much more `one` has than `other`, both (trainings, pictures) of the same pictures."""
-    return resampled([one, other], lambda a, b: a - b, draws, seed)
+    """How much more `one` has than `other`, both (trainings, pictures) of the same pictures, and the same trainings or labelled pictures
+    in each row; where one has fewer rows, or more, they are taken as independent. Shares that are alike in all pairs may
+    still differ: as `shared_by`, of n pairs a share of 1 - 0.025 ** (1 / n) that differ would look like this in one case of forty.
+    """
+    found = resampled([one, other], lambda a, b: a - b, draws, seed, together=len(one) == len(other))
+    if found["low"] == found["high"] and min(one.min(), other.min()) >= 0 and max(one.max(), other.max()) <= 1:
+        edge = 1 - 0.025 ** (1 / one.shape[1])
+        found |= {"low": max(found["value"] - edge, -1.0), "high": min(found["value"] + edge, 1.0)}
+    return found
 
 
 def crossing(labels: list[int], values: list[float], goal: float, larger: bool = True) -> float:
@@ -115,7 +132,7 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
                   seed: Seed = 0) -> dict:
     """How many labels one contestant needs to control as well as another does with `at` of them, at strength 1. `value`
     is 0 where the fewest that were measured suffice, and infinite where the most do not; so may be the ends of the
-    interval."""
+    interval. `seeds` are the trainings of each that the interval comes from: of the numbers of labels up to its upper end."""
     which = {"task": task, "strength": 1.0}
     labels = sorted({row["labels"] for row in rows if row["contestant"] == of and row["task"] == task
                      and row["strength"] == 1.0})
@@ -130,9 +147,10 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
     found = [crossing(labels, values, goal, larger) for goal, *values in _drawn(grids, draws, seed)]
     found.sort()
     goal, *values = (float(each.mean()) for each in grids)
-    return {"value": crossing(labels, values, goal, larger), "low": found[int(0.025 * draws)],
-            "high": found[min(int(0.975 * draws), draws - 1)],
-            "n": grids[0].shape[1], "seeds": min(len(each) for each in grids), "measured": labels}
+    low, high = found[int(0.025 * draws)], found[min(int(0.975 * draws), draws - 1)]
+    reached = 1 + sum(each < high for each in labels)
+    return {"value": crossing(labels, values, goal, larger), "low": low, "high": high, "n": grids[0].shape[1],
+            "seeds": min(len(each) for each in (grids[0], *grids[1:][:reached])), "measured": labels}
 
 
 def curves(rows: list[dict], task: str, number: str = "control", strength: float = 1.0) -> dict[str, list[dict]]:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .contest import version_of
 from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answers, real_drag, trial_cases
-from .statistics import DRAWS, grid, paired, resampled, shared_by
+from .statistics import DRAWS, grid, resampled, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
 from ..files import add_rows, refuse_file, rows_so_far, write_rows
@@ -267,7 +267,7 @@ def summarize(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> list[dict]:
             here = {row["picture"] for row in rows if row["answer"] == name}
             both = [row for row in rows if row["picture"] in here and row["answer"] in (name, "exact")]
             mine = grid(both, metric, answer=name)
-            more = paired(mine, grid(both, metric, answer="exact"), draws, seed)
+            more = resampled([mine, grid(both, metric, answer="exact")], lambda a, b: a - b, draws, seed, together=True)
             parts = {"": resampled([mine], lambda mean: mean, draws, seed), "more_": more,
                      "good_": shared_by((_badness(both, metric, name) <= bar).float(), draws, seed)}
             found.append({"metric": metric, "answer": name, "n": mine.shape[1], "bar": -bar if told.larger else bar,
