@@ -81,7 +81,7 @@ def head_checkpoints(folder):
         save_checkpoint(folder / "c.safetensors", head, optimizer, generator.manual_seed(which), which + 1)
 
     def read():
-        which = load_checkpoint(folder / "c.safetensors", head, optimizer, generator) - 1
+        which = load_checkpoint(folder / "c.safetensors", head, optimizer, generator, 9) - 1
         assert all(weight.eq(which).all() and optimizer.state[weight]["exp_avg"].eq(which).all() for weight in head.parameters())
         assert generator.initial_seed() == which
         return which

@@ -178,7 +178,7 @@ def checkpoint(folder):
 
 def resume_head(folder):
     head = tiny.make_head(pipe())
-    return saving.load_checkpoint(folder / "a.safetensors", head, torch.optim.AdamW(head.parameters()), tiny.seed())
+    return saving.load_checkpoint(folder / "a.safetensors", head, torch.optim.AdamW(head.parameters()), tiny.seed(), 9)
 
 
 take("checkpoint of a head", "as it is", checkpoint, lambda folder: None, resume_head, lambda step: step == 3)
