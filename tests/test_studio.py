@@ -5,9 +5,11 @@ import base64
 import copy
 import datetime
 import gc
+import html
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -146,6 +148,7 @@ def test_missing_and_damaged_heads_are_named_with_how_to_make_them(kit, tmp_path
         moments(bare, using("drag"))
     with pytest.raises(ValueError, match="depth is in use, but the depth head cannot be used"):
         moments(bare, using("depth"))
+    assert load_kit(heads=str(tmp_path / "my heads")).notes["depth"].count(f"--out '{tmp_path / 'my heads'}'`") == 1, "a shell reads it"
     with pytest.raises(ValueError, match="could not load a diffusion pipeline from 'no/model'"):
         load_kit("no/model")
 
@@ -708,6 +711,11 @@ def test_upload_goes_into_the_state_and_out_again(desk):
     assert desk.studio.state["appearance"]["picture"] == "" and "made from the prompt" in desk.reference.value
     desk.file.value = "no/such.png"
     assert "no picture that can be read" in desk.reference.value
+    when = datetime.datetime(2026, 1, 1)
+    for _ in range(2):                                      # the same file once more
+        desk._forget_picture()
+        desk.upload.value = ({"name": "me.png", "type": "image/png", "size": len(png), "content": memoryview(png), "last_modified": when},)
+        assert desk.studio.state["appearance"]["picture"].startswith("data:image/png") and desk.upload.value == ()
     desk.upload.value = ({"name": "me.png", "type": "image/png", "size": 1, "content": memoryview(b"x"),
                           "last_modified": datetime.datetime.now()},)
     assert desk.stage.problem
@@ -724,9 +732,13 @@ def test_export_writes_the_picture_that_is_shown(desk, tmp_path):
     assert shown.result.fingerprint in (tmp_path / "mine.yaml").read_text().splitlines()[0]
     desk.view.children[1].children[2].children[0].children[1].click()
     assert shown.state["seed"] == 0 and "Loaded" in shown.message
+    desk.path.value = str(tmp_path / "my studio's.yaml")
+    desk._export()
+    command = html.unescape(re.search("<code>(.*?)</code>", desk.note.value).group(1))
+    assert shlex.split(command) == ["papermill", "12_studio.ipynb", "out.ipynb", "-f", (tmp_path / "my studio's.yaml").as_posix()]
     desk.path.value = "mine.txt"
     desk.view.children[1].children[2].children[0].children[0].click()
-    assert desk.stage.problem
+    assert desk.stage.problem and desk.note.value == "", "nothing was written"
 
 
 def test_controls_have_names(desk):

@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import math
+import shlex
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Iterator
@@ -302,7 +303,7 @@ def load_kit(model: FileName = START["model"], heads: FileName = START["heads"])
     for name, folder in HEADS.items():
         path = Path(heads) / folder
         if not Path(find_folder(path)).exists():
-            out = "" if heads == START["heads"] else f" --out {heads}"
+            out = "" if heads == START["heads"] else f" --out {shlex.quote(heads)}"
             kit.notes[name] = (f"there is no {folder} head in {path.as_posix()}. Make it with `python -m rg_minimal.puppets.heads "
                                f"{folder}{out}`, then start again")
             continue

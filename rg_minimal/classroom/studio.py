@@ -18,6 +18,7 @@ import copy
 import functools
 import html
 import math
+import shlex
 import time
 import uuid
 import warnings
@@ -538,17 +539,19 @@ class Desk:
                 self._changed(("appearance", "picture"), embed(bytes(file["content"])))
             except ValueError as error:
                 self.studio._tell(str(error), problem=True)
+        self.upload.value = ()                              # else the same file, uploaded again, were no change
 
     def _forget_picture(self):
         self._changed(("appearance", "picture"), "")
 
     def _export(self):
+        self.note.value = ""
         try:
             path = self.studio.export(self.path.value)
         except (ValueError, OSError) as error:
             return self.studio._tell(str(error), problem=True)
         content = base64.b64encode(path.read_bytes()).decode()
-        command = f"papermill 12_studio.ipynb out.ipynb -f {path.as_posix()}"
+        command = f"papermill 12_studio.ipynb out.ipynb -f {shlex.quote(path.as_posix())}"
         self.note.value = (f'<p>Written. In this folder, <code>{html.escape(command)}</code> makes the picture again. '
                            f'<a download="{html.escape(path.name)}" href="data:application/yaml;base64,{content}">Download '
                            f'{html.escape(path.name)}</a></p>')
