@@ -448,6 +448,83 @@ def test_arrows_do_not_outlive_the_picture_they_were_drawn_on(desk):
     assert shown.state["drag"]["arrows"] and desk._ground is not None
 
 
+ARROWS = [[[20.0, 20.0], [40.0, 20.0]], [[60.0, 60.0], [70.0, 60.0]]]
+
+
+def nothing_made(shown):
+    """Pictures that cost nothing, for tests of what is shown where: as if they had been run."""
+    for seed in (0, 1):
+        shown._keep(Result(using("pose", seed=seed), *torch.rand(2, 3, 128, 128).round()))
+
+
+@pytest.mark.parametrize("way", ["history", "file", "python", "python, all of it"])
+def test_arrows_come_back_however_their_picture_was_left(desk, tmp_path, way):
+    shown, seed, editor = desk.studio, desk.controls["seed",], desk.editors["drag"]
+    nothing_made(shown)
+    seed.value = 0
+    editor.value = ARROWS
+    if way == "history":
+        shown.go_back(1)
+    elif way == "file":
+        desk.path.value = str(write_yaml(using("pose", seed=1), tmp_path / "one.yaml"))
+        desk._load()
+    else:
+        shown.state = using("pose", seed=1) if way != "python" else {**shown.state, "seed": 1}
+        assert "arrows are put away" in shown.message
+    assert shown.state["seed"] == seed.value == 1 and shown.state["drag"]["arrows"] == editor.value == []
+    seed.value = 0
+    assert shown.state["drag"]["arrows"] == editor.value == ARROWS
+    shown.state = {**shown.state, "seed": 1}
+    shown.state = {**shown.state, "seed": 0}
+    assert shown.state["drag"]["arrows"] == editor.value == ARROWS, "and where Python changes back"
+    editor.value = []
+    seed.value = 1
+    seed.value = 0
+    assert editor.value == [], "what was taken away by hand stays away"
+
+
+def test_arrows_of_a_file_or_of_the_history_are_its_own(desk, tmp_path):
+    """Also where they are those that are shown."""
+    shown, own = desk.studio, using("drag", seed=1, drag={"use": True, **WHOLE, "arrows": ARROWS})
+    shown._keep(Result(own, *torch.rand(2, 3, 128, 128)))
+    for back in (lambda: shown.go_back(0), desk._load):
+        desk.path.value = str(write_yaml(own, tmp_path / "own.yaml"))
+        shown.state = using("drag", drag={"use": True, **WHOLE, "arrows": ARROWS})
+        back()
+        assert shown.state["seed"] == 1 and shown.state["drag"]["arrows"] == desk.editors["drag"].value == ARROWS
+
+
+def test_no_undo_brings_arrows_to_another_picture(desk):
+    """A new picture empties the browser's list of what to undo, also where both are a blank ground."""
+    editor, before = desk.editors["drag"], desk.editors["drag"]._picture_id
+    editor.value = ARROWS
+    assert editor._picture_id == before
+    desk.controls["seed",].value = 3
+    assert editor._picture_id > before and editor.value == []
+    pose = desk.editors["pose"]._picture_id
+    desk.controls["seed",].value = 4
+    assert desk.editors["pose"]._picture_id == pose, "a gesture there goes on"
+
+
+def test_a_state_of_another_model_is_refused(desk, tmp_path):
+    """Its pictures would be made with the model that is loaded, and exported under the other one's name."""
+    shown = desk.studio
+    for name in ("model", "heads"):
+        with pytest.raises(ValueError, match=f"{name} is 'my/own', but the pictures here are made with 'data/"):
+            shown.state = {**shown.state, name: "my/own"}
+        desk.path.value = str(write_yaml({name: "my/own"}, tmp_path / "own.yaml"))
+        desk._load()
+        assert shown.problem and "show another studio" in shown.message and shown.state[name] == START[name]
+    shown.state = {**shown.state, "heads": "data/heads/"}
+
+
+def test_python_takes_the_studio_off_live_and_the_browser_hears_of_it(desk):
+    desk.studio.live = False
+    assert not desk.live.value and not desk.editors["pose"]._live and not desk.editors["drag"]._live
+    desk.live.value = True
+    assert desk.studio.live and desk.editors["pose"]._live
+
+
 def test_arrows_show_what_they_hold_once_the_picture_is_known(trained):
     trained.known.clear(), trained.grounds.clear()
     with Studio(trained, using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": []})) as shown:
@@ -667,6 +744,8 @@ def test_messages_go_with_what_they_spoke_of_and_name_unknown_words(desk):
     assert "does not know" in shown.message and "'robot'" in shown.message
     desk.run_button.click()
     assert "'robot'" in shown.message and "Done" in shown.message
+    shown.state = {**shown.state, "steps": 1}
+    assert "'robot'" in shown.message and "Done" not in shown.message, "set by Python"
     desk.note.value = "papermill makes the picture again"
     desk.run_button.click()
     assert desk.note.value == "", "another picture than the one exported"

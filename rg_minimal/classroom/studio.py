@@ -50,7 +50,8 @@ class Studio:
     `state` is what the controls show; Python may read and set it. `result` is the pictures that are shown, `history` all of
     them. Without a browser, and in a saved notebook, the studio is the figure of its result.
 
-    Live, drafts are drawn while a joint or an arrow is dragged, see drafts.py, and once it is released the picture is run.
+    While it is `live`, drafts are drawn of what is dragged, a joint or an arrow, see drafts.py, and once it is released the picture
+    is run.
 
     A run goes step by step in the kernel's own event loop: between two steps the kernel answers to clicks and runs cells.
 
@@ -66,11 +67,12 @@ class Studio:
     def __init__(self, kit: Kit, state: dict | None = None, result: Result | None = None):
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
-        self.live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
+        self._live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
         self._order = None                      # of what was released last; none where a button was pressed since
         self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
         self._state = check_state(START if state is None else state)
+        self._arrows = {}                       # what was drawn on pictures without guidance, by `plain_key`
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -96,13 +98,63 @@ class Studio:
 
     @property
     def state(self) -> dict:
-        """A copy of what the controls show; set it as a whole."""
+        """A copy of what the controls show; set it as a whole. Where that makes the picture without guidance another one, arrows
+        that stay the same are put away, as by hand."""
         return copy.deepcopy(self._state)
 
     @state.setter
     def state(self, state: dict):
-        self._state = check_state(state)
+        state, drawn = self._checked(state), self._state["drag"]["arrows"]
+        self._put_away()
+        if plain_key(state) != plain_key(self._state):
+            if state["drag"]["arrows"] == drawn:
+                state["drag"]["arrows"] = self._arrows.get(plain_key(state), [])
+        elif not state["drag"]["arrows"]:
+            self._arrows.pop(plain_key(state), None)
+        self._take(state)
+        self._tell_of_change(True, drawn)
+
+    def _checked(self, state) -> dict:
+        """A complete copy of a state of which this studio can make the picture."""
+        state = check_state(state)
+        for name in ("model", "heads"):
+            if Path(state[name]) != Path(self._state[name]):
+                raise ValueError(f"{name} is {state[name]!r}, but the pictures here are made with {self._state[name]!r}: show another "
+                                 "studio for it, Studio(load_kit(model, heads), state)")
+        return state
+
+    def _put_away(self):
+        """Remember what is drawn on the picture without guidance, before that becomes another one."""
+        if self._state["drag"]["arrows"]:
+            self._arrows[plain_key(self._state)] = self._state["drag"]["arrows"]
+
+    def _take(self, state):
+        """Show another state as a whole."""
+        self._state = state
         self.desk.show_state()
+
+    def _exchange(self, state):
+        """Another state with arrows of its own, which was asked for by a click."""
+        self._put_away()
+        self._take(state)
+
+    def _tell_of_change(self, prompt: bool, drawn: list):
+        """What was said spoke of settings that are no more. Of the new ones: unknown words, and arrows that were drawn before."""
+        said = ["Running." if self.running else unknown_words(self.kit, self._state).strip() if prompt else ""]
+        if drawn and not self._state["drag"]["arrows"]:
+            said.append("The arrows are put away: with these settings the picture without guidance is another one. Press Picture to "
+                        "draw on; with the settings of before they are here again.")
+        self._tell(" ".join(filter(None, said)))
+
+    @property
+    def live(self) -> bool:
+        """Whether the picture follows what is dragged."""
+        return self._live
+
+    @live.setter
+    def live(self, live: bool):
+        self._live = bool(live)
+        self.desk.show_live()
 
     # -- while something is dragged
 
@@ -255,7 +307,7 @@ class Studio:
         if index >= len(self.history):
             raise ValueError(f"index is {index}: the history holds {len(self.history)} pictures, give one from 0 on")
         self.result = self.history[index]
-        self.state = self.result.state
+        self._exchange(check_state(self.result.state))
         self.desk.show_result()
         if self._static is not None:
             _show_static(self)
@@ -388,14 +440,14 @@ class Desk:
         self._wished = 0                                    # of the last movement that the browser told of
         self._quiet = False                                 # controls are being set from the state, not by hand
         self._ground = None                                 # what the picture that the editors show was made of
-        self._arrows, self._plain = {}, plain_key(studio._state)        # what was drawn on other pictures without guidance
+        self._plain = plain_key(studio._state)              # which picture without guidance the arrows that are shown lie on
         self.stage = Stage()
         self.stage.on_msg(lambda stage, message, buffers: self.studio.go_back(int(message["go_back"])))
         self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"flex": "1 1 380px", "max_width": "430px"}),
                             ui.VBox([self._buttons(), self.stage, self._files()], layout={"flex": "1 1 380px", "max_width": "560px"})],
                            layout={"flex_flow": "row wrap-reverse", "align_items": "flex-end", "grid_gap": "24px"})
         self.view.add_class("rg-studio")
-        self._set_live(True)
+        self.show_live()
         self.show_state()
 
     # -- building
@@ -474,7 +526,7 @@ class Desk:
         self.before_button = self._button("Picture to draw on", lambda: self.studio.start(guided=False),
                                           tooltip="make the picture without guidance, to draw on it")
         self.live = ui.Checkbox(value=True, description="live: the picture follows what I drag", indent=False, layout=BUTTON)
-        self.live.observe(lambda change: self._set_live(change.new), "value")
+        self.live.observe(lambda change: setattr(self.studio, "live", change.new), "value")
         return ui.Box([self.run_button, self.stop_button, self.before_button, self.live], layout=ROW)
 
     def _files(self):
@@ -489,15 +541,16 @@ class Desk:
     def _changed(self, path, value):
         if self._quiet:
             return
-        entry = self.studio._state
-        for key in path[:-1]:
-            entry = entry[key]
-        entry[path[-1]] = copy.deepcopy(value)
-        if not self.studio.running:
-            self.studio._tell(unknown_words(self.studio.kit, self.studio._state) if "prompt" in path else "")
+        state, drawn = self.studio._state, self.studio._state["drag"]["arrows"]
         if path[0] in PLAIN:
-            self._other_picture()
-        elif path[-1] in ("use", "picture", "grab"):
+            self.studio._put_away()
+        functools.reduce(lambda entry, key: entry[key], path[:-1], state)[path[-1]] = copy.deepcopy(value)
+        if path[0] in PLAIN:
+            state["drag"]["arrows"] = self.studio._arrows.get(plain_key(state), [])
+        elif path == ("drag", "arrows") and not value:
+            self.studio._arrows.pop(plain_key(state), None)                     # taken away by hand
+        self.studio._tell_of_change("prompt" in path, drawn if path[0] in PLAIN else [])
+        if path[0] in PLAIN or path[-1] in ("use", "picture", "grab"):
             self.show_state()
         if path in (("pose", "joints"), ("drag", "arrows")) and self.studio._state[path[0]]["use"]:
             if path[0] == "pose" or any(math.dist(*arrow) >= 1 for arrow in value):
@@ -516,22 +569,6 @@ class Desk:
                 return
             self._wished = number
             self.studio.follow({**state, name: {**state[name], key: value}}, number)
-
-    def _set_live(self, live):
-        self.studio.live = live
-        for name in ("pose", "drag"):
-            if name in self.editors:
-                self.editors[name]._live = live
-
-    def _other_picture(self):
-        """What was drawn on a picture without guidance is put away where that will be another one, and comes back with it."""
-        drag = self.studio._state["drag"]
-        self._arrows[self._plain], self._plain = drag["arrows"], plain_key(self.studio._state)
-        before, drag["arrows"] = drag["arrows"], self._arrows.get(self._plain, [])
-        if before and not drag["arrows"]:
-            self.studio._tell(self.studio.message + "The arrows are put away: with these settings the picture without guidance "
-                              "is another one. Press Picture to draw on; with the settings of before they are here again.")
-        self.show_state()
 
     def _uploaded(self, change):
         for file in change.new:
@@ -561,7 +598,7 @@ class Desk:
 
     def _load(self):
         try:
-            self.studio.state = read_yaml(self.path.value)
+            self.studio._exchange(self.studio._checked(read_yaml(self.path.value)))
         except ValueError as error:
             return self.studio._tell(str(error), problem=True)
         self.studio._tell(f"Loaded {self.path.value}: press Run.")
@@ -571,18 +608,26 @@ class Desk:
     def show_state(self):
         """Every control as the state says; the editors on the picture without guidance, if that is known."""
         state = self.studio._state
-        self._plain = plain_key(state)
+        other, self._plain = self._plain != plain_key(state), plain_key(state)
         self._quiet = True
         try:
             for path, widget in self.controls.items():
                 widget.value = copy.deepcopy(functools.reduce(lambda entry, key: entry[key], path, state))
             if "drag" in self.editors:
                 self.editors["drag"].grabs = state["drag"]["grab"]
+                if other:                                   # a picture of its own: no Undo brings arrows of the one before
+                    self.editors["drag"].show(self.editors["drag"].picture, state["drag"]["arrows"])
             self._mark()
         finally:
             self._quiet = False
         if self._ground not in (None, plain_key(state)):
             self.show_ground(None)
+
+    def show_live(self):
+        self.live.value = self.studio.live
+        for name in ("pose", "drag"):
+            if name in self.editors:
+                self.editors[name]._live = self.studio.live
 
     def _mark(self):
         """Say what is in use and can be used, and whose looks the reference has."""
