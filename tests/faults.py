@@ -658,7 +658,7 @@ FAULTS = (
 
     fault("a movement from before a release calls the refined picture off", STUDIO, "number > released and ", "",
           "test_studio.py::test_a_release_that_comes_in_one_message_with_movements_is_refined"),
-    fault("a wish of before stops what a button began", STUDIO, "self._wish, self._let_go, self._order = None, self._following, None", "pass",
+    fault("a wish of before stops what a button began", STUDIO, "self._wish, self._let_go, self._order = None, True, object()", "self._order = object()",
           "test_studio.py::test_a_button_is_not_stopped_by_what_was_dragged_before"),
 
     fault("a pair forgets the network's guidance scale", CONTEST, "conditioning=conditioning, guidance_scale=guidance_scale, **settings)",

@@ -646,6 +646,145 @@ def test_a_gesture_that_is_called_off_leads_back_to_the_refined_picture(kit):
     asyncio.run(scene())
 
 
+def released(shown):
+    """As the browser tells it that a joint was let go."""
+    joints = copy.deepcopy(shown.desk.editors["pose"].value)
+    joints[6] = [joints[6][0], joints[6][1] + 9]
+    shown.desk.editors["pose"].value = joints
+
+
+def dragged(shown, number=1):
+    """As the browser tells it that a joint is on its way."""
+    editor = shown.desk.editors["pose"]
+    joints = copy.deepcopy(editor.value)
+    joints[6] = [joints[6][0], joints[6][1] + 9 * number]
+    editor._moving = [editor._picture_id, number, joints]
+
+
+async def rested(shown):
+    """Nothing goes on, and nothing begins."""
+    await asyncio.sleep(0.05)
+    await until(lambda: not shown.running and not shown._following)
+    await asyncio.sleep(0.05)
+    assert not shown.running and not shown._following
+
+
+@pytest.mark.parametrize("end", ["close", "stop", "go_back"])
+@pytest.mark.parametrize("before", ["released", "dragged", "started"])
+def test_what_is_due_is_called_off(kit, end, before):
+    async def scene():
+        with Studio(kit, using("pose")) as shown:
+            nothing_made(shown)
+            first, desk = shown.history[0], shown.desk
+            {"released": released, "dragged": dragged, "started": lambda shown: shown.start()}[before](shown)
+            if before == "dragged":
+                await asyncio.sleep(0.02)                   # the draft has begun
+            shown.go_back(0) if end == "go_back" else getattr(shown, end)()
+            said = shown.message
+            with counted(kit.pipe) as passes:
+                await rested(shown)
+            assert passes.count == 0 and len(shown.history) == 2 and shown.message == said
+            if end == "go_back":
+                assert shown.result is first and shown.state == first.state and said.startswith("Picture 1")
+                assert desk.stage.captions == ["without guidance", "with guidance"] and desk.stage.chosen == 0
+            elif before != "dragged":
+                assert said == "Stopped before the first step."
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("what", ["history", "file"])
+def test_who_goes_back_during_a_run_is_not_brought_forward_by_it(kit, tmp_path, what, last):
+    """Also where its last step is done already."""
+    async def scene():
+        with Studio(kit, using("pose")) as shown:
+            nothing_made(shown)
+            desk, pictures = shown.desk, []
+            desk.path.value = str(write_yaml(shown.history[0].state, tmp_path / "first.yaml"))
+            shown.go_back(0 if what == "history" else 1)
+            pictures = list(desk.stage.pictures)
+            shown.state = using("pose", seed=7)
+            shown.start()
+            await until(lambda: desk.stage.total and desk.stage.done == (desk.stage.total if last else 1))
+            shown.go_back(0) if what == "history" else desk._load()
+            said = shown.message
+            await rested(shown)
+            assert shown.state == shown.history[0].state and len(shown.history) == 2 and shown.message == said
+            assert shown.result is shown.history[0 if what == "history" else 1] and desk.stage.pictures == pictures
+            assert not desk.run_button.disabled
+    asyncio.run(scene())
+
+
+def test_a_run_that_is_started_while_one_stops_follows_it(kit):
+    kit.known.clear()
+    async def scene():
+        with Studio(kit, using("pose")) as shown:
+            shown.start()
+            await until(lambda: shown.desk.stage.done)
+            shown.stop()
+            shown.start()
+            await rested(shown)
+            assert shown.message.startswith("Done.") and len(shown.history) == 1
+    asyncio.run(scene())
+
+
+def test_a_draft_is_no_answer_to_a_wish_with_other_settings(kit):
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk = shown.desk
+            dragged(shown)
+            await until(lambda: desk.stage.answers == [1, True])
+            await rested(shown)
+            draft = desk.stage.pictures[-1]
+            desk.controls["seed",].value = 3
+            editor = desk.editors["pose"]
+            editor._moving = [editor._picture_id, 2, editor._moving[2]]
+            await until(lambda: desk.stage.answers == [2, True])
+            assert desk.stage.pictures[-1] != draft
+            shown.state = {**shown.state, "seed": 4}
+            assert "draft" not in desk.stage.captions, "it is not of this state"
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("end", ["error", "cancelled"])
+def test_an_error_leaves_no_picture_that_is_still_forming(kit, monkeypatch, end):
+    kit.known.clear()
+    async def scene():
+        with Studio(kit, using("pose", steps=4)) as shown:
+            nothing_made(shown)
+            desk, pictures = shown.desk, list(shown.desk.stage.pictures)
+            job = asyncio.ensure_future(shown.run())
+            await until(lambda: desk.stage.done == 1)
+            assert desk.stage.captions == ["without guidance, forming"]
+            if end == "cancelled":
+                job.cancel()
+            monkeypatch.setattr(desk, "show_progress", lambda moment: 1 / 0)
+            await asyncio.wait([job])
+            assert desk.stage.pictures == pictures and desk.stage.captions[-1] == "with guidance"
+            assert shown.message.startswith("ZeroDivisionError" if end == "error" else "Interrupted.") and not desk.run_button.disabled
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_what_is_changed_during_a_run_is_told_apart_from_its_picture(kit, guided):
+    kit.known.clear()
+    async def scene():
+        with Studio(kit, using("pose")) as shown:
+            desk = shown.desk
+            desk.editors["drag"].value = ARROWS
+            shown.start(guided)
+            await until(lambda: desk.stage.done)
+            desk.controls["seed",].value = 5
+            assert shown.message.startswith("Running. The arrows are put away: ")
+            desk.controls["seed",].value = 0
+            assert shown.message == "Running.", "they are here again"
+            desk.controls["seed",].value = 5
+            await rested(shown)
+            assert ("Done. What was changed since it began is not in it: press Run." if guided else
+                    "settings that were changed since: press Picture to draw on again.") in shown.message
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("before", ["dragged", "released"])
 def test_a_button_is_not_stopped_by_what_was_dragged_before(kit, guided, before):

@@ -35,7 +35,7 @@ from . import plots
 from ..checks import Index, SomeName, Truth, declared
 from ..pipelines import check_prompt
 from ..puppets.world import SIZE
-from .drafts import SAME, Draft, Trail, gap, same
+from .drafts import AIMS, SAME, Draft, Trail, gap, same
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
                      make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .verdict import verdict
@@ -68,7 +68,8 @@ class Studio:
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
         self._live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
-        self._order = None                      # of what was released last; none where a button was pressed since
+        self._order = None                      # of the run that is due; what was ordered before is called off
+        self._unwanted = False                  # of what runs nothing is to be kept, shown or told: other pictures were asked for
         self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
         self._state = check_state(START if state is None else state)
@@ -129,18 +130,20 @@ class Studio:
             self._arrows[plain_key(self._state)] = self._state["drag"]["arrows"]
 
     def _take(self, state):
-        """Show another state as a whole."""
+        """Show another state as a whole, and no draft of the one before."""
         self._state = state
         self.desk.show_state()
+        self._drop_drafts()
 
     def _exchange(self, state):
-        """Another state with arrows of its own, which was asked for by a click."""
+        """Another state with arrows of its own, which was asked for by a click: what is due or running is called off."""
+        self._order, self._stopping, self._unwanted = None, self.running, self.running
         self._put_away()
         self._take(state)
 
     def _tell_of_change(self, prompt: bool, drawn: list):
         """What was said spoke of settings that are no more. Of the new ones: unknown words, and arrows that were drawn before."""
-        said = ["Running." if self.running else unknown_words(self.kit, self._state).strip() if prompt else ""]
+        said = ["Running." if self.running and not self._stopping else unknown_words(self.kit, self._state).strip() if prompt else ""]
         if drawn and not self._state["drag"]["arrows"]:
             said.append("The arrows are put away: with these settings the picture without guidance is another one. Press Picture to "
                         "draw on; with the settings of before they are here again.")
@@ -165,7 +168,7 @@ class Studio:
         two in a row: a hand that does not rest sees pictures, too.
         """
         if self.live and self._loop is not None and self._loop.is_running() and in_use(state):
-            self._wish, self._let_go = (state, wish), False
+            self._wish, self._let_go, self._order = (state, wish), False, None
             if not self._following:
                 self._following = True
                 asyncio.run_coroutine_threadsafe(self._follow(), self._loop)
@@ -182,7 +185,7 @@ class Studio:
                     self._fulfilled = None
                     self.desk.show_again(number)
                     continue
-                if self._fulfilled is not None and gap(state, self._fulfilled) <= SAME:
+                if self._fulfilled is not None and nearly_same(state, self._fulfilled):
                     self.desk.show_answer(number, True)
                     continue
                 await self._draft(state, number)
@@ -219,18 +222,25 @@ class Studio:
 
     def let_go(self) -> None:
         """What was dragged is released: the picture of the present state is run, as by the button Run."""
-        self._wish, self._let_go, self._order = None, True, object()
         if self.live and self._loop is not None and self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._refine(self._order), self._loop)
+            asyncio.run_coroutine_threadsafe(self._refine(self._ordered()), self._loop)
+        else:
+            self._wish, self._let_go = None, True
 
     async def _refine(self, order):
         while self._order is order and (self._following or self.running):
             self._stopping = self._stopping or self.running
             await asyncio.sleep(0.005)
-        if self._let_go and self._order is order:       # nothing was taken hold of, released, or asked for by a button since
-            self._let_go = False
-            if await self.run() is not None:
-                self.desk.show_refined()
+        if await self._run(order) is not None:
+            self.desk.show_refined()
+
+    def _drop_drafts(self):
+        """No draft goes on, and none stays on the stage."""
+        drafted = self._following or self._fulfilled is not None
+        self._wish, self._let_go, self._fulfilled = None, True, None
+        if drafted:
+            self.desk.show_result()
+            self.desk.show_running()
 
     # -- runs
 
@@ -238,60 +248,85 @@ class Studio:
     def start(self, guided: Truth = True):
         """Make the pictures of the present state, or only the one without guidance, in place of drafts; returns at once if a loop
         runs."""
-        self._wish, self._let_go, self._order = None, self._following, None
-        job = self._run_after_drafts(guided)
+        job = self._run(self._ordered(), guided)
         if self._loop is None or not self._loop.is_running():
             return asyncio.run(job)
         return asyncio.run_coroutine_threadsafe(job, self._loop)        # a click may come in on another thread
 
-    async def _run_after_drafts(self, guided) -> Result | None:
-        while self._following:
-            await asyncio.sleep(0.005)
-        self._let_go = False
-        return await self.run(guided)
-
     def stop(self):
-        """End the run after the present step; the pictures before it stay."""
-        self._stopping = True
+        """End the run after the present step, or call off the one that is due; the pictures before it stay."""
+        due, self._order, self._stopping = self._order is not None, None, True
+        self._drop_drafts()
+        if due and not self.running:
+            self._tell("Stopped before the first step.")
 
     async def run(self, guided: bool = True) -> Result | None:
         """Make the pictures of the present state; None if that was stopped, or the state was wrong."""
+        return await self._run(self._ordered(), guided)
+
+    def _ordered(self):
+        """A run is due. What was dragged or ordered before is not any more."""
+        self._wish, self._let_go, self._order = None, True, object()
+        return self._order
+
+    async def _run(self, order, guided: bool = True) -> Result | None:
+        while self._order is order and (self._following or self.running and self._stopping):
+            await asyncio.sleep(0.005)
+        if self._order is not order:            # since then something was taken hold of, ordered or called off
+            return None
+        self._order = None
         if self.running:
             return None
-        self.running, self._stopping, self._fulfilled = True, False, None
+        self.running, self._stopping, self._unwanted, self._fulfilled = True, False, False, None
         self._tell("Running.")
-        unknown = unknown_words(self.kit, self._state)
         try:
-            result = await self._make(self.state if guided else without_guidance(self.state))
-            if result is not None and guided:
-                self._keep(result)
-                self._tell(" ".join(filter(None, ["Done.", verdict(self.kit, result), unknown.strip(),
-                                                  f"Fingerprint of the picture: {result.fingerprint}."])))
-            elif result is not None:
-                self.desk.show_ground(result)
-                self._tell(f"{unknown}This is the picture without guidance: draw on it, then run.")
-            return result
+            return await self._run_now(self.state, guided)
         except Exception as error:          # nobody else would hear of it
             self._tell(_told(error), problem=True)
             return None
+        except BaseException:
+            self._tell("Interrupted.")
+            raise
         finally:
             self.running = False
             self.desk.show_running()
 
+    async def _run_now(self, state, guided) -> Result | None:
+        unknown = unknown_words(self.kit, state).strip()
+        result = await self._make(state if guided else without_guidance(state))
+        if result is not None and guided:
+            self._keep(result)
+            since = "" if self._state == state else "What was changed since it began is not in it: press Run."
+            self._tell(" ".join(filter(None, ["Done.", since, verdict(self.kit, result), unknown,
+                                              f"Fingerprint of the picture: {result.fingerprint}."])))
+        elif result is not None:
+            self.desk.show_ground(result)
+            here = plain_key(self._state) == plain_key(state)
+            self._tell(" ".join(filter(None, [unknown, "This is the picture without guidance: draw on it, then run." if here else
+                                              "This is the picture without guidance of settings that were changed since: press Picture "
+                                              "to draw on again."])))
+        return result
+
     async def _make(self, state) -> Result | None:
-        made, shown = {}, -math.inf
-        with contextlib.closing(moments(self.kit, state)) as steps:
-            for moment in steps:
-                if moment.last or moment.state.step == 0 or time.monotonic() - shown > (0.6 if self.kit.previews is None else 0.2):
-                    made[moment.name], shown = moment.picture(), time.monotonic()
-                    self.desk.show_pictures(made, moment)
-                self.desk.show_progress(moment)
-                await asyncio.sleep(0.005)                                      # here the kernel hears of clicks
-                if self._stopping and not (moment.last and moment.done == moment.total):
-                    self._tell(f"Stopped after step {moment.done} of {moment.total}. Nothing was kept of it.")
-                    self.desk.show_result()
-                    return None
-        return finished(state, made)
+        made, shown, result = {}, -math.inf, None
+        try:
+            with contextlib.closing(moments(self.kit, state)) as steps:
+                for moment in steps:
+                    if moment.last or moment.state.step == 0 or time.monotonic() - shown > (0.6 if self.kit.previews is None else 0.2):
+                        made[moment.name], shown = moment.picture(), time.monotonic()
+                        self.desk.show_pictures(made, moment)
+                    self.desk.show_progress(moment)
+                    await asyncio.sleep(0.005)                                  # here the kernel hears of clicks
+                    if self._unwanted:
+                        return None
+                    if self._stopping and not (moment.last and moment.done == moment.total):
+                        self._tell(f"Stopped after step {moment.done} of {moment.total}. Nothing was kept of it.")
+                        return None
+            result = finished(state, made)
+            return result
+        finally:
+            if made and result is None:         # stopped, or ended by an error: what was forming goes
+                self.desk.show_result()
 
     # -- what is kept
 
@@ -303,7 +338,7 @@ class Studio:
 
     @declared
     def go_back(self, index: Index):
-        """Show the pictures and the state of `history[index]` again."""
+        """Show the pictures and the state of `history[index]` again; what is running, or due, is called off."""
         if index >= len(self.history):
             raise ValueError(f"index is {index}: the history holds {len(self.history)} pictures, give one from 0 on")
         self.result = self.history[index]
@@ -349,6 +384,12 @@ class Studio:
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def nearly_same(one: dict, other: dict) -> bool:
+    """Whether two states ask for pictures that nobody tells apart: they differ in what is dragged alone, and hardly."""
+    moved = {**one, **{name: {**one[name], key: other[name][key]} for name, key in AIMS.items()}}
+    return same(moved, other) and gap(one, other) <= SAME
 
 
 def unknown_words(kit: Kit, state: dict) -> str:
