@@ -559,8 +559,9 @@ def test_labels_needed():
     assert found["value"] == found["low"] == found["high"] == pytest.approx(10 ** 2.5)
     more = T.labels_needed(rows + rows_of("head", [0.75] * 9, seed=1) + [row for labels, value in ((10, 0.2), (100, 0.5), (1000, 1.0))
                                                                           for row in rows_of("controlnet", [value] * 9, labels=labels, seed=1)]
-                           + rows_of("controlnet", [1.0] * 9, labels=10_000), "pose")
-    assert more["seeds"] == 2 and more["high"] == pytest.approx(10 ** 2.5), "the one training with 10,000 labels has no part in it"
+                           + rows_of("controlnet", [0.1] * 9, labels=10_000), "pose")
+    assert more["seeds"] == 2 and more["high"] == pytest.approx(10 ** 2.5)
+    assert more["measured"] == [10, 100, 1000], "the one training with 10,000 labels, which failed, has no part in it"
     assert T.crossing([10, 100], [0.1, 0.2], 0.5) == float("inf") and T.crossing([10, 100], [0.6, 0.7], 0.5) == 0
     assert T.crossing([10, 100, 1000],
                       [0.6, 0.2, 0.6], 0.4) == pytest.approx(10 ** 2.5)    # falls back: from the last way up

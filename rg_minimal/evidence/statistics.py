@@ -132,12 +132,18 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
                   seed: Seed = 0) -> dict:
     """How many labels one contestant needs to control as well as another does with `at` of them, at strength 1. `value`
     is 0 where the fewest that were measured suffice, and infinite where the most do not; so may be the ends of the
-    interval. `seeds` are the trainings of each that the interval comes from: of the numbers of labels up to its upper end."""
+    interval. `seeds` are the trainings of each that the interval comes from: of the numbers of labels up to its upper end.
+
+    A number of labels with one training is left out where others have several: one that came out badly would move all answers, and
+    its interval would not show it.
+    """
     which = {"task": task, "strength": 1.0}
     labels = sorted({row["labels"] for row in rows if row["contestant"] == of and row["task"] == task
                      and row["strength"] == 1.0})
     if not labels:
         raise ValueError(f"there are no rows of {of} in {task}; measure them first")
+    trainings = {each: len({row["seed"] for row in rows if (row["contestant"], row["task"], row["labels"]) == (of, task, each)}) for each in labels}
+    labels = [each for each in labels if trainings[each] > 1 or max(trainings.values()) == 1]
     grids = [grid(rows, contestant=against, labels=at, **which), *(grid(rows, contestant=of, labels=each, **which)
                                                                    for each in labels)]
     larger = task != "depth"                                # of depth the error is measured
