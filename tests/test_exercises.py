@@ -366,16 +366,28 @@ def test_fading_schedule():
 
 
 def test_two_objectives():
+    class Worn:
+        def __init__(self, seed, noise=0.0):
+            self.latents_at = lambda timestep: noise_of(seed, 1, 4, 8, 8) + noise
+
+    joints, others, source = render(sample_scene(3)).joints, render(sample_scene(4)).joints, Worn(0)
+
     class Wish:
-        def __init__(self, head, weight, start, stop, pool=True):
+        def __init__(self, head, weight, start, stop, pool=True, joints=joints, source=source):
             self.head, self.weight, self.start, self.stop, self.pool = head, weight, start, stop, pool
-    check = lambda *wishes: exercises.two_objectives(list(wishes), "pose", "looks")
+            self.target, self.source = heatmaps(joints), source
+    check = lambda *wishes: exercises.two_objectives(list(wishes), "pose", "looks", joints, source)
     pose, looks = Wish("pose", 1.0, 0.0, 0.4), Wish("looks", 0.5, 0.2, 0.8)
     assert check(pose, looks).startswith("Right: ") and check(looks, pose).startswith("Right: ")
     assert "list of two" in check(pose) and "0 of your objectives read the appearance" in check(pose, Wish("depth", 1.0, 0, 1))
     assert "stop of the pose objective is 0.5" in check(Wish("pose", 1.0, 0.0, 0.5), looks)
     assert "weight of the appearance objective is 1" in check(pose, Wish("looks", 1.0, 0.2, 0.8))
     assert "pool=True" in check(pose, Wish("looks", 0.5, 0.2, 0.8, pool=False))
+    worn = lambda source: Wish("looks", 0.5, 0.2, 0.8, source=source)
+    assert check(pose, worn(Worn(0, 0.03))).startswith("Right: "), "the same picture with other noise"
+    posed = Wish("pose", 1.0, 0.0, 0.4, joints=others)
+    assert "exchanged" in check(posed, worn(Worn(1))) and "another pose" in check(posed, looks)
+    assert all("another picture" in check(pose, worn(other)) for other in (Worn(1), None, "ab"))
 
 
 # ---------------------------------------------------------------------------------------------- 10  your own head
@@ -409,9 +421,14 @@ def test_a_loss_of_ones_own():
     check = exercises.horizon_loss
     assert check(lambda r, rows: loss(r, sky(rows, r))).startswith("Right")
     assert check(lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean()).startswith("Right"), "another way"
+    assert check(lambda r, rows: (r.sigmoid() - sky(rows, r)).square().mean()).startswith("Right")
+    assert check(lambda r, rows: loss(r.mean((1, 3)), sky(rows, r)[:, 0, :, 0])).startswith("Right"), "columns first averaged"
+    part = lambda r, rows, there: (loss(r, sky(rows, r), reduction="none") * there).sum() / there.sum()
     for said, answer in {"y grows downwards": lambda r, rows: loss(r, 1 - sky(rows, r)),
                          "one number": lambda r, rows: loss(r, sky(rows, r), reduction="none"),
                          "16 pixels": lambda r, rows: 0 * r.sum() + 1,
+                         "16 pixels too low": lambda r, rows: part(r, rows, sky(rows, r)), "stands upright": lambda r, rows: loss(r, sky(rows, r).mT),
+                         "16 pixels too high": lambda r, rows: part(r, rows, 1 - sky(rows, r)),
                          "which picture has which": lambda r, rows: loss(r.mean(0, keepdim=True), sky(rows.mean()[None], r[:1])),
                          "no gradient": lambda r, rows: ((r > 0).float() - sky(rows, r)).square().mean(),
                          "stopped with": lambda r, rows: loss(r, rows)}.items():
@@ -475,7 +492,14 @@ def test_repeatable_draws():
         torch.manual_seed(seed * 1000 + step)
         return torch.Generator().manual_seed(seed * 1000 + step)
     seeded = lambda rule: exercises.repeatable_draws(lambda seed, step: torch.Generator().manual_seed(rule(seed, step)))
-    assert seeded(lambda seed, step: seed * 1_000_003 + step).startswith("Right: ")
+    right = (lambda seed, step: seed * 1_000_003 + step, lambda seed, step: step * 1_000_003 + seed, lambda seed, step: hash((seed, step)),
+             lambda seed, step: seed * 10 ** 6 + step, lambda seed, step: seed * 10 ** 9 + step)
+    assert all(seeded(rule).startswith("Right: ") for rule in right)
+    small = [lambda seed, step, factor=factor: seed * factor + step for factor in (2, 200, 317, 1000, 54_321, 100_000)]
+    small += [lambda seed, step, factor=factor: step * factor + seed for factor in (2, 10, 317, 1000, 54_321, 100_000)]
+    small += [lambda seed, step: int(f"{seed}{step}"), lambda seed, step: seed << 32 | step + seed, lambda seed, step: seed ^ step]
+    assert all("shifted" in seeded(rule) for rule in small)
+    assert "my_generator(0, 317) raises" in seeded(lambda seed, step: [0][step // 317])
     assert "shifted" in seeded(lambda seed, step: seed + step) and "the step makes" in seeded(lambda seed, step: seed)
     assert "the seed makes" in seeded(lambda seed, step: step) and "raises" in exercises.repeatable_draws(lambda seed: 1)
     one = torch.Generator().manual_seed(0)
@@ -608,8 +632,8 @@ def contexts():
     sky, shapes, wish = torch.zeros(1, 1, 128, 128), [(8, 4, 4), (4, 8, 8)], type("Wish", (), {})
     sky[:, :, :32] = 1
     first, second = wish(), wish()
-    first.__dict__.update(head=1, weight=1.0, start=0.0, stop=0.4)
-    second.__dict__.update(head=2, weight=0.5, start=0.2, stop=0.8, pool=True)
+    first.__dict__.update(head=1, weight=1.0, start=0.0, stop=0.4, target=heatmaps(pose[None]))
+    second.__dict__.update(head=2, weight=0.5, start=0.2, stop=0.8, pool=True, source=unet)
     looks, seen = {"skin": "tan", "hat": "none"}, [{"skin": "tan", "hat": "red"}] * 2
     features = [noise_of(seed, 1, 8, 4, 4).abs() for seed in range(2)]
     pooled = [exercises.pool_features(each) for each in features]
@@ -630,7 +654,7 @@ def contexts():
         "sketch_precision": ((found, strokes), 1.0), "share_of_matches": ((leg, leg + torch.tensor([[0.0, 1], [9, 9], [0, 30]]), torch.tensor(50.0)), 1 / 3),
         "leg_drag": ((hip, leg[0], leg[2], turn), (leg, (leg - hip) @ turn.T + hip)),
         "distance_of_looks": (features, 1 - torch.cosine_similarity(*pooled, dim=1).mean()), "agreement_of_looks": ((seen, looks), 0.5),
-        "fading_schedule": ((), lambda done: max(1 - 2 * done, 0)), "two_objectives": ((1, 2), [first, second]),
+        "fading_schedule": ((), lambda done: max(1 - 2 * done, 0)), "two_objectives": ((1, 2, pose[None], unet), [first, second]),
         "horizon_samples": ((), horizon_samples),
         "horizon_loss": ((), lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean()), "sky_mask": ((), sky),
         "feature_memory": ((shapes, 4, 4), 384 * 16 / 1e6), "head_config": ((unet, 384, 1), HeadConfig.for_model(unet, width=384, out_channels=1)),

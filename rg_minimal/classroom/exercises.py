@@ -611,9 +611,18 @@ def fading_schedule(answer) -> str:
     return "Not yet: " + ", ".join(f"my_schedule({a}) is {b:.2f}" for a, b in zip(places[::2], values[::2])) + "; asked for are 1, 0.5, 0, 0."
 
 
-def two_objectives(answer, pose, appearance) -> str:
+def _same_source(one, other) -> bool:
+    """Whether two sources show one picture, whatever noise they add to it: hardly any at timestep 0."""
+    try:
+        a, b = (each.latents_at(0).detach().double().cpu() for each in (one, other))
+        return one is other or a.shape == b.shape and bool((a - b).square().mean() < 0.05 * b.square().mean())
+    except (AttributeError, TypeError, ValueError):                         # no source, or one of a trajectory without this timestep
+        return one is other
+
+
+def two_objectives(answer, pose, appearance, joints, source) -> str:
     """9.2: pose, weight 1, the first 40 % of the steps; pooled appearance, weight 0.5, from 20 to 80 %; `pose` and
-    `appearance` are the heads."""
+    `appearance` are the heads, `joints` (1, 14, 2) the pose wanted, `source` has the looks."""
     if answer is None:
         return "Not done yet: put a list of two objectives into my_objectives."
     if not isinstance(answer, (list, tuple)) or len(answer) != 2 or not all(hasattr(each, "head") for each in answer):
@@ -629,6 +638,18 @@ def two_objectives(answer, pose, appearance) -> str:
                 return f"Not yet: {setting} of the {name} objective is {value:g}, and {right:g} is asked for{percent}."
         if name == "appearance" and not own[0].pool:
             return "Not yet: the appearance objective compares position by position and would keep the pose; use pool=True."
+    own, looks = (next(each for each in answer if each.head is head) for head in (pose, appearance))
+    wanted, target = heatmaps(joints.cpu()), getattr(own, "target", None)
+    stands = torch.is_tensor(target) and target.shape[-3:] == wanted.shape[-3:] and all(
+        _near(each, wanted[0], 0.02) for each in target.reshape(-1, *wanted.shape[1:]))
+    worn = _same_source(getattr(looks, "source", None), source)
+    if not stands and not worn:
+        return ("Not yet: the two pictures are exchanged: the pose is that of stance.joints, the looks are those of source, which is the "
+                "reference's.")
+    if not stands:
+        return "Not yet: the pose objective asks for another pose than stance.joints."
+    if not worn:
+        return "Not yet: the appearance objective takes the looks of another picture than that of source."
     return "Right: the pose has the first word, the looks the last, and from 20 to 40 % of the steps both speak."
 
 
@@ -672,22 +693,27 @@ def horizon_loss(answer) -> str:
     rows, centres = torch.tensor([40.0, 90.0]), (torch.arange(32) + 0.5) * 4
     sky = lambda at: (8 * torch.tanh((at[:, None] - centres) / 4))[:, None, :, None].repeat(1, 1, 1, 32)    # logits
     try:
-        near, off, upside, swapped = (answer(each.clone().requires_grad_(), rows) for each in
-                                      (sky(rows), sky(rows + 16), -sky(rows), sky(rows.flip(0))))
+        near, *others = (answer(each.clone().requires_grad_(), rows) for each in
+                         (sky(rows), -sky(rows), sky(rows).mT, sky(rows + 16), sky(rows - 16), sky(rows.flip(0))))
     except Exception as problem:
         return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
     if not torch.is_tensor(near) or near.numel() != 1:
         return f"Not yet: my_loss returns {_kind(near)}, and one number is asked for: a mean over pictures and cells."
     if not near.requires_grad:
         return "Not yet: no gradient flows from your loss to the readout: leave out rounding, comparison and detach on the readout."
-    near, off, upside, swapped = (float(value.detach()) for value in (near, off, upside, swapped))
-    if upside < near:
+    near, upside, columns, low, high, swapped = (float(value.detach()) for value in (near, *others))
+    margin = 0.01 * (upside - near)                     # less is rounding: what a loss cannot tell apart differs by a digit
+    if margin < 0:
         return f"Not yet: sky below and ground above costs less ({upside:.3g}) than the right way round ({near:.3g}): y grows downwards."
-    if not near < off:
-        return f"Not yet: a horizon 16 pixels too low costs {off:.3g}, no more than the right one ({near:.3g})."
-    if not near < swapped:
+    if columns < near - margin:
+        return (f"Not yet: sky on the left and ground on the right costs less ({columns:.3g}) than sky above and ground below ({near:.3g}): "
+                "your horizon stands upright. The axes of the readout are (B, 1, rows, columns).")
+    if margin and not swapped - near > margin:
         return "Not yet: it makes no difference which picture has which horizon: compare picture by picture."
-    return f"Right: {near:.3g} for the right horizon, {off:.3g} for one 16 pixels off."
+    for where, off in (("low", low), ("high", high)):
+        if not off - near > margin:
+            return f"Not yet: a horizon 16 pixels too {where} costs {off:.3g}, no more than the right one ({near:.3g})."
+    return f"Right: {near:.3g} for the right horizon, {low:.3g} for one 16 pixels lower."
 
 
 def sky_mask(answer, rows: int = 32) -> str:
@@ -812,16 +838,23 @@ def repeatable_draws(answer) -> str:
         return "Not done yet: set my_generator to a function of seed and step that returns a torch.Generator."
     if not callable(answer):
         return f"Not yet: my_generator is a {type(answer).__name__}, and a function of seed and step is asked for."
+    # Of any two numbers up to 10^5, one in a row and one in even steps differ by any third: a factor up to there is seen to be too small.
+    row, wide = range(317), range(0, 100_317, 317)
+    asked = [*itertools.product(range(4), row), *((0, step) for step in wide), *((seed, 1) for seed in row), *((seed, 0) for seed in wide),
+             *itertools.product((10, 1000), (0, 1, 10, 100, 1000, 10_000, 100_000))]
+    drawn, key = {}, (0, 1)
+
     def draw(seed, step):
         return tuple(torch.rand(4, generator=answer(seed, step)).tolist())
     try:
         before = torch.get_rng_state()
         if not isinstance(answer(0, 1), torch.Generator):
             return f"Not yet: it returns a {type(answer(0, 1)).__name__}; make a torch.Generator() and seed it."
-        drawn = {(seed, step): draw(seed, step) for seed in range(4) for step in range(200)}
-        again = draw(3, 7)
+        for key in dict.fromkeys(asked):
+            drawn[key] = draw(*key)
+        again = draw(*(key := (3, 7)))
     except Exception as error:                          # whatever a student's function raises
-        return f"Not yet: my_generator(3, 7) raises {type(error).__name__}: {error}"
+        return f"Not yet: my_generator{key} raises {type(error).__name__}: {error}"
     if again != drawn[3, 7]:
         return "Not yet: asked twice for seed 3 and step 7, it gives two different answers; after a kill the draws would be others."
     if not torch.equal(before, torch.get_rng_state()):
@@ -833,9 +866,10 @@ def repeatable_draws(answer) -> str:
     for key, value in drawn.items():
         if value in seen:
             return (f"Not yet: seed {key[0]} at step {key[1]} draws what seed {seen[value][0]} draws at step {seen[value][1]}: two runs "
-                    "would see the same data, shifted. Multiply one of the two by a large number.")
+                    "would see the same data, shifted. Multiply one of the two by a number larger than the other ever gets (odd, for "
+                    "PyTorch's generator looks at the last 32 bits of its seed alone).")
         seen[value] = key
-    return "Right: every step's draw can be made again, and no two of 800 are alike."
+    return "Right: every step's draw can be made again, and no two of them are alike, with seeds and steps up to 100 000."
 
 
 def running_average(answer) -> str:
