@@ -79,7 +79,8 @@ READ = {"README.md": [
     "{transformer#unguided/pck@0.05:.3f}; {transformer#guided/pck@0.1:.3f}, unguided {transformer#unguided/pck@0.1:.3f} |",
     *(f"(notebooks/{name}.ipynb) | … | {{times#notebooks/seconds/{name}}} s |"
       for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
-    "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds, with its 95 % interval; "
+    "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds (unguided with {code#longer/0}, "
+    "{code#longer/1} and {code#longer/2} steps {front#none/50 steps/pictures} pictures, {code#longer seeds} seeds), with its 95 % interval; "
     "{code#passes of 50} passes of the denoiser", "of the same {front#pose/full/pictures} poses |",
     *(f"{words} | {{front#pose/{point}/control:.3f}} | {{front#pose/{point}/whole:.0%}} % | {strong}{{front#pose/{point}/cost:.2f}}{strong} |"
       for words, point, strong in (("`DRAFT`, {code#draft} trailing steps with {code#draft moves} longer moves each: a first look", "draft", "**"),
@@ -162,7 +163,9 @@ READ = {"README.md": [
     "which saw some {code#shipped:_} pictures in a longer training",
 ], "notebooks/05_guided_sampling.ipynb": [
     "- `FULL`, {code#full} steps: what is kept.", "- `DRAFT`, {code#draft} steps, with {code#draft moves} longer moves at each guided one",
+    "these are {front#none/6 steps/pictures} pairs, {front#none/15 steps/pictures} from {code#longer/0} steps on",
 ], "notebooks/11_larger_models.ipynb": [
+    "a pose head of width 128: {code#pose head:.1f} million parameters",
     "Four of {tokens#channels} channels hold {code#four channels, least:.0%} to {code#four channels, most:.0%} % of the energy; "
     "if all were alike, it would be {code#four channels, alike:.0%} %.",
 ], "notebooks/A1_train_the_base_model.ipynb": [
@@ -275,14 +278,18 @@ def from_code():
     shares = tokens["timesteps"]["500"]["raw"]["share_of_four"]
     with torch.device("meta"):
         large = transformer.build_transformer(transformer.TransformerRecipe())
+    unguided = stored("front")["none"]
+    longer = sorted(int(name.split()[0]) for name, row in unguided.items() if row["pictures"] > stored("front")["pose"]["draft"]["pictures"])
     return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + sum(run["steps"] * run["batch"] for run in (stored("second run"), recipe)),
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
             "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]], "drag": DRAG_FULL["num_inference_steps"],
             "drag moves": COUNT[DRAG_FULL["inner_steps"]], "50": 50,
-            "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
+            "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "longer": longer, "longer seeds": COUNT[unguided["50 steps"]["seeds"]],
+            "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
             "checked": baselines.CHECKED, "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
             "shipped": round(stored("heads/pose")["extra"]["training"]["pictures"], -2),
+            "pose head": weights_in(ROOT / "data" / "heads" / "pose" / "head.safetensors") / 1e6,
             "judge": sum(map(weights_in, (ROOT / "data" / "judge").glob("*.safetensors"))) / 1e6,
             "transformer": sum(value.numel() for value in large.parameters()) / 1e6}
 
@@ -387,6 +394,24 @@ def test_the_figures_that_notebook_a2_shows_are_the_stored_ones():
     with contextlib.redirect_stdout(printed):
         exec(cell.source, {"Path": Path, "json": json, "rg_minimal": rg_minimal})
     assert "".join(each.text for each in cell.outputs) == printed.getvalue()
+
+
+def test_the_points_of_the_front_are_of_as_many_pictures_as_its_caption_says():
+    """Those that the README and notebook 5 draw: all alike, but for three that have more."""
+    unguided = {name: (row["pictures"], row["seeds"]) for name, row in front()["none"].items()}
+    more = [f"{steps} steps" for steps in stored("code")["longer"]]
+    assert len(more) == 3 and len({unguided.pop(name) for name in more}) == 1
+    few = {(row["pictures"], row["seeds"]) for row in front()["pose"].values()} | set(unguided.values())
+    assert len(few) == 1, few
+
+
+def test_few_steps_are_said_to_cost_whole_puppets_only_if_they_do():
+    """Notebook 5: left alone, the model draws as many whole puppets with few steps as with many, as far as the pairs can tell."""
+    said = "the 95 % interval of every difference to 50 steps holds zero"
+    assert places("notebooks/05_guided_sampling.ipynb", said)
+    rows = read_front(ROOT / "data" / "results" / "front.csv")
+    found = {name: compare(rows, "none", name, "50 steps") for name in front()["none"] if name != "50 steps"}
+    assert all(each["whole_low"] <= 0 <= each["whole_high"] for each in found.values()), found
 
 
 def test_the_claim_is_what_the_tables_of_the_evidence_say():
