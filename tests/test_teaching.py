@@ -89,6 +89,39 @@ def test_plans_end_when_the_lesson_does():
         assert spans[0][0] == 0 and spans[-1][1] == whole and all(a[1] == b[0] for a, b in zip(spans, spans[1:]))
 
 
+def needs(text):
+    """Numbers of the notebooks that come first in a text: "[2](...) and 3 for ..." are 2 and 3, "5 to 8" four; none where it begins otherwise."""
+    plain = re.sub(r"\[(\w+)\]\([^)]*\)", r"\1", text)
+    first = re.match(r"(?:the ideas of )?(?:notebooks? )?(A?\d+(?:(?:, | and | to )A?\d+)*)\b", plain)
+    if not first:
+        return set()
+    ranged = re.sub(r"(\d+) to (\d+)", lambda found: ", ".join(map(str, range(int(found[1]), int(found[2]) + 1))), first[1])
+    return set(re.findall(r"A?\d+", ranged))
+
+
+NUMBER = {name: name.split("_")[0].lstrip("0") or "0" for name in COURSE}
+NEEDS = {NUMBER[name]: needs(course.read(path).cells[0].source.split("**You need** ")[1]) for name, path in COURSE.items()}
+
+
+def test_the_teachers_page_and_the_notebooks_agree_on_what_each_needs():
+    table = {number: needs(text) for number, text in re.findall(r"^\| \[(\w+)\]\(\w+\.ipynb\) \| [^|]+ \| ([^|]+) \|", TEACHING, re.M)}
+    assert table == NEEDS and NEEDS["9"] == {"5", "6", "7", "8"} and NEEDS["A4"] == {"5", "A2"}
+    assert all(list(NEEDS).index(each) < list(NEEDS).index(number) for number, wanted in NEEDS.items() for each in wanted)
+
+
+def in_time(order):
+    """Whether no notebook stands before one that it needs."""
+    return all(order.index(need) < place for place, number in enumerate(order) for need in NEEDS[number] if need in order)
+
+
+def test_plans_have_nothing_before_what_it_needs():
+    shortest = re.search(r"^Shortest way to the method: ([\d, ]+)\.", TEACHING, re.M)[1].split(", ")
+    assert in_time(shortest) and set().union(*(NEEDS[number] for number in shortest)) <= set(shortest)
+    for plan in re.findall(r"^## Plan for .*?(?=^## )", TEACHING, re.M | re.S):
+        order = [NUMBER[name] for name in dict.fromkeys(re.findall(r"\]\((\w+)\.ipynb\)", plan))]
+        assert len(order) > 1 and in_time(order), order
+
+
 def test_no_blank_is_left_in_the_teachers_page():
     assert not re.search(r"@\w+@", TEACHING)
 
