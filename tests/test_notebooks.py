@@ -104,6 +104,22 @@ def test_other_parameters_run(name, tmp_path, monkeypatch):
     assert figures(ran) >= figures(cells_of(COURSE[name])) - 1, "one that papermill's run does not show may be a widget's"
 
 
+# Nothing to drag, a wish that never speaks: a notebook says so, and runs to its end.
+SILENT = [("07_drag", dict(turn=0), "No arrow with a length is drawn"),
+          ("07_drag", dict(arrows=[[[60, 60], [60, 60]]]), "No arrow with a length is drawn"),
+          ("09_combining", dict(pose_weight=0.0), "Only where both wishes speak"), ("09_combining", dict(looks_weight=0.0), "Only where both wishes speak"),
+          ("09_combining", dict(pose_weight=0.0, looks_weight=0.0), "Neither wish speaks")]
+
+
+@pytest.mark.parametrize("name, parameters, words", SILENT, ids=lambda value: " ".join(value) if isinstance(value, dict) else "")
+def test_where_nothing_is_asked_for_a_notebook_says_so(name, parameters, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    kept = {key: value for key, value in OTHER[name].items() if key not in ("arrows", "pinned", "turn")}
+    run(COURSE[name], kept | parameters, tmp_path / "out.ipynb", plain=True)
+    said = [output.get("text", "") for cell in cells_of(tmp_path / "out.ipynb") for output in cell.get("outputs", [])]
+    assert any(words in text for text in said)
+
+
 @pytest.mark.parametrize("name, parameter", [(name, parameter) for name, wrong in WRONG.items() for parameter in wrong])
 def test_a_wrong_parameter_stops_in_the_first_cell_by_its_name(name, parameter, tmp_path):
     """The parameters cell, what papermill would inject after it, and the next one: no further cell is needed to stop."""
