@@ -34,8 +34,8 @@ def fading_schedule(answer):
         return "Not done yet: put a function there"
     return "Right: it fades" if answer(0.5) == 0 else "Not yet: yours reaches 0 at the last step"
 exercises = SimpleNamespace(fading_schedule=fading_schedule, two_objectives=lambda *given: "Not done yet: put a list there")"""
-CHECKS = list(checks()["09_combining"].values())        # fading_schedule, two_objectives: the second needs heads
-HALF = ("head = {'pose': 1, 'appearance': 2}", "my_objectives = None", CHECKS[1])
+CHECKS = list(checks()["09_combining"].values())        # fading_schedule, two_objectives: the second needs heads, a pose and a source
+HALF = ("from types import SimpleNamespace\nhead, stance, source = {'pose': 1, 'appearance': 2}, SimpleNamespace(joints=3), 4", "my_objectives = None", CHECKS[1])
 
 
 def student_of(answer):
