@@ -2,7 +2,8 @@
 
 What is being written lies beside its place under a name such as `head.safetensors.0a1b2c3d4e5f.partial`, locked by the
 process that writes it. The next call that writes into the same folder deletes those that nobody holds, and nothing else
-(where there are no locks, on Windows and some disks of a network, those that have not been touched for a day).
+(where there are no locks, on Windows and some disks of a network, those that have not been touched for a day). So it does with
+`.lock` files, which make those wait who add to the same table.
 """
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-ASIDE, OLD = "partial", "old"               # what is not yet, and no longer, in its place
+ASIDE, OLD, LOCK = "partial", "old", "lock"         # what is not yet, and no longer, in its place; and what makes others wait
 DAY = 86_400                                # seconds
-_MARKED = re.compile(rf"(.+)\.[0-9a-f]{{12}}\.({ASIDE}|{OLD})")
+_MARKED = re.compile(rf"(.+)\.[0-9a-f]{{12}}\.({ASIDE}|{OLD}|{LOCK})")
 
 
 # ---- files -------------------------------------------------------------------------------------------------------------
@@ -132,11 +133,14 @@ def rows_so_far(table, kinds: dict[str, Callable], what: str) -> list[dict]:
     return read_rows(table, kinds, what) if Path(table).exists() else []
 
 
-def add_rows(table, new: list[dict], kinds: dict[str, Callable], key: Iterable[str], what: str, ordered: bool = False) -> None:
-    """Add rows to a table as it is now, in the place of those with the same `key`: what another process has added meanwhile stays.
-    `ordered` puts all in the order of their keys."""
-    rows = {tuple(row[name] for name in key): row for row in (*rows_so_far(table, kinds, what), *new)}
-    write_rows(table, [rows[each] for each in sorted(rows)] if ordered else rows.values(), kinds)
+def add_rows(table, new: list[dict], kinds: dict[str, Callable], key: Iterable[str], what: str, ordered: bool = False,
+             kept: Callable[[list[dict]], list[dict]] = list) -> None:
+    """Add rows to a table as it is now, in the place of those with the same `key`: what another process has added meanwhile stays, and
+    who would add at the same time waits. `ordered` puts all in the order of their keys; `kept(rows)` says which of those that are there
+    now stay, or raises."""
+    with _alone(Path(table)):
+        rows = {tuple(row[name] for name in key): row for row in (*kept(rows_so_far(table, kinds, what)), *new)}
+        write_rows(table, [rows[each] for each in sorted(rows)] if ordered else rows.values(), kinds)
 
 
 # ---- weights and what belongs to them ----------------------------------------------------------------------------------
@@ -291,6 +295,25 @@ def _aside(place: Path, a_folder: bool = False):
             del lock                                            # closing the file lets go
 
 
+@contextmanager
+def _alone(path: Path):
+    """Others who ask for the same file wait until this ends, or its process does. Where there are no locks nobody waits."""
+    place = path.resolve() if path.is_symlink() else path
+    _make_folder(place.parent)
+    beside, lock = place.with_name(f"{place.name}.{'0' * 12}.{LOCK}"), None if fcntl else ""
+    try:
+        while lock is None:                                     # who held it before has deleted it
+            beside.touch()
+            lock = _hold(beside, wait=True)
+        yield
+    finally:
+        try:
+            if lock is not None:                                # only while it is held: else it may be another's
+                _delete(beside)
+        finally:
+            del lock
+
+
 def _beside(place: Path, end: str) -> Path:
     return place.with_name(f"{place.name}.{secrets.token_hex(6)}.{end}")
 
@@ -298,20 +321,20 @@ def _beside(place: Path, end: str) -> Path:
 class _Lock:
     """A lock on an open file or folder, which ends with this object, and with its process."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, wait: bool = False):
         self.number = None
         self.number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        fcntl.flock(self.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(self.number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def __del__(self):
         if self.number is not None:
             os.close(self.number)
 
 
-def _hold(path: Path):
-    """What holds `path`: a lock, or "" on a disk that knows none. None where it is gone, or somebody else holds it."""
+def _hold(path: Path, wait: bool = False):
+    """What holds `path`: a lock, or "" on a disk that knows none. None where it is gone, or somebody else holds it and nobody waits."""
     try:
-        lock = _Lock(path)
+        lock = _Lock(path, wait)
         return lock if os.path.samestat(os.fstat(lock.number), os.stat(path)) else None
     except (FileNotFoundError, BlockingIOError):
         return None
@@ -323,7 +346,7 @@ def _sweep(folder: Path) -> None:
     """Delete what killed runs left aside in a folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
         marked = _MARKED.fullmatch(path.name)
-        if not marked or marked[2] != ASIDE or path.is_symlink():
+        if not marked or marked[2] == OLD or path.is_symlink():
             continue
         lock = _hold(path)
         if lock or lock == "" and time.time() - path.stat().st_mtime > DAY:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -275,6 +276,61 @@ def test_rows_are_added_to_what_is_there_now(tmp_path):
     assert files.rows_so_far(table, KINDS, "fruit") == []
     files.add_rows(table, rows[:2], KINDS, ["name"], "fruit"), files.add_rows(table, [rows[2], {**rows[0], "share": 0.5}], KINDS, ["name"], "fruit")
     assert files.read_rows(table, KINDS, "fruit") == [{**rows[0], "share": 0.5}, *rows[1:]]
+    files.add_rows(table, [rows[1]], KINDS, ["name"], "fruit", kept=lambda there: [row for row in there if row["share"] < 0.5])
+    assert files.read_rows(table, KINDS, "fruit") == rows[1:], "what is left out goes, the others keep their places"
+
+
+ADDS = """
+import sys, time
+from rg_minimal import files
+name, table, write = sys.argv[1], sys.argv[2], files.write_rows
+files.write_rows = lambda *what: (time.sleep(0.005), write(*what))          # another would read in between
+print("ready", flush=True), sys.stdin.readline()
+for i in range(20):
+    files.add_rows(table, [{"name": name, "count": i, "share": 0.5}], {"name": str, "count": int, "share": float}, ("name", "count"), "fruit")
+"""
+
+
+def test_what_two_processes_add_at_once_is_all_kept(tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "rows.csv")               # the same table by another name
+    both = [subprocess.Popen([sys.executable, "-c", ADDS, name, tmp_path / table], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             cwd=Path(__file__).parent.parent) for name, table in (("a", "rows.csv"), ("b", "link.csv"))]
+    assert [each.stdout.readline() for each in both] == ["ready\n"] * 2
+    for each in both:
+        each.stdin.write("go\n"), each.stdin.flush()
+    assert [each.wait(120) for each in both] == [0, 0]
+    rows = files.read_rows(tmp_path / "rows.csv", KINDS, "fruit")
+    assert sorted((row["name"], row["count"]) for row in rows) == [(name, i) for name in "ab" for i in range(20)]
+    assert names(tmp_path) == ["link.csv", "rows.csv"]
+
+
+def test_who_is_killed_or_fails_while_adding_makes_nobody_wait(tmp_path):
+    table, row = tmp_path / "rows.csv", {"name": "a", "count": 1, "share": 0.5}
+    add = lambda **more: files.add_rows(table, [row], KINDS, ["name"], "fruit", **more)
+    in_a_child(lambda: add(kept=lambda there: os._exit(0)))
+    assert len(names(tmp_path)) == 1 and not table.exists()
+    write_file(tmp_path / "else", "swept by whatever is written there")
+    assert names(tmp_path) == ["else"]
+    in_a_child(lambda: add(kept=lambda there: os._exit(0)))
+    add()
+    assert names(tmp_path) == ["else", "rows.csv"]
+    with pytest.raises(OSError, match="no space"):
+        add(kept=lambda there: full_disk(tmp_path / "else"))
+    assert names(tmp_path) == ["else", "rows.csv"] and len(files.read_rows(table, KINDS, "fruit")) == 1
+    with pytest.raises(ValueError, match="a file is in its way"):
+        files.add_rows(tmp_path / "else" / "rows.csv", [], KINDS, ["name"], "fruit")
+
+
+def no_locks(*what):
+    raise OSError("no locks available")
+
+
+@pytest.mark.parametrize("known", [None, SimpleNamespace(LOCK_EX=2, LOCK_NB=4, flock=no_locks)], ids=["Windows", "disk"])
+def test_where_there_are_no_locks_rows_are_added_all_the_same(tmp_path, monkeypatch, known):
+    monkeypatch.setattr(files, "fcntl", known)
+    for name in "ab":
+        files.add_rows(tmp_path / "rows.csv", [{"name": name, "count": 1, "share": 0.5}], KINDS, ["name"], "fruit")
+    assert [row["name"] for row in files.read_rows(tmp_path / "rows.csv", KINDS, "fruit")] == ["a", "b"] and names(tmp_path) == ["rows.csv"]
 
 
 def test_a_sample_of_kills():
