@@ -1,6 +1,7 @@
 """Metrics on trial: drags with exact answers, bad answers that are bad in one way, and what metrics say of them."""
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from rg_minimal import load_head, load_pipeline
 from rg_minimal.classroom import plots
 from rg_minimal.evidence import drags as D, report, seeds, trial as T
 from rg_minimal.evidence.__main__ import main
+from rg_minimal.files import add_rows, write_rows
 from rg_minimal.puppets import world
 from rg_minimal.puppets.judge import load_judge
 
@@ -105,7 +107,7 @@ def test_a_trial_goes_on_and_comes_to_a_verdict(metrics, tmp_path):
     assert len(texts) == 2 * len(T.METRICS) * (1 + len(D.BAD)) and "100%" in texts
     with open(table, newline="") as file:
         changed = [{**row, "version": "another"} for row in csv.DictReader(file)]
-    T.write_rows(table, changed, T.KINDS_OF)
+    write_rows(table, changed, T.KINDS_OF)
     with pytest.raises(ValueError, match="another model"):
         next(T.run(metrics, table, 3))
 
@@ -132,6 +134,21 @@ def test_drags_with_each_anti_ghosting_term_go_on_and_are_compared_in_pairs(metr
     for terms in ((), (-1.0,)):
         with pytest.raises(ValueError, match="terms"):
             T.run_ghosting(metrics, table, None, 2, terms)
+
+
+def test_answers_take_the_place_of_older_ones_and_of_nothing_else(tmp_path, monkeypatch):
+    """Older ones of the same name go, also of other pictures and seeds; what another command adds meanwhile stays."""
+    def row(answer, picture, seed=0):
+        return {column: kind() for column, kind in T.KINDS_OF.items()} | {"answer": answer, "picture": picture, "seed": seed}
+    table, metrics = tmp_path / "trial.csv", SimpleNamespace(version="", rows=lambda number, case, made, seed: [row(*made, number, seed)])
+    monkeypatch.setattr(T, "read_answers", lambda folder, count: torch.zeros(count, 3, 8, 8))
+    monkeypatch.setattr(T, "trial_cases", lambda count: [None] * count)
+    write_rows(table, [row("mine", 2), row("theirs", 0), row("mine", 0, 7)], T.KINDS_OF)
+    scored = T.score_answers(metrics, tmp_path, "mine", table, 2)
+    assert next(scored) == (1, 2)
+    add_rows(table, [row("theirs", 1)], T.KINDS_OF, ["answer", "picture"], "the trial")
+    assert list(scored) == [(2, 2)]
+    assert [(each["answer"], each["picture"]) for each in T.read_table(table)] == [("theirs", 0), ("theirs", 1), ("mine", 0), ("mine", 1)]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Iterator
+from typing import Annotated, Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answer
 from .statistics import DRAWS, grid, resampled, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
-from ..files import add_rows, refuse_file, rows_so_far, write_rows
+from ..files import add_rows, refuse_file, rows_so_far
 from ..maps import resize
 from ..pipelines import encode, read_picture
 from ..puppets.cases import whole
@@ -190,8 +190,8 @@ def run(metrics, table: SomeName, count: Count = 64, seed: Index = 0, pose=None,
         yield number + 1, count
 
 
-def _add(table, new: list[dict]) -> None:
-    add_rows(table, new, KINDS_OF, ("answer", "picture", "seed"), "the trial")
+def _add(table, new: list[dict], kept: Callable[[list[dict]], list[dict]] = list) -> None:
+    add_rows(table, new, KINDS_OF, ("answer", "picture", "seed"), "the trial", kept=kept)
 
 
 def ghost_name(term: float) -> str:
@@ -223,11 +223,12 @@ def score_answers(metrics, folder: SomeName, name: Words, table: SomeName, count
     what `table` has under this name. ValueError where a picture is missing or of another size (see `read_answers`), or a name or table
     cannot be used."""
     check_name(name, table)
-    pictures, rows = read_answers(folder, count), [row for row in _rows_of(table, metrics) if row["answer"] != name]
+    _rows_of(table, metrics)
+    pictures, new = read_answers(folder, count), []
     for number, case in enumerate(trial_cases(count)):
-        rows += metrics.rows(number, case, {name: pictures[number:number + 1]}, seed)
+        new += metrics.rows(number, case, {name: pictures[number:number + 1]}, seed)
         yield number + 1, count
-    write_rows(table, rows, KINDS_OF)
+    _add(table, new, lambda there: [row for row in there if row["answer"] != name])
 
 
 @declared
