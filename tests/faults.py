@@ -476,6 +476,8 @@ FAULTS = (
           "(after.joints[0, case.joints] - case.handle - way)", ARROWED),
     fault("drag's distance from the handles", MEASURE, "float((points - case.targets[:count]).norm(dim=-1).mean())",
           "float((points - case.handles[:count]).norm(dim=-1).mean())", DRAGGED),
+    fault("arrows of another model go on", MEASURE, "checksum_of(pipe, judge, head, pose)}", "checksum_of()}",
+          "test_right.py::test_arrows_go_on_where_they_broke_off"),
     fault("drag: attributes before and after exchanged", MEASURE,
           '"attribute_accuracy": attribute_accuracy(after, [looks])["mean"]',
           '"attribute_accuracy": attribute_accuracy(made.reading, [looks])["mean"]', DRAGGED),

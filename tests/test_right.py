@@ -16,7 +16,7 @@ from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 import tiny
 from rg_minimal import maps, pipelines, readout as rg, saving
 from rg_minimal.denoisers import UNet, clean_and_noise, denoiser, noise_levels, seen_by
-from rg_minimal.files import write_tensors
+from rg_minimal.files import write_json, write_tensors
 from rg_minimal.puppets import (basemodel as B, cases, editing, heads as H, judge as J, measure as M, training, transformer as T,
                                 world)
 from rg_minimal.sources import Source
@@ -811,7 +811,8 @@ def test_an_arrow_is_judged_by_what_it_was_to_bring_where():
 
 
 def test_arrows_go_on_where_they_broke_off(monkeypatch, tmp_path):
-    """Each seed is measured once, also where the measurement was ended in between; other settings begin anew."""
+    """Each seed is measured once, also where the measurement was ended in between; other settings, weights and thresholds begin anew,
+    and leave alone what these have measured."""
     asked = []
 
     def sources(pipe, judge, steps, seed, scale, first):
@@ -824,7 +825,9 @@ def test_arrows_go_on_where_they_broke_off(monkeypatch, tmp_path):
     monkeypatch.setattr(M, "drag", lambda *args, grab, **settings: {"how": grab})
     monkeypatch.setattr(M, "sample", lambda pipe, prompt, how, **settings: (torch.zeros(1, 3, 8, 8), None))
     monkeypatch.setattr(M, "judge_arrow", lambda judge, made, picture: {"way": 10.0, "distance": 2.0, "whole": 1.0, "all_joints_found": 1.0})
-    measure = lambda **more: M.measure_arrows(None, None, None, None, work=tmp_path / "work.json", **{"count": 8, "seed": 100, **more})
+    head, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    made_with = [SimpleNamespace(components={"unet": head, "tokenizer": None}), SimpleNamespace(network=head, thresholds=(0.5,)), head, head]
+    measure = lambda made_with=made_with, **more: M.measure_arrows(*made_with, work=tmp_path / "work", **{"count": 8, "seed": 100, **more})
     broken = measure()
     next(broken), next(broken), next(broken)
     broken.close()
@@ -834,6 +837,27 @@ def test_arrows_go_on_where_they_broke_off(monkeypatch, tmp_path):
     assert result["grabbed"]["left"] == pytest.approx(0.2) and result["n"] == 8
     M.finish(measure(steps=10))
     assert asked[8:] == list(range(100, 108))
+    others = [SimpleNamespace(components={"unet": other}), SimpleNamespace(network=other, thresholds=(0.5,)), other, other]
+    changed = [[*made_with[:i], others[i], *made_with[i + 1:]] for i in range(4)]
+    for each in (*changed, [made_with[0], SimpleNamespace(network=head, thresholds=(0.6,)), head, head]):
+        asked.clear()
+        assert M.finish(measure(each))["rows"] != [] and asked == list(range(100, 108))
+    asked.clear()
+    assert M.finish(measure())["rows"] == result["rows"] and M.finish(measure(steps=10))["n"] == 8 and asked == []
+    with pytest.raises(ValueError, match="work.json cannot be a folder"):
+        next(M.measure_arrows(None, None, None, None, work=write_json(tmp_path / "work.json", {})))
+
+
+def test_what_numbers_were_measured_with_has_a_name_of_its_own():
+    """Each weight counts; neither the order in which they are listed, nor their type, nor what has none."""
+    one, two, judge = torch.nn.Linear(2, 2), torch.nn.Linear(2, 3), Oracle()
+    pipe = lambda *networks: SimpleNamespace(components=dict(enumerate(networks)))
+    name = M.checksum_of(pipe(one, two), judge, two)
+    assert name == M.checksum_of(pipe(two, None, "tokenizer", one.double()), judge, two) and len(name) == 8
+    others = {name, M.checksum_of(pipe(two), judge, two), M.checksum_of(pipe(one, two), judge), M.checksum_of(pipe(one, two), None, two)}
+    with torch.no_grad():
+        one.weight[1, 1] += 1e-3
+    assert len(others | {M.checksum_of(pipe(one, two), judge, two), M.checksum_of(None, None, one, two), M.checksum_of(None, None, two, one)}) == 7
 
 
 def test_an_inversion_is_measured_in_decibels_against_the_round_trip(monkeypatch):

@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generator, Iterator, Literal
@@ -68,6 +69,15 @@ def finish(measurement: Progress, report=None) -> dict:
             return stop.value
         if report:
             report(*state)
+
+
+def checksum_of(pipe=None, judge: Judge | None = None, *heads) -> str:
+    """Names what numbers were measured with, a pipeline, a judge (with its thresholds) and heads, or some of them, by all their weights:
+    what one has measured is not continued by another. In which order a library lists the weights of one of them does not count."""
+    parts = [getattr(pipe, "components", {}).values(), [getattr(judge, "network", None)], *([head] for head in heads)]
+    sums = [sorted(zlib.crc32(each.detach().float().cpu().numpy().tobytes()) for network in part if isinstance(network, torch.nn.Module)
+                   for each in network.parameters()) for part in parts]
+    return f"{zlib.crc32(repr((sums, getattr(judge, 'thresholds', ()))).encode()):08x}"
 
 
 def facts(scenes) -> list[dict[str, str]]:
@@ -309,12 +319,17 @@ def measure_arrows(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, cou
     as they are (`bare`), with the default settings of `drag` and a pose head.
 
     `left` is what the handle is off its target, over what it was, both as means; the judge says where a joint ended (of a body the
-    mean of all 14), the nearest patch of pixels where a prop did. With `work`, a file, what has been measured there before is not
-    measured again. `sheet` is called with rows (before, grabbed, bare) of the first 12, whatever they look like, and with their arrows.
+    mean of all 14), the nearest patch of pixels where a prop did. With `work`, a folder, what has been measured there before with the
+    same settings, model, heads and judge, which have a file of their own, is not measured again. `sheet` is called with rows (before, grabbed, bare) of the first 12, whatever they look like, and with their arrows.
     """
     asked = {"count": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, "settings": settings}
-    kept = read_json(work) if work is not None and Path(work).is_file() else {}
-    rows, shown = (kept["rows"] if kept.get("asked") == asked | {"count": None} else []), []
+    place, rows, shown = None, [], []
+    if work is not None:
+        refuse_file(work)
+        told = asked | {"count": None, "weights": checksum_of(pipe, judge, head, pose)}
+        place = Path(work) / f"arrows-{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}.json"
+        kept = read_json(place) if place.is_file() else {}
+        rows = kept["rows"] if kept.get("asked") == told else []
     number = rows[-1]["seed"] + 1 if rows else seed
     kinds = len(rows) % len(ARROWS)
     sources = arrow_sources(pipe, judge, steps, number, guidance_scale, kinds)
@@ -331,8 +346,8 @@ def measure_arrows(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, cou
         rows.append(row)
         if len(shown) < 12:
             shown.append((pictures, torch.stack((case.handle, case.target))[None].tolist()))
-        if work is not None:
-            write_json(work, {"asked": asked | {"count": None}, "rows": rows})
+        if place is not None:
+            write_json(place, {"asked": told, "rows": rows})
         yield len(rows), count
     if sheet and shown:
         sheet(dict(zip(("before", "grabbed", "bare"), zip(*(pictures for pictures, _ in shown)))), [arrow for _, arrow in shown])
@@ -496,7 +511,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
 
 
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
-ARROW_WORK = "runs/arrows.json"                            # what has been measured, so that it can go on after a break
+ARROW_WORK = "runs/arrows"                                 # what has been measured, so that it can go on after a break
 SHARED = ("pose", "depth", "edges")                        # several processes take a part of the batches each (see `processes`)
 HEADLESS = ("base", "inversion", "tokens")                 # and without guidance
 
