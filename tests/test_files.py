@@ -294,7 +294,7 @@ for i in range(20):
 def test_what_two_processes_add_at_once_is_all_kept(tmp_path):
     (tmp_path / "link.csv").symlink_to(tmp_path / "rows.csv")               # the same table by another name
     both = [subprocess.Popen([sys.executable, "-c", ADDS, name, tmp_path / table], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                             cwd=Path(__file__).parent.parent) for name, table in (("a", "rows.csv"), ("b", "link.csv"))]
+                             cwd=Path(files.__file__).parents[1]) for name, table in (("a", "rows.csv"), ("b", "link.csv"))]
     assert [each.stdout.readline() for each in both] == ["ready\n"] * 2
     for each in both:
         each.stdin.write("go\n"), each.stdin.flush()
