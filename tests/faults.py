@@ -43,7 +43,7 @@ HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "pupp
 CASES = "puppets/cases.py"
 KEYPOINTS, LABELS, LABEL_FILES, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "label_files.py", "train.py", "hub.py", "reference.py"
 COST, SWEEP, PROCESSES = "cost.py", "sweep.py", "processes.py"
-BASE = "puppets/basemodel.py"
+BASE, FRONT = "puppets/basemodel.py", "puppets/front.py"
 STUDIO = "classroom/studio.py"
 TRIAL = "evidence/trial.py"
 CONTEST, LEARN, STATISTICS, REPORT = "evidence/contest.py", "evidence/learn.py", "evidence/statistics.py", "evidence/report.py"
@@ -478,6 +478,12 @@ FAULTS = (
           "float((points - case.handles[:count]).norm(dim=-1).mean())", DRAGGED),
     fault("arrows of another model go on", MEASURE, "checksum_of(pipe, judge, head, pose)}", "checksum_of()}",
           "test_right.py::test_arrows_go_on_where_they_broke_off"),
+    fault("a batch of any size counts", FRONT, "if count != sizes.get(task, count):", "if False:",
+          "test_front.py::test_a_batch_of_another_size_is_not_taken_for_this_one"),
+    fault("the front goes on with another model", FRONT, 'if row["version"] != versions.get(row["task"]):', "if False:",
+          "test_front.py::test_rows_of_another_model_head_or_judge_are_not_continued"),
+    fault("the front is written as this process knows it", FRONT, '"the front", kept=fitting)', '"the front", kept=lambda there: [])',
+          "test_front.py::test_two_that_write_one_table_keep_what_the_other_has_measured"),
     fault("drag: attributes before and after exchanged", MEASURE,
           '"attribute_accuracy": attribute_accuracy(after, [looks])["mean"]',
           '"attribute_accuracy": attribute_accuracy(made.reading, [looks])["mean"]', DRAGGED),

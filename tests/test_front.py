@@ -4,7 +4,8 @@ import torch
 
 from rg_minimal import paces
 from rg_minimal.classroom import plots
-from rg_minimal.pipelines import load_head, load_pipeline, sample
+from rg_minimal.files import write_rows
+from rg_minimal.pipelines import find_folder, load_head, load_pipeline, sample
 from rg_minimal.puppets import front as F, world
 from rg_minimal.puppets.heads import pose_objective
 from rg_minimal.puppets.judge import load_judge
@@ -35,7 +36,7 @@ def test_passes_are_counted_by_hand(pipe):
 
 
 def row(task, point, seed, picture, control, whole=1.0):
-    return dict(zip(F.COLUMNS, (task, point, seed, picture, control, whole, 1.0, 40.0)))
+    return dict(zip(F.KINDS_OF, (task, point, seed, picture, control, whole, 1.0, 40.0, "0a1b")))
 
 
 def test_means_and_intervals():
@@ -49,7 +50,7 @@ def test_means_and_intervals():
 
 def test_a_table_comes_back_and_a_damaged_one_is_refused(tmp_path):
     rows = [row("drag", "full", 7, 0, 1.25), row("none", "10 steps, trailing DDIM", 7, 1, 0.0)]
-    assert F.read_front(F.write_front(tmp_path / "front.csv", rows)) == rows
+    assert F.read_front(write_rows(tmp_path / "front.csv", rows, F.KINDS_OF)) == rows
     (tmp_path / "front.csv").write_text("task,point\npose,draft\n")
     with pytest.raises(ValueError, match="no table of the front"):
         F.read_front(tmp_path / "front.csv")
@@ -75,6 +76,75 @@ def test_a_stopped_measurement_goes_on(pipe, tmp_path, monkeypatch):
     table.unlink()
     alone = finish(F.measure_front(pipe, judge, tasks=("pose",), seeds=1, pictures=2, table=table, points=("two",)))["rows"]
     assert {row["point"] for row in alone} == {"two"} and alone == [row for row in whole if row in alone]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A front of which nothing is sampled; what each call of it asked for, (task, pictures)."""
+    asked = []
+    point = F.Point("one", {"num_inference_steps": 2})
+    monkeypatch.setattr(F, "POINTS", {task: [point] for task in ("none", "pose", "drag")})
+    monkeypatch.setattr(F, "_together", lambda pipe, judge, head, task, point, seed, count: asked.append((task, count)) or [(0.5, 1.0, 1.0, 40.0)] * count)
+    monkeypatch.setattr(F, "_drags", lambda pipe, judge, head, pose, point, seed, count: asked.append(("drag", count)) or [(2.0, 1.0, 1.0, 40.0)] * count)
+    return asked
+
+
+def test_two_that_write_one_table_keep_what_the_other_has_measured(pipe, quick, tmp_path):
+    judge, table = load_judge(), tmp_path / "front.csv"
+    one, two = (F.measure_front(pipe, judge, tasks=(task,), seeds=2, pictures=2, table=table) for task in ("none", "pose"))
+    for each in (one, two, two, one):
+        next(each)
+    assert [(row["task"], row["seed"] - F.FRONT_SEED) for row in F.read_front(table)[::2]] == [("none", 0), ("pose", 0), ("pose", 1000), ("none", 1000)]
+    assert finish(one)["rows"] == finish(two)["rows"] == F.read_front(table), "both end with all rows"
+    assert list(F.measure_front(pipe, judge, tasks=("none", "pose"), seeds=2, pictures=2, table=table)) == []
+
+
+@pytest.mark.parametrize("task", ["none", "drag"])
+def test_a_batch_of_another_size_is_not_taken_for_this_one(pipe, quick, tmp_path, task):
+    judge, table = load_judge(), tmp_path / "front.csv"
+    run = lambda pictures, seeds=1: F.measure_front(pipe, judge, tasks=(task,), seeds=seeds, pictures=pictures, table=table)
+    late = run(24)                                          # began before there was a table
+    finish(run(48))
+    size, before = {"none": 48, "drag": 16}[task], table.read_bytes()
+    assert quick == [(task, size)] and len(F.read_front(table)) == size
+    for pictures in (24, 12, 96):
+        with pytest.raises(ValueError, match=f"front.csv has {size} pictures of {task}, one, seed {F.FRONT_SEED}, where .* are asked for: pass the number"):
+            run(pictures, 2)
+    with pytest.raises(ValueError, match=f"front.csv has {size} pictures"):
+        next(late)
+    assert table.read_bytes() == before and len(quick) == 2
+    finish(run(48, 2))
+    assert quick[2:] == [(task, size)] and len(F.read_front(table)) == 2 * size, "as many are gone on with"
+    other = F.measure_front(pipe, judge, tasks=("pose",), seeds=1, pictures=4, table=table)
+    assert len(finish(other)["rows"]) == 2 * size + 4, "another task is another batch"
+
+
+def test_rows_of_another_model_head_or_judge_are_not_continued(pipe, quick, tmp_path, monkeypatch):
+    judge, table = load_judge(), tmp_path / "front.csv"
+    run = lambda pipe=pipe, judge=judge, tasks=("none",): F.measure_front(pipe, judge, tasks=tasks, seeds=2, pictures=2, table=table)
+    begun = run(tasks=("none", "pose", "drag"))
+    for _ in range(3):
+        next(begun)
+    assert [row["version"].count("-") for row in F.read_front(table)] == [0] * 2 + [1] * 2 + [2] * 4, "model and judge, and each head"
+    before, other = table.read_bytes(), load_pipeline()
+    with torch.no_grad():
+        list(other.unet.parameters())[7].add_(1e-3)
+    with pytest.raises(ValueError, match="front.csv has rows of none by another model, head or judge .*delete them.*name another table"):
+        run(other)
+    with pytest.raises(ValueError, match="rows of none by another model"):
+        run(judge=load_judge().__class__(judge.network, (0.5,) * 14))
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "load_head", lambda folder, pipe: load_head("data/heads/depth", pipe))
+        with pytest.raises(ValueError, match="rows of pose by another model"):
+            run()
+    assert table.read_bytes() == before
+    finish(begun)
+    assert list(run(tasks=("none", "pose", "drag"))) == []
+
+
+def test_what_is_shipped_was_measured_with_the_model_heads_and_judge_that_are_shipped(pipe):
+    """And all of it: the plain command finds nothing to measure."""
+    assert list(F.measure_front(pipe, load_judge(), table=find_folder(F.FRONT))) == []
 
 
 def test_two_points_are_compared_in_pairs():

@@ -1,15 +1,16 @@
 """The front of control against cost: how near guidance comes, and what becomes of the picture, for what it costs.
 
-    python -m rg_minimal.puppets.front --seeds 3 --pictures 24        # writes data/results/front.csv, and goes on where it stopped
+    python -m rg_minimal.puppets.front --seeds 3 --pictures 16        # writes data/results/front.csv, and goes on where it stopped
 
 A *point* is a setting of `guided_sample`: a number of steps, moves a step, a sampler ... Each is measured on the same held-out
-captions, poses, maps and noise as all others, so they compare in pairs. One row is one picture; `summarize` makes means and
-95 % intervals of them, and `classroom.plots.front` the figure.
+captions, poses, maps and noise as all others, so they compare in pairs. One row is one picture, and says by which model and judge,
+and with which heads, it was made; `summarize` makes means and 95 % intervals of them, and `classroom.plots.front` the figure.
 """
 from __future__ import annotations
 
 import argparse
 import itertools
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,10 @@ from .cases import KINDS
 from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
-from .measure import SCALE, Progress, drag_sources, facts, finish, judge_drag
+from .measure import SCALE, Progress, checksum_of, drag_sources, facts, finish, judge_drag
 from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
 from ..denoisers import denoiser
-from ..files import read_rows, write_rows
+from ..files import add_rows, read_rows, rows_so_far
 from ..paces import DRAFT, DRAG_FULL, FULL
 from ..pipelines import find_folder, load_head, load_pipeline, sample
 from ..reference import SETTINGS as REFERENCE
@@ -37,7 +38,9 @@ from ..undo import undone
 
 FRONT = "data/results/front.csv"
 FRONT_SEED = world.HELD_OUT + 80_000
-COLUMNS = ("task", "point", "seed", "picture", "control", "whole", "attributes", "passes")
+NUMBERS = ("control", "whole", "attributes", "passes")
+KINDS_OF = {"task": str, "point": str, "seed": int, "picture": int, **dict.fromkeys(NUMBERS, float), "version": str}
+HEADS = {"pose": ["pose"], "depth": ["depth"], "edges": ["edges"], "identity": ["appearance"], "drag": ["correspondence", "pose"]}
 
 # `control` is PCK@0.05 of poses, RMSE of depth, F-score of edges, the share of looks that agree, a drag's pixels from its target.
 
@@ -158,13 +161,13 @@ def control_of(task: str, reading, frames) -> Tensor:
             "edges": lambda: edge_f_score(reading.edges, frames.edges)}[task]()
 
 
-def _drags(pipe, judge, heads, point, seed, count):
+def _drags(pipe, judge, head, pose, point, seed, count):
     """Rows of one point and seed of drags, as many of each kind of `cases.KINDS`, one after the other."""
     steps = point.settings["num_inference_steps"]
     for kind in KINDS:
-        for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE), max(count // len(KINDS), 1)):
-            settings = drag(heads["correspondence"], case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
-                            anatomy=heads["pose"], **point.objective) | point.settings
+        for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE), count // len(KINDS)):
+            settings = drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
+                            anatomy=pose, **point.objective) | point.settings
             picture, passes = _made(pipe, case.scene.caption, guidance_scale=SCALE, **settings)
             row = judge_drag(judge, case, picture)
             yield row["distance"], row["whole"], row["attribute_accuracy"], passes
@@ -176,45 +179,61 @@ def agreement(attributes, said) -> list[float]:
 
 
 @declared
-def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tuple(POINTS), seeds: Count = 3, pictures: Count = 24,
+def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tuple(POINTS), seeds: Count = 3, pictures: Count = 16,
                   table: FileName = FRONT, points: Texts = ()) -> Progress:
-    """Measure what `table` lacks, a point and a seed at a time, and write it after each; ends with all rows.
+    """Measure what `table` lacks, a point and a seed at a time, and add it after each, also where other processes do; ends with all rows.
 
     The seeds are those of held-out scenes that no other measurement has. A drag costs more, so there are a third as many.
-    `points` are the names of those that are measured, all where none is given. ValueError at the call.
+    `points` are the names of those that are measured, all where none is given. ValueError at the call, also where the table has rows of
+    another model, head or judge, or batches of another size.
     """
     known = {point.name for task in tasks for point in POINTS[task]}
     if set(points) - known:
         raise ValueError(f"points is {points!r}; choose from {', '.join(sorted(known))}")
-    rows = read_front(table) if Path(table).exists() else []
+    loaded = {task: [load_head(Path(heads) / name, pipe) for name in HEADS.get(task, ())] for task in POINTS}
+    versions = {task: "-".join([checksum_of(pipe, judge), *(checksum_of(None, None, head) for head in loaded[task])]) for task in POINTS}
+    fitting = lambda rows: _fitting(rows, table, versions, {task: _size(task, pictures) for task in tasks})
+    rows = fitting(rows_so_far(table, KINDS_OF, "the front"))
     done = {(row["task"], row["point"], row["seed"]) for row in rows}
     todo = [(task, point, FRONT_SEED + 1000 * number) for number in range(seeds) for task in tasks for point in POINTS[task]
             if (not points or point.name in points) and (task, point.name, FRONT_SEED + 1000 * number) not in done]
-    return _measured(pipe, judge, heads, rows, todo, pictures, table)
+    return _measured(pipe, judge, loaded, versions, todo, pictures, table, fitting)
 
 
-def _measured(pipe, judge, heads, rows, todo, pictures, table) -> Progress:
-    loaded = {name: load_head(Path(heads) / name, pipe) for name in ("pose", "depth", "edges", "correspondence", "appearance")}
+def _measured(pipe, judge, loaded, versions, todo, pictures, table, fitting) -> Progress:
     for number, (task, point, seed) in enumerate(todo, 1):
         if task == "drag":
-            made = list(_drags(pipe, judge, loaded, point, seed, pictures // 3))
+            made = _drags(pipe, judge, *loaded[task], point, seed, _size(task, pictures))
         else:
-            made = _together(pipe, judge, loaded.get({"identity": "appearance"}.get(task, task)), task, point, seed, pictures)
-        rows += [dict(zip(COLUMNS, (task, point.name, seed, i, *row))) for i, row in enumerate(made)]
-        write_front(table, rows)
+            made = _together(pipe, judge, *(loaded[task] or [None]), task, point, seed, pictures)
+        rows = [dict(zip(KINDS_OF, (task, point.name, seed, i, *row, versions[task]))) for i, row in enumerate(made)]
+        add_rows(table, rows, KINDS_OF, list(KINDS_OF)[:4], "the front", kept=fitting)
         yield number, len(todo)
-    return {"rows": rows}
+    return {"rows": read_front(table)}
 
 
-def write_front(table, rows) -> Path:
-    """The rows as CSV, whole or not at all."""
-    return write_rows(table, rows, COLUMNS)
+def _size(task: str, pictures: int) -> int:
+    """How many rows a point and a seed have: of drags as many of each kind."""
+    return max(pictures // 3 // len(KINDS), 1) * len(KINDS) if task == "drag" else pictures
+
+
+def _fitting(rows: list[dict], table, versions: dict[str, str], sizes: dict[str, int]) -> list[dict]:
+    """The rows of a table. ValueError where one is not of this model, this judge and the task's heads, or of a batch of another size
+    than now: what is made in one batch depends on its size, and would be no pair of what is measured now."""
+    for row in rows:
+        if row["version"] != versions.get(row["task"]):
+            raise ValueError(f"{table} has rows of {row['task']} by another model, head or judge ({row['version']}): delete them, keep it "
+                             "elsewhere, or name another table")
+    for (task, point, seed), count in Counter((row["task"], row["point"], row["seed"]) for row in rows).items():
+        if count != sizes.get(task, count):
+            raise ValueError(f"{table} has {count} pictures of {task}, {point}, seed {seed}, where {sizes[task]} are asked for: pass the number "
+                             "of pictures that it was measured with, delete these, or name another table")
+    return rows
 
 
 def read_front(table=FRONT) -> list[dict]:
     """The rows of a table, numbers as numbers. Raises ValueError where it is damaged."""
-    kinds = {"task": str, "point": str, "seed": int, "picture": int}
-    return read_rows(find_folder(table), {name: kinds.get(name, float) for name in COLUMNS}, "the front")
+    return read_rows(find_folder(table), KINDS_OF, "the front")
 
 
 def bootstrap(values: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -232,9 +251,9 @@ def summarize(rows: list, resamples: Count = 1000, seed: Seed = 0) -> list[dict]
     for task, point in dict.fromkeys((row["task"], row["point"]) for row in rows):
         part = [row for row in rows if (row["task"], row["point"]) == (task, point)]
         summary = {"task": task, "point": point, "pictures": len(part), "seeds": len({row["seed"] for row in part})}
-        values = torch.tensor([[row[name] for name in COLUMNS[4:]] for row in part])                      # (n, 4)
+        values = torch.tensor([[row[name] for name in NUMBERS] for row in part])                          # (n, 4)
         low, high = bootstrap(values, resamples, seed)
-        for i, name in enumerate(COLUMNS[4:]):
+        for i, name in enumerate(NUMBERS):
             summary |= {name: float(values[:, i].mean()), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
         result.append(summary)
     return result
@@ -244,7 +263,7 @@ def summarize(rows: list, resamples: Count = 1000, seed: Seed = 0) -> list[dict]
 def compare(rows: list, task: Tasks, one: Text, other: Text, resamples: Count = 10_000, seed: Seed = 0) -> dict:
     """How much more `one` point has than `other`, of each number, in pairs of pictures of the same caption and noise: the mean
     and `NAME_low`, `NAME_high`, its 95 % interval by the bootstrap over pairs, and `pairs`, how many there are."""
-    values = {point: {(row["seed"], row["picture"]): [row[name] for name in COLUMNS[4:]] for row in rows
+    values = {point: {(row["seed"], row["picture"]): [row[name] for name in NUMBERS] for row in rows
                       if row["task"] == task[0] and row["point"] == point} for point in (one, other)}
     both = sorted(set(values[one]) & set(values[other]))
     if not both:
@@ -252,7 +271,7 @@ def compare(rows: list, task: Tasks, one: Text, other: Text, resamples: Count = 
     more = torch.tensor([values[one][key] for key in both]) - torch.tensor([values[other][key] for key in both])      # (n, 4)
     low, high = bootstrap(more, resamples, seed)
     found = {"pairs": len(both)}
-    for i, name in enumerate(COLUMNS[4:]):
+    for i, name in enumerate(NUMBERS):
         found |= {name: float(more[:, i].mean()), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
     return found
 
@@ -261,7 +280,7 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Measure control against cost; goes on where it stopped.")
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(POINTS)}; all by default")
     parser.add_argument("--seeds", type=option(Count), default=3)
-    parser.add_argument("--pictures", type=option(Count), default=24, help="of each point and seed; a third of it in drags")
+    parser.add_argument("--pictures", type=option(Count), default=16, help="of each point and seed; a third of it in drags")
     parser.add_argument("--points", nargs="+", default=(), help="names of points; all by default")
     parser.add_argument("--table", default=FRONT)
     options = parser.parse_args(arguments)
