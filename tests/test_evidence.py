@@ -1,6 +1,7 @@
 """The evidence: who may see what, that trainings go on, that all contestants are asked the same, and the statistics."""
 import contextlib
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -231,37 +232,66 @@ def test_all_contestants_are_given_the_same(pipe, monkeypatch, tmp_path):
                steps in seen)
 
 
+def tuned(name, best, others=0.3, labels=1000, pictures=2, task="pose"):
+    """A tuning that was made to its end, of which one setting is the best."""
+    return [{**row, "settings": json.dumps(each)} for number, each in enumerate(C.budget(name, task))
+            for row in rows_of(name, [0.9 if number == best else others] * pictures, labels=labels, task=task)]
+
+
 def test_settings_are_chosen_from_equally_many():
     assert {len(each.grid) for name, each in C.CONTESTANTS.items() if name != "unguided" and "+" not in name} == {8}
-    rows = rows_of("head", [0.2, 0.4]) + [{**row, "settings": '{"step_size": 0.1}'}
-                                          for row in rows_of("head", [0.5, 0.5])]
-    assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == {"step_size": 0.1}
-    rows[2]["whole"] = rows[3]["whole"] = 0.1
-    assert C.chosen(rows, "head", "pose") == {} and C.chosen(rows, "adapter", "pose") == {}
+    rows, (first, *_, last) = tuned("head", 7), C.budget("head", "pose")
+    assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == last
+    assert C.chosen(rows, "adapter", "pose") == C.chosen(rows, "head", "depth") == {} and not C.was_tuned(rows, "adapter+head", "pose")
+    rows[-1]["whole"] = rows[-2]["whole"] = 0.1
+    assert C.chosen(rows, "head", "pose") == C.chosen(rows[::-1], "head", "pose") == first, "of equals the first of the budget, not of the table"
     assert C.merit(rows_of("head", [0.1], task="depth")[0]) == pytest.approx(0.9)
 
 
-def test_a_tuning_that_was_stopped_compares_settings_on_the_pictures_that_all_have():
-    better, stopped = rows_of("head", [0.9, 0.9, 0.3, 0.3]), [{**row, "settings": '{"step_size": 0.1}'} for row in rows_of("head", [0.8, 0.8])]
-    assert C.chosen(better + stopped, "head", "pose") == {}, "the others' pictures are harder"
-    few = [{**row, "labels": 10} for row in stopped]
-    assert C.chosen(few + better, "head", "pose") == {}, "those of another number of labels are another tuning"
-    with pytest.raises(ValueError, match="share no picture.*tune it to its end"):
-        C.chosen(better + [{**row, "picture": 9} for row in stopped], "head", "pose")
+def test_a_tuning_that_was_killed_chooses_nothing():
+    ended, grid = tuned("head", 3), C.budget("head", "pose")
+    for killed in (ended[:2], ended[:-1], ended[:-2], [*ended[:-1], {**ended[-1], "picture": 9}]):
+        assert not C.was_tuned(killed, "head", "pose") and C.tunings(killed, "head", "pose") == {}
+        with pytest.raises(ValueError, match=r"not all 8 settings of head .* tune pose --contestants head --tuned-with 1000 --tuned-on 16"):
+            C.chosen(killed, "head:mirrored", "pose")
+        for labels in (100, 10_000):                                            # one that was made to its end counts instead
+            other = [{**row, "labels": labels} for row in killed]
+            assert C.chosen(ended + other, "head", "pose") == C.chosen(other + ended, "head", "pose") == grid[3]
+    with pytest.raises(ValueError, match="--tuned-on 20"):
+        C.chosen([{**ended[0], "picture": 19}], "head", "pose")
+
+
+def test_of_several_tunings_the_one_with_most_labels_counts():
+    """Whatever was measured last: when it is asked for again, nothing is left to measure that could come last."""
+    few, many = tuned("head", 5, labels=100), tuned("head", 2, labels=1000)
+    todo = C.entries(["pose"], ["head"], [1000], [0], [1.0])
+    for rows in (few + many, many + few):
+        assert C.missing(rows, todo, S.TUNE, 2, C.budget) == [] and C.chosen(rows, "head", "pose") == C.budget("head", "pose")[2]
+
+
+def test_what_was_chosen_from_the_stored_table():
+    rows, guided = C.read_table(f"{C.FOLDER}/tune.csv"), lambda size, moves: {"step_size": size, "inner_steps": moves}
+    network = lambda scale, guidance: {"scale": scale, "guidance_scale": guidance}
+    found = {task: {name: C.chosen(rows, name, task) for name in C.CONTESTANTS if name != "unguided" and "+" not in name} for task in B.TASKS}
+    assert found["pose"] == {"head": guided(0.05, 1), "linear": guided(0.08, 1), "detector": {"step_size": 0.1, "stop": 0.5},
+                             "controlnet": network(1.0, 1.5), "adapter": network(1.25, 1.5), "loop": {"step_size": 0.08, "goal": 0.2},
+                             "predictor": {"step_size": 0.1, "stop": 0.8}}
+    untuned = {"linear": {}, "detector": {}, "loop": {}, "predictor": {}}
+    assert found["depth"] == untuned | {"head": guided(0.05, 2), "controlnet": network(1.5, 1.5), "adapter": network(1.5, 1.5)}
+    assert found["edges"] == untuned | {"head": guided(0.03, 2), "controlnet": network(1.5, 1.5), "adapter": network(1.5, 3.0)}
 
 
 def test_a_pair_takes_what_was_chosen_for_each_alone(pipe, monkeypatch):
-    rows = [{**row, "settings": '{"step_size": 0.1}'} for row in rows_of("head", [0.5])] + [
-        {**row, "settings": '{"scale": 1.25, "guidance_scale": 1.5}'} for row in rows_of("adapter", [0.5])]
+    rows = tuned("head", 6) + tuned("adapter", 4)
     settings = C.chosen(rows, "adapter+head", "pose")
-    assert settings == {"scale": 1.25, "guidance_scale": 1.5, "step_size": 0.1}
+    assert settings == {"scale": 1.25, "guidance_scale": 1.5, "step_size": 0.12, "inner_steps": 1} and C.was_tuned(rows, "adapter+head", "pose")
     seen = {}
     monkeypatch.setattr(C, "steered", lambda conditioning, network, shown, scale: seen.update(scale=scale))
     monkeypatch.setattr(C, "sample", lambda pipe, prompt, aims, **told: seen.update(told) or [None])
     cases = C.make_cases(pipe, "pose", S.TUNE.first, 1)
     monkeypatch.setattr(C.Cases, "objective", lambda self, head, **told: None)
     C.CONTESTANTS["adapter+head"].make(pipe, cases, (None, None), 1.0, **settings)
-    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (1.25, 1.5, 0.1)
+    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (1.25, 1.5, 0.12)
 
 
 def test_a_batch_is_done_when_all_its_pictures_are():

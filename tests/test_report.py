@@ -1,4 +1,5 @@
 """What the evidence's tables say: each sentence and number from rows, and what the rows lack is said to be not measured."""
+import json
 import math
 import shlex
 
@@ -24,6 +25,12 @@ def arm(contestant, labels, control, pictures=8, **changes):
 def cost(contestant, labels=100, seed=0, **changes):
     return {"contestant": contestant, "task": "pose", "labels": labels, "seed": seed, "parameters": 1000, "training_seconds": 60.0,
             "device": "cpu", "steps": 400, **changes}
+
+
+def tuned(name="head", best=0, labels=1000, pictures=2):
+    """A tuning that was made to its end, of which one setting is the best."""
+    return [row(name, labels, picture, 0.9 if number == best else 0.3, settings=json.dumps(each))
+            for number, each in enumerate(C.budget(name, "pose")) for picture in range(pictures)]
 
 
 HEAD = arm("head", 100, 0.75)
@@ -58,8 +65,10 @@ def test_what_is_not_there_is_not_measured():
     some = R.gaps(R.Tables(HOLDS))
     assert any("fewer than 3 trainings" in each for each in some) and any("T2I-Adapter" in each and R.NOT in each for each in some)
     assert f"pose: ControlNet with 30, 300, 10,000 labels: {R.NOT}." in some and f"pose: our head with 10, 30, 300, 1,000, 10,000 labels: {R.NOT}." in some
-    tuned = R.gaps(R.Tables(HOLDS, tune=HEAD))
-    assert "Settings were not tuned, everybody has defaults." in some and "Settings were not tuned, and are defaults: pose, ControlNet." in tuned
+    half = R.gaps(R.Tables(HOLDS, tune=tuned()[:3]))
+    assert "Settings were not tuned, everybody has defaults." in some and "Settings were not tuned, and are defaults: pose, ControlNet." in half
+    assert "Settings were not tuned to the end, and those that were measured last count: pose, our head." in half
+    assert [each for each in R.gaps(R.Tables(HOLDS, tune=tuned())) if "to the end" in each] == []
     with pytest.raises(ValueError, match="choose one of"):
         R.answer(empty, "colour")
 
@@ -70,9 +79,12 @@ def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
 
 
 def test_rows_of_settings_that_were_not_chosen_do_not_count():
-    other = [{**row, "settings": '{"step_size": 0.1}'} for row in arm("head", 10, 0.5)]
-    rows, partial = R.whole_arms(HOLDS + other, tuned=arm("head", 1000, 0.9))
-    assert rows == HOLDS and partial == ["pose: our head with 10 labels, seed 0, strength 1: 0 of 8 pictures with the settings that were chosen"]
+    best, *_, other = (json.dumps(each) for each in C.budget("head", "pose"))
+    holds = [each | {"settings": best} if each["contestant"] == "head" else each for each in HOLDS]
+    rows, partial = R.whole_arms(holds + arm("head", 10, 0.5, settings=other), tuned=tuned())
+    assert rows == holds and partial == ["pose: our head with 10 labels, seed 0, strength 1: 0 of 8 pictures with the settings that were chosen"]
+    rows, partial = R.whole_arms(holds + arm("head", 10, 0.5, settings=other), tuned=tuned()[:-1])
+    assert rows == holds + arm("head", 10, 0.5, settings=other) and not partial, "a tuning that was killed chooses nothing"
     with pytest.raises(ValueError, match="there is no folder nowhere"):
         R.read_tables("nowhere")
 
@@ -88,15 +100,16 @@ def test_the_table_of_the_readme_has_a_row_of_each_number_of_labels():
 
 
 def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
-    rows = [each for size, control, whole in ((0.03, 0.9, 0.5), (0.05, 0.7, 1.0), (0.08, 0.6, 1.0)) for number in range(4)
-            for each in [row(picture=number, control=control, whole=whole, settings=f'{{"step_size": {size}, "inner_steps": 1}}')]]
-    tables = R.Tables(tune=rows + [row("adapter", settings='{"scale": 1.5}', control=0.25, attributes=0.5)])
+    rows = [each | ({"control": 1.0, "whole": 0.5} if '"step_size": 0.03' in each["settings"] else {}) for each in tuned(best=2, pictures=4)]
+    first, killed = rows[:4], [row("adapter", settings=json.dumps(C.budget("adapter", "pose")[0]), control=0.25, attributes=0.5)]
+    tables = R.Tables(tune=rows + killed + [each | {"labels": 100} for each in first])
     found = R.tuning(tables, "pose")
-    assert [(each["settings"]["step_size"], round(each["merit"], 3), each["chosen"], each["n"]) for each in found["head"]] == [
-        (0.03, 0.45, False, 4), (0.05, 0.7, True, 4), (0.08, 0.6, False, 4)]
-    assert found["adapter"][0]["merit"] == 0.125 and found["adapter"][0]["chosen"] and R.tuning(tables, "depth") == {}
+    assert [(each["settings"]["step_size"], round(each["merit"], 3), each["chosen"], each["n"], each["labels"]) for each in found["head"]] == [
+        (0.03, 0.5, False, 4, 1000), (0.03, 0.5, False, 4, 1000), (0.05, 0.9, True, 4, 1000), *((size, 0.3, False, 4, 1000) for size in (
+            0.05, 0.08, 0.08, 0.12, 0.12)), (0.03, 0.5, False, 4, 100)]
+    assert found["adapter"][0]["merit"] == 0.125 and not found["adapter"][0]["chosen"] and R.tuning(tables, "depth") == {}
     said = R.tuning_table(found, "pose")
-    assert said.count("chosen") == 2 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 1.5" in said
+    assert said.count("chosen") == 1 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 0.75" in said
     assert said in R.report(R.Tables(rows, tune=tables.tune)) and R.NOT in R.tuning_table({}, "pose")
 
 

@@ -1,6 +1,7 @@
 """Sheets show what was measured: the first pictures of the measurement itself, which is then left."""
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,9 @@ def test_the_pictures_of_the_contest_are_its_first_ones_with_tuned_settings(tmp_
         sheets.draw_contest(runs=str(tmp_path))
     asked = []
     monkeypatch.setattr(sheets.contest, "load_parts", lambda name, *rest: asked.append((name, *rest[:3])) or name)
-    monkeypatch.setattr(sheets.contest, "CONTESTANTS", {name: contest.Contestant((), lambda pipe, cases, trained, strength, **settings: asked.append(
-        (trained, cases.first, settings)) or cases.frames.image) for name in ("unguided", "head", *sheets.baselines.KINDS)})
-    figure = sheets.draw_contest(count=2)
+    monkeypatch.setattr(sheets.contest, "CONTESTANTS", {name: replace(each, make=lambda pipe, cases, trained, strength, **settings: asked.append(
+        (trained, cases.first, settings)) or cases.frames.image) for name, each in contest.CONTESTANTS.items()})
+    figure, names = sheets.draw_contest(count=2), ("unguided", "head", *sheets.baselines.KINDS)
     tuned = report.read_tables().tune
-    assert asked == [*((name, "pose", 10, 0) for name in contest.CONTESTANTS),
-                     *((name, seeds.TEST.first, contest.chosen(tuned, name, "pose")) for name in contest.CONTESTANTS)]
+    assert asked == [*((name, "pose", 10, 0) for name in names), *((name, seeds.TEST.first, contest.chosen(tuned, name, "pose")) for name in names)]
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["asked for", "unguided", "our head", "ControlNet", "T2I-Adapter"]

@@ -197,7 +197,7 @@ def options_of_all() -> dict[str, dict]:
             "--strengths": dict(nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned"),
             "--pictures": dict(type=option(Count), default=64, help="held-out scenes, the same for everybody"),
             "--tuned-with": dict(type=option(Count), default=1000, help="labels of those whose settings are tuned"),
-            "--tuned-on": dict(type=option(Count), default=16, help="scenes that settings are tried on"),
+            "--tuned-on": dict(type=option(Count), default=C.TUNED_ON, help="scenes that settings are tried on"),
             "--ablations": dict(nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS)),
             "--scores-only": dict(action="store_true", help="of ablations: score the readouts, do not guide with them"),
             "--check": dict(type=option(Index), nargs="?", const=1, help="compute a row of these tasks again, drawn by this seed"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import time
 import zlib
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from ..saving import ReadoutHead
 FOLDER = "data/results/evidence"
 BATCH = 8                               # cases that are made together; a row is computed again with its whole batch
 LOOKS, REAL = 16, 512                   # axes of the Frechet distance; renderings that they come from
+TUNED_ON = 16                           # scenes that settings are tried on, where no other number is asked for
 STEPS = FULL["num_inference_steps"]     # of everybody
 KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "picture": int, "strength": float,
             "control": float, "whole": float, "attributes": float, "passes": float, "seconds": float, "look": str,
@@ -326,31 +328,51 @@ def merit(row: dict) -> float:
 
 
 def chosen(rows: list[dict], name: str, task: str) -> dict:
-    """The setting of this contestant with the largest mean merit among what `tune` measured last, on the pictures that all its
-    settings have; its defaults where nothing was. A pair has what was chosen for each of the two alone, an ablation what the head has."""
+    """The setting of this contestant with the largest mean merit of its tuning; its defaults where nothing was tuned. A pair has what was
+    chosen for each of the two alone, an ablation what the head has.
+
+    A tuning counts when it was made to its end (`tunings`), and of several that with most labels, whatever was measured last: so the
+    contest, which does not know what was tuned with, and the report go by the same one. ValueError where none was made to its end.
+    """
     if "+" in name:
         return {what: value for part in name.split("+") for what, value in chosen(rows, part, task).items()}
-    mine = _tuned(rows, name, task)
-    found: dict[str, dict[int, float]] = {}
-    for row in mine:
-        if row["labels"] == mine[-1]["labels"]:
-            found.setdefault(row["settings"], {})[row["picture"]] = merit(row)
-    if not found:
+    begun, ended = _tuned(rows, name, task), tunings(rows, name, task)
+    if not begun:
         return {}
-    shared = set.intersection(*map(set, found.values()))
-    if not shared:
-        raise ValueError(f"the settings of {name} in {task} share no picture that they were tuned on: tune it to its end with "
-                         f"python -m rg_minimal.evidence tune {task} --contestants {name}")
-    return json.loads(max(found, key=lambda each: sum(found[each][picture] for picture in shared)))
+    if not ended:
+        labels = max(row["labels"] for row in begun)
+        scenes = max(TUNED_ON, *(row["picture"] + 1 for row in begun if row["labels"] == labels))
+        raise ValueError(f"not all {len(budget(name, task))} settings of {_alone(name)} in {task} were tried on the same pictures: tune it to its end "
+                         f"with python -m rg_minimal.evidence tune {task} --contestants {_alone(name)} --tuned-with {labels} --tuned-on {scenes}")
+    merits = ended[max(ended)]
+    return json.loads(max(merits, key=merits.get))
+
+
+def tunings(rows: list[dict], name: str, task: str) -> dict[int, dict[str, float]]:
+    """The mean merits of settings in each tuning of a contestant that was made to its end, {labels: {settings: merit}}: all settings of
+    `budget` were tried, on the same pictures. One that was killed has fewer, or some on fewer pictures, and is left out."""
+    found: dict[int, dict[str, dict[int, float]]] = {}
+    for row in _tuned(rows, name, task):
+        found.setdefault(row["labels"], {}).setdefault(row["settings"], {})[row["picture"]] = merit(row)
+    known, ended = [json.dumps(each) for each in budget(name, task)] if found else [], {}
+    for labels, tried in found.items():
+        if all(each in tried and tried[each].keys() == tried[known[0]].keys() for each in known):
+            ended[labels] = {each: math.fsum(tried[each].values()) / len(tried[each]) for each in known}
+    return ended
 
 
 def was_tuned(rows: list[dict], name: str, task: str) -> bool:
-    """Whether settings of this contestant, or of both of a pair, were tried."""
-    return all(_tuned(rows, part, task) for part in name.split("+"))
+    """Whether a tuning of this contestant, or of both of a pair, was made to its end."""
+    return all(tunings(rows, part, task) for part in name.split("+"))
 
 
 def _tuned(rows: list[dict], name: str, task: str) -> list[dict]:
-    return [row for row in rows if (row["contestant"], row["task"]) == ("head" if name.startswith("head:") else name, task)]
+    return [row for row in rows if (row["contestant"], row["task"]) == (_alone(name), task)]
+
+
+def _alone(name: str) -> str:
+    """Whose settings a contestant has: an ablation the head's."""
+    return "head" if name.startswith("head:") else name
 
 
 def budget(name: str, task: str) -> list[dict]:

@@ -91,7 +91,7 @@ def whole_arms(rows: list[dict], tuned: list[dict] = ()) -> tuple[list[dict], li
     """The rows of all arms (`arm`) that were measured to the end, and names of the others.
 
     To the end is on as many pictures as any arm of its kind: of the task, at strength 1 or another, ablation or not. Where
-    settings were `tuned` those that were chosen count, else, where an arm was measured with several, the last ones.
+    settings were `tuned` to the end those that were chosen count, else, where an arm was measured with several, the last ones.
     """
     every: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -227,15 +227,17 @@ def _counted(found: dict) -> str:
 
 def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
     """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "chosen", "n", "labels"}, ...]},
-    in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen."""
+    in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen, in the tuning that
+    `contest.chosen` goes by."""
     rows, found = pick(tables.tune, task=task), {}
     for name in dict.fromkeys(row["contestant"] for row in rows):
-        mine, best = pick(rows, contestant=name), C.chosen(rows, name, task)
-        for settings in dict.fromkeys(row["settings"] for row in mine):
-            here = pick(mine, settings=settings)
+        mine, ended = pick(rows, contestant=name), C.tunings(rows, name, task)
+        best = (max(ended), C.chosen(rows, name, task)) if ended else None
+        for labels, settings in dict.fromkeys((row["labels"], row["settings"]) for row in mine):
+            here = pick(mine, labels=labels, settings=settings)
             found.setdefault(name, []).append({
                 "settings": json.loads(settings), "merit": sum(map(C.merit, here)) / len(here), "control": _mean(here, "control"),
-                "whole": _mean(here, "whole"), "chosen": json.loads(settings) == best, "n": len(here), "labels": here[-1]["labels"]})
+                "whole": _mean(here, "whole"), "chosen": (labels, json.loads(settings)) == best, "n": len(here), "labels": labels})
     return found
 
 
@@ -582,9 +584,11 @@ def gaps(tables: Tables) -> list[str]:
     if not tables.tune:
         found.append("Settings were not tuned, everybody has defaults.")
     else:
-        untuned = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name, each in C.CONTESTANTS.items() if len(each.grid) > 1
+        untuned = [(task, name) for task in tasks_of(tables.contest) for name, each in C.CONTESTANTS.items() if len(each.grid) > 1
                    and pick(tables.contest, task=task, contestant=name) and not C.was_tuned(tables.tune, name, task)]
-        found += [f"Settings were not tuned, and are defaults: {'; '.join(untuned)}."] if untuned else []
+        for begun, said in ((False, "not tuned, and are defaults"), (True, "not tuned to the end, and those that were measured last count")):
+            these = [f"{task}, {named(name)}" for task, name in untuned if bool(pick(tables.tune, task=task, contestant=name)) is begun]
+            found += [f"Settings were {said}: {'; '.join(these)}."] if these else []
     lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if name not in {key[0] for key in rates(tables, task)}]
     if lost:
         found.append(f"Other learning rates than the recipe's: {'; '.join(lost)}: {NOT}.")
