@@ -119,9 +119,22 @@ def test_learning_rates_that_were_tried_are_told_and_the_usual_ones_alone_are_no
     tables = R.Tables(HOLDS, rates=[tried(2e-3, 0.011), tried(2e-3, 0.013, seed=1), tried(1e-3, 0.014), tried(2e-3, 0.01, "adapter")])
     found = R.rates(tables, "pose")
     assert list(found) == [("controlnet", 300)] and [(each["lr"], round(each["loss"], 4), each["least"], each["trainings"]) for each in found["controlnet", 300]] == [
-        (1e-3, 0.014, False, 1), (2e-3, 0.012, True, 2)]
+        (1e-3, 0.014, False, 1), (2e-3, 0.011, True, 1)]
     assert "ControlNet, 300 labels: 0.002" in R.report(tables) and R.rates(tables, "depth") == {}
     assert f"Other learning rates than the recipe's: pose, T2I-Adapter: {R.NOT}." in R.gaps(tables)
+
+
+def test_learning_rates_are_compared_in_the_trainings_that_all_have():
+    """Another training learns from other pictures, and is easier or harder with any rate."""
+    def tried(lr, **losses):
+        return [{"contestant": "adapter", "task": "pose", "labels": 10, "seed": int(seed[1:]), "lr": lr, "loss": loss, "steps": 100 * (1 + int(seed[1:]))}
+                for seed, loss in losses.items()]
+    found = R.rates(R.Tables(rates=tried(2e-3, s0=0.010, s1=0.020, s2=0.030) + tried(1e-3, s0=0.011, s2=0.031)), "pose")["adapter", 10]
+    assert [(each["lr"], round(each["loss"], 4), each["steps"], each["least"], each["trainings"]) for each in found] == [
+        (1e-3, 0.021, 200, False, 2), (2e-3, 0.02, 200, True, 2)]
+    assert R.rates(R.Tables(rates=tried(2e-3, s0=0.010) + tried(1e-3, s1=0.011)), "pose") == {}, "no training has both"
+    stored = R.rates(R.read_tables(), "pose")["controlnet", 10]
+    assert [(each["lr"], each["trainings"]) for each in stored if each["least"]] == [(2e-3, 1)] and len(stored) == 3, "the recipe's own rate"
 
 
 def test_costs_are_those_of_all_parts():

@@ -251,15 +251,18 @@ def tuning_table(found: dict[str, list[dict]], task: str) -> str:
 
 def rates(tables: Tables, task: str) -> dict[tuple, list[dict]]:
     """What became of the baselines with each learning rate that was tried, {(contestant, labels): [{"lr", "loss", "steps", "least",
-    "trainings"}, ...]}; "loss" is the mean of the trainings' least losses on pictures that none learned from."""
-    found: dict[tuple, list[dict]] = {}
-    for row in sorted(pick(tables.rates, task=task), key=lambda row: (row["contestant"], row["labels"], row["lr"])):
-        here = found.setdefault((row["contestant"], row["labels"]), [])
-        if row["lr"] not in [each["lr"] for each in here]:
-            alike = pick(tables.rates, task=task, contestant=row["contestant"], labels=row["labels"], lr=row["lr"])
-            here.append({"lr": row["lr"], "loss": _mean(alike, "loss"), "steps": _mean(alike, "steps"), "trainings": len(alike)})
-    found = {key: part for key, part in found.items() if len(part) > 1}
-    return {key: [each | {"least": each["loss"] == min(other["loss"] for other in part)} for each in part] for key, part in found.items()}
+    "trainings"}, ...]}; "loss" is the mean of the trainings' least losses on pictures that none learned from. Compared are the trainings
+    that all rates have, since others learn from other pictures; where there is none, nothing is."""
+    rows, found = pick(tables.rates, task=task), {}
+    for name, labels in sorted({(row["contestant"], row["labels"]) for row in rows}):
+        mine = pick(rows, contestant=name, labels=labels)
+        each_has = {lr: {row["seed"] for row in pick(mine, lr=lr)} for lr in sorted({row["lr"] for row in mine})}
+        here = {lr: pick(mine, lr=lr, seed=set.intersection(*each_has.values())) for lr in each_has}
+        if len(here) > 1 and all(here.values()):
+            losses = {lr: _mean(part, "loss") for lr, part in here.items()}
+            found[name, labels] = [{"lr": lr, "loss": losses[lr], "steps": _mean(part, "steps"), "trainings": len(part),
+                                    "least": losses[lr] == min(losses.values())} for lr, part in here.items()]
+    return found
 
 
 def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
