@@ -555,8 +555,10 @@ FAULTS = (
     fault("report: an error counts as a gain", "evidence/report.py", """sign = -1 if task == "depth" else 1
         grids""", """sign = 1
         grids""", "test_report.py::test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer"),
-    fault("report: unfinished arms count", "evidence/report.py", "if part and len(part) == most[kind(key)] for row", "for row",
+    fault("report: unfinished arms count", "evidence/report.py", "if here and len(here) == len(usual[_kind(key)]):", "if here:",
           "test_report.py::test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named"),
+    fault("report: more pictures of one arm drop all others", "evidence/report.py", "key=lambda each: (some.count(each), len(each)", "key=lambda each: (len(each), len(each)",
+          "test_report.py::test_more_pictures_of_one_arm_leave_the_others_what_they_are"),
     fault("evidence: words stay on the CPU", "evidence/baselines.py", ".to(where)).last_hidden_state.cpu()", ").last_hidden_state",
           "device/test_on_device.py::test_everybody_of_the_evidence_trains_and_is_measured"),
     fault("ideas: a loss taken for an error", "evidence/ideas.py", "self.last = losses.detach().sqrt()", "self.last = losses.detach()",

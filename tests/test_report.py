@@ -78,6 +78,23 @@ def test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named():
     assert rows == HOLDS and partial == ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 3 of 8 pictures"]
 
 
+def test_more_pictures_of_one_arm_leave_the_others_what_they_are():
+    for more in (8, 64):                                                        # ControlNet with a thousand labels goes on
+        rows, partial = R.whole_arms(HOLDS + arm("controlnet", 1000, 0.95, 8 + more)[8:])
+        assert rows == HOLDS and not partial
+    some = arm("head", 100, 0.75, 12) + arm("controlnet", 100, 0.5)             # one of each: what both have
+    assert R.whole_arms(some) == ([each for each in some if each["picture"] < 8], [])
+    begun = HEAD + arm("controlnet", 100, 0.5, 2)
+    assert R.whole_arms(begun) == (HEAD, ["pose: ControlNet with 100 labels, seed 0, strength 1: 2 of 8 pictures"])
+    further = [each for name in ("head", "adapter", "controlnet") for each in arm(name, 100, 0.5, 16)] + arm("linear", 100, 0.4)
+    assert R.whole_arms(further) == (further[:-8], ["pose: best raw layer with 100 labels, seed 0, strength 1: 8 of 16 pictures"])
+    elsewhere = HOLDS + [each | {"picture": each["picture"] + 4} for each in arm("adapter", 100, 0.9)]
+    assert R.whole_arms(elsewhere) == (HOLDS, ["pose: T2I-Adapter with 100 labels, seed 0, strength 1: 4 of 8 pictures"])
+    tables = R.read_tables()
+    extra = [{**each, "picture": each["picture"] + 64} for each in R.pick(tables.contest, task="pose", contestant="head", labels=100, seed=0, strength=1.0)[:8]]
+    assert R.whole_arms(tables.contest + extra, tables.tune) == (tables.contest, [])
+
+
 def test_rows_of_settings_that_were_not_chosen_do_not_count():
     best, *_, other = (json.dumps(each) for each in C.budget("head", "pose"))
     holds = [each | {"settings": best} if each["contestant"] == "head" else each for each in HOLDS]

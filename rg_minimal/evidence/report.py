@@ -88,26 +88,43 @@ def arm(row: dict) -> tuple:
 
 
 def whole_arms(rows: list[dict], tuned: list[dict] = ()) -> tuple[list[dict], list[str]]:
-    """The rows of all arms (`arm`) that were measured to the end, and names of the others.
+    """The rows of all arms (`arm`) that were measured to the end, on the same pictures, and names of the others.
 
-    To the end is on as many pictures as any arm of its kind: of the task, at strength 1 or another, ablation or not. Where
-    settings were `tuned` to the end those that were chosen count, else, where an arm was measured with several, the last ones.
+    To the end is on the pictures that most arms of its kind have: of the task, at strength 1 or another, ablation or not. More pictures of
+    an arm do not count until most have them. Where settings were `tuned` to the end those that were chosen count, else, where an arm was
+    measured with several, the last ones.
     """
     every: dict[tuple, list[dict]] = {}
     for row in rows:
         every.setdefault(arm(row), []).append(row)
-    found = {}
+    found, kinds = {}, {}
     for key, part in every.items():
         task, name, *_ = key
         best = C.chosen(tuned, name, task) if C.was_tuned(tuned, name, task) else json.loads(part[-1]["settings"])
         found[key] = [row for row in part if json.loads(row["settings"]) == best]
-    kind = lambda key: (key[0], key[1].startswith("head:"), key[4] == 1.0)
-    most = {each: max(len(part) for key, part in found.items() if kind(key) == each) for each in map(kind, found)}
-    done = [row for key, part in found.items() if part and len(part) == most[kind(key)] for row in part]
-    return done, [f"{task}: {named(name)} with {labels:,} labels, seed {seed}, strength {strength:g}: {len(part)} of "
-                  f"{most[kind(key)] or len(every[key])} pictures" + (" with the settings that were chosen" if len(part) < len(every[key]) else "")
-                  for key, part in found.items() if not part or len(part) < most[kind(key)]
-                  for task, name, labels, seed, strength in [key]]
+        kinds.setdefault(_kind(key), []).append(frozenset(row["picture"] for row in found[key]))
+    usual, done, partial = {kind: _usual(pictures) for kind, pictures in kinds.items()}, [], []
+    for key, part in found.items():
+        task, name, labels, seed, strength = key
+        here = [row for row in part if row["picture"] in usual[_kind(key)]]
+        if here and len(here) == len(usual[_kind(key)]):
+            done += here
+        else:
+            partial.append(f"{task}: {named(name)} with {labels:,} labels, seed {seed}, strength {strength:g}: {len(here)} of "
+                           f"{len(usual[_kind(key)]) or len(every[key])} pictures"
+                           + (" with the settings that were chosen" if len(part) < len(every[key]) else ""))
+    return done, partial
+
+
+def _kind(key: tuple) -> tuple:
+    task, name, _, _, strength = key
+    return task, name.startswith("head:"), strength == 1.0
+
+
+def _usual(several: list[frozenset]) -> frozenset:
+    """The pictures that most arms have, of those of each arm; where equally many have these and those, the ones that leave most rows."""
+    some = [each for each in several if each]
+    return max(some, key=lambda each: (some.count(each), len(each) * sum(each <= other for other in some)), default=frozenset())
 
 
 def shared(rows: list[dict]) -> list[dict]:
