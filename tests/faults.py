@@ -46,6 +46,7 @@ COST, SWEEP, PROCESSES = "cost.py", "sweep.py", "processes.py"
 BASE, FRONT = "puppets/basemodel.py", "puppets/front.py"
 STUDIO = "classroom/studio.py"
 TRIAL = "evidence/trial.py"
+COMMANDS_OF = "evidence/__main__.py"
 CONTEST, LEARN, STATISTICS, REPORT = "evidence/contest.py", "evidence/learn.py", "evidence/statistics.py", "evidence/report.py"
 TRAINING = "puppets/training.py"
 TRANSFORMER = "puppets/transformer.py"
@@ -683,6 +684,14 @@ FAULTS = (
           "test_evidence.py::test_a_tuning_that_was_killed_chooses_nothing"),
     fault("the tuning that was measured last counts", CONTEST, "merits = ended[max(ended)]", "merits = ended[list(ended)[-1]]",
           "test_evidence.py::test_of_several_tunings_the_one_with_most_labels_counts"),
+    fault("`all` finds out after its trainings what it lacks", COMMANDS_OF, "def everything(options) -> None:\n    refuse_all(options)\n", "def everything(options) -> None:\n",
+          "test_evidence.py::test_all_refuses_before_it_trains_what_it_would_refuse_after"),
+    fault("`all` wants networks for what is measured already", COMMANDS_OF, "anew = [each for each in todo if any((part, each[1]) in open_ for part in each[0].split(\"+\"))]",
+          "anew = todo", "test_evidence.py::test_what_is_tuned_and_measured_needs_no_network_again"),
+    fault("ablations are trained that cannot be measured", COMMANDS_OF, 'C.chosen(C.read_table(table(options, "tune")), "head", task)', "pass",
+          "test_evidence.py::test_ablations_are_not_trained_where_they_could_not_be_measured"),
+    fault("learners are trained before their teachers", COMMANDS_OF, "sorted(options.kinds, key=lambda kind: kind in M.LEARNS_FROM)", "options.kinds",
+          "test_evidence.py::test_who_learns_from_another_may_be_named_first"),
     fault("who was not trained is found out when asked", CONTEST, "        require(name, task, labels, seed, runs)\n    axes", "        pass\n    axes",
           "test_evidence.py::test_who_was_not_trained_is_named_before_anything_is_made"),
     fault("a table loses what another process added", "files.py", "(*kept(rows_so_far(table, kinds, what)), *new)", "(*new,)",

@@ -137,6 +137,116 @@ def test_a_check_refuses_what_it_would_not_use(option, capsys):
     assert f"leave out {option.split()[0]}" in capsys.readouterr().err
 
 
+@pytest.fixture
+def commanded(monkeypatch, tmp_path):
+    """`all` and its kin with trainings and measurements that only note themselves; a training fills its folder."""
+    done = []
+    monkeypatch.setattr(M, "loaded", lambda: (None, None)), monkeypatch.setattr(C, "version_of", lambda pipe: "a")
+
+    def train(options):
+        done.append("train")
+        for job in evidence.jobs_of(options):
+            place = evidence.folder(options, *job)
+            place.mkdir(parents=True, exist_ok=True), (place / "training.json").write_text("{}")
+    monkeypatch.setattr(evidence, "train", train)
+    monkeypatch.setattr(C, "write_real", lambda *_: None)
+    monkeypatch.setattr(evidence, "follow", lambda states: None), monkeypatch.setattr(A, "score_ablations", lambda *_: [])
+
+    def measure(options, todo, name, scenes, pictures, settings):
+        done.append(name)
+        work = C.missing(C.read_table(evidence.table(options, name)), todo, scenes, pictures, settings)
+        for key, _ in work:
+            key[0].startswith("head:") or C.require(*key[:4], options.runs)
+        numbers = {"control": 1.0, "whole": 1.0, "attributes": 1.0, "passes": 1.0, "seconds": 1.0, "look": "", "version": "a"}
+        made = [{**dict(zip(C.SETTING, key)), "picture": start + i, **numbers} for key, start in work for i in range(C.BATCH)]
+        C.add_to(evidence.table(options, name), made)
+    monkeypatch.setattr(evidence, "measure", measure)
+
+    def command(line):
+        done.clear()
+        options = evidence.commands().parse_args([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path / "tables")])
+        options.run(options)
+        return done
+    return command, done
+
+
+@pytest.mark.parametrize("words, says", [
+    ("--labels 100", "head is to be tuned with .*head-pose-1000-0.*--tuned-with 1000 has to be among --labels"),
+    ("--labels 100 --tuned-with 100 --seeds 1", "to be tuned with .*head-pose-100-0.*0 among --seeds"),
+    ("--labels 100 --tuned-with 100 --kinds head", "linear is to be tuned with .*linear-pose-100-0.*linear among --kinds"),
+    ("--labels 1000 --rates 1e-3", "controlnet is to be tuned with .*controlnet-pose-1000-0.*without --rates"),
+    ("--labels 1000 --kinds head --rates 1e-3", "--rates are of controlnet and adapter, and --kinds is head: add one of them"),
+    ("--labels 1000 --kinds controlnet adapter predictor", "predictor learns from .*head-pose-1000-0, which holds no finished training: add head to --kinds"),
+    ("--labels 1000 --seeds 10 0", "seeds below 10"), ("--labels 100 --tuned-with 20000", "at most 10000 labels"),
+    ("--labels 100 --tuned-with 100 --kinds head --contestants unguided head controlnet+head", r"controlnet\+head is to be measured with .*controlnet-pose-100-0.*add controlnet")])
+def test_all_refuses_before_it_trains_what_it_would_refuse_after(words, says, commanded, tmp_path):
+    command, done = commanded
+    with pytest.raises(ValueError, match=says):
+        command(f"all pose {words}")
+    assert done == [] and not (tmp_path / "runs").exists()
+
+
+def test_all_goes_on_where_nothing_is_lacking(commanded):
+    command, done = commanded
+    course = ["train", "tune", "contest", "contest"]
+    few = "all pose --tuned-with 100 --tuned-on 8 --pictures 8 --ablations mirrored"
+    assert command(f"{few} --labels 100 300 --seeds 0 1") == course and command(f"{few} --labels 10 --kinds head --contestants head") == course
+    assert command(f"{few} --labels 100 --seeds 1 --rates 1e-3") == course, "the usual rate was trained before"
+    assert command(f"{few} --labels 100 --kinds head") == course, "as were the others"
+    assert command("all pose --tuned-with 300 --tuned-on 8 --pictures 8 --labels 300 --contestants head --ablations mirrored") == course
+    with pytest.raises(ValueError, match="--tuned-with is 100, and .*tune.csv has a tuning of head in pose with 300 labels, which counts: pass --tuned-with 300"):
+        command(f"{few} --labels 100")
+    assert done == []
+
+
+def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
+    command, done = commanded
+    line = "all pose --labels 100 --tuned-with 100 --tuned-on 8 --pictures 8 --ablations mirrored"
+    command(line), (tmp_path / "runs").rename(tmp_path / "away")
+    assert command(f"{line} --kinds head") == ["train", "tune", "contest", "contest"]
+    with pytest.raises(ValueError, match="linear is to be tuned with"):
+        command(f"{line} --kinds head --tuned-on 16")
+    with pytest.raises(ValueError, match="linear is to be measured with"):
+        command(f"{line} --kinds head --pictures 16")
+
+
+def test_a_tuning_with_fewer_labels_says_that_another_one_counts(commanded, capsys):
+    command, _ = commanded
+    few = "all pose --labels 100 1000 --contestants head --tuned-on 8 --pictures 8 --ablations mirrored"
+    command(few)
+    assert capsys.readouterr().out == ""
+    command("tune pose --contestants head --tuned-with 100 --tuned-on 8")
+    assert capsys.readouterr().out == "head in pose: its tuning with 1000 labels counts, which are more\n"
+
+
+@pytest.mark.parametrize("line, says", [
+    ("train pose --kinds head detector --rates 1e-3", "--rates are of controlnet and adapter, and --kinds is head detector"),
+    ("train pose --kinds controlnet predictor --labels 10", "add head to --kinds"),
+    ("ablate pose --scores-only --pictures 8", "--scores-only guides with nothing: leave out --pictures"),
+    ("ablate pose --scores-only --strengths 2 --pictures 8", "leave out --strengths, --pictures")])
+def test_options_that_would_have_no_effect_are_refused_before_anything_is_trained(line, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(M, "loaded", None)
+    with pytest.raises(SystemExit):
+        main([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)])
+    assert says in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_who_learns_from_another_may_be_named_first(tmp_path):
+    line = "train pose --kinds predictor controlnet head --labels 10 --rates 1e-3 2e-3 --runs".split()
+    options = evidence.commands().parse_args([*line, str(tmp_path)])
+    assert [job[0] for job in evidence.jobs_of(options)] == ["controlnet", "controlnet", "head", "predictor"]
+    assert [evidence.folder(options, *job).name for job in evidence.jobs_of(options)] == [
+        "controlnet@0.001-pose-10-0", "controlnet-pose-10-0", "head-pose-10-0", "predictor-pose-10-0"]
+
+
+def test_ablations_are_not_trained_where_they_could_not_be_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(M, "loaded", None)
+    C.add_to(tmp_path / "tune.csv", [{**row, "look": "", "passes": 1.0, "seconds": 1.0, "version": "a"} for row in tuned("head", 2)[:5]])
+    options = evidence.commands().parse_args(["ablate", "pose", "--folder", str(tmp_path), "--runs", str(tmp_path / "runs")])
+    with pytest.raises(ValueError, match="not all 8 settings of head in pose"):
+        options.run(options)
+
+
 def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
     shared = ["train", "depth", "--kinds", "controlnet", "--labels", "4", "--steps", "2", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]

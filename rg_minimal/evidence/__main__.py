@@ -40,10 +40,7 @@ def count(progress) -> None:
 
 def train(options) -> None:
     """Train what is asked for and is not there, and note what it cost."""
-    jobs = [(kind, task, labels, seed, changes) for seed in options.seeds for labels in options.labels for task in options.tasks
-            for kind in options.kinds for changes in changes_of(options, kind)]
-    for _, _, labels, seed, _ in jobs:                                      # all of them, before the first
-        seeds.training_scenes(seed, labels)
+    jobs = jobs_of(options)
     refuse_file(options.runs), refuse_file(options.folder)
     if several(options):
         count(M.train_all(jobs, options.runs, options.workers, options.scheduler))
@@ -53,6 +50,31 @@ def train(options) -> None:
     for kind, task, labels, seed, changes in jobs:
         follow(M.training(kind, task, labels, seed, options.runs, pipe, **changes))
         note_costs(options)
+
+
+def jobs_of(options) -> list[tuple]:
+    """What is to be trained, (kind, task, labels, seed, changes) each, those first that others learn from. ValueError, before the first
+    training, where one of them could not begin."""
+    if options.rates and not set(options.kinds) & set(B.KINDS):
+        raise ValueError(f"--rates are of {' and '.join(B.KINDS)}, and --kinds is {' '.join(options.kinds)}: add one of them, or leave out --rates")
+    kinds = sorted(options.kinds, key=lambda kind: kind in M.LEARNS_FROM)
+    jobs = [(kind, task, labels, seed, changes) for seed in options.seeds for labels in options.labels for task in options.tasks
+            for kind in kinds for changes in changes_of(options, kind)]
+    filled = {folder(options, *job) for job in jobs}
+    for kind, task, labels, seed, changes in jobs:
+        seeds.training_scenes(seed, labels)
+        first = B.folder_of(M.LEARNS_FROM.get(kind, kind), task, labels, seed, options.runs)
+        if kind in M.LEARNS_FROM and first not in filled and not any((each / "training.json").exists() for each in (
+                first, folder(options, kind, task, labels, seed, changes))):
+            raise ValueError(f"{kind} learns from {first}, which holds no finished training: add {M.LEARNS_FROM[kind]} to --kinds")
+    return jobs
+
+
+def folder(options, kind: str, task: str, labels: int, seed: int, changes: dict) -> Path:
+    """What a training fills."""
+    if kind in B.KINDS:
+        return B.BaselineRecipe(kind, task, labels, seed, runs=str(options.runs), **changes).folder
+    return B.folder_of(kind, task, labels, seed, options.runs)
 
 
 def changes_of(options, kind: str) -> list[dict]:
@@ -85,16 +107,25 @@ def table(options, name: str) -> Path:
 
 
 def tune(options) -> None:
-    todo = C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1],
-                     [options.tuned_with], [0], [1.0])
+    todo = to_tune(options)
     measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
+    for name, task, labels in more_labels(options, C.read_table(table(options, "tune"))):
+        print(f"{name} in {task}: its tuning with {labels} labels counts, which are more")
+
+
+def to_tune(options) -> list[tuple]:
+    return C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1], [options.tuned_with], [0], [1.0])
+
+
+def more_labels(options, rows: list[dict]) -> list[tuple]:
+    """(contestant, task, labels) where another tuning than the one that is asked for has more labels, so that it counts."""
+    found = [(name, task, max(C.tunings(rows, name, task), default=0)) for name, task, *_ in to_tune(options)]
+    return [each for each in found if each[2] > options.tuned_with]
 
 
 def contest(options) -> None:
     if options.check is not None:
-        known = options_of_all()
-        others = [each for each in PLAYS[1:] if getattr(options, each[2:]) != known[each]["default"]]
-        if others:
+        if others := given(options, PLAYS[1:]):
             raise ValueError(f"--check draws from all rows of the tasks: leave out {', '.join(others)}")
         pipe, judge = M.loaded()
         row, again = C.recompute(pipe, judge, table(options, "contest"), options.tasks, seeds.TEST, options.check, options.runs)
@@ -107,16 +138,33 @@ def contest(options) -> None:
     play(options, options.contestants)
 
 
+def given(options, names: tuple[str, ...]) -> list[str]:
+    """Those of the options that are not what they are by default."""
+    known = options_of_all()
+    return [each for each in names if getattr(options, each[2:]) != known[each]["default"]]
+
+
 def play(options, contestants) -> None:
     tuned = C.read_table(table(options, "tune"))
-    rows_so_far(table(options, "real"), C.REAL_KINDS, "renderings")         # refused now if it is none, not when all is measured
-    refuse_file(options.runs), refuse_file(options.folder)
+    refuse_tables(options)
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
     measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])
     C.write_real(*M.loaded(), table(options, "real"), options.runs)
 
 
+def refuse_tables(options) -> None:
+    """ValueError now, not when all is measured, where the tables could not be written."""
+    rows_so_far(table(options, "real"), C.REAL_KINDS, "renderings")
+    refuse_file(options.runs), refuse_file(options.folder)
+
+
 def ablate(options) -> None:
+    if options.command == "ablate" and options.scores_only and (others := given(options, ("--strengths", "--pictures"))):
+        raise ValueError(f"--scores-only guides with nothing: leave out {', '.join(others)}")
+    if not options.scores_only:                                             # what `play` would refuse when all is trained
+        refuse_tables(options)
+        for task in options.tasks:
+            C.chosen(C.read_table(table(options, "tune")), "head", task)
     pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:
@@ -134,10 +182,48 @@ def ablate(options) -> None:
 
 
 def everything(options) -> None:
+    refuse_all(options)
     for each in (train, tune, contest):
         each(options)
     options.labels = [options.tuned_with]
     ablate(options)
+
+
+def refuse_all(options) -> None:
+    """ValueError, before hours of training, where tuning or the contest would then lack what nobody has trained, or could not go by what is
+    tuned."""
+    filled = {folder(options, *job) for job in jobs_of(options)}
+    refuse_tables(options)
+    for seed in options.seeds:
+        seeds.training_scenes(seed, options.tuned_with)                     # of the ablations
+    pipe = M.loaded()[0]
+    tuned, rows = (C.rows_of(table(options, name), pipe) for name in ("tune", "contest"))
+    for name, task, labels in more_labels(options, tuned):
+        raise ValueError(f"--tuned-with is {options.tuned_with}, and {table(options, 'tune')} has a tuning of {name} in {task} with {labels} labels, "
+                         f"which counts: pass --tuned-with {labels}, or another --folder")
+    todo = [key[:4] for key, _ in C.missing(tuned, to_tune(options), seeds.TUNE, options.tuned_on, C.budget)]
+    for name, task, labels, seed in dict.fromkeys(todo):
+        for part, lost in C.lacking(name, task, labels, seed, options.runs).items():
+            if lost not in filled:
+                raise ValueError(f"{name} is to be tuned with {lost}, which holds no finished training, and this command would not train it: --tuned-with "
+                                 f"{labels} has to be among --labels, 0 among --seeds, and {part} among --kinds, without --rates")
+    for name, task, labels, seed in dict.fromkeys(to_measure(options, tuned, rows, {each[:2] for each in todo})):
+        for part, lost in C.lacking(name, task, labels, seed, options.runs).items():
+            if lost not in filled:
+                raise ValueError(f"{name} is to be measured with {lost}, which holds no finished training, and this command would not train it: add {part} to "
+                                 f"--kinds, without --rates, or leave {name} out of --contestants")
+
+
+def to_measure(options, tuned: list[dict], rows: list[dict], open_: set) -> list[tuple]:
+    """(contestant, task, labels, seed) of what the contest lacks. Whose settings are `open_`, (contestant, task), will be measured anew."""
+    todo = C.entries(options.tasks, options.contestants, options.labels, options.seeds, options.strengths)
+    anew = [each for each in todo if any((part, each[1]) in open_ for part in each[0].split("+"))]
+    for task in options.tasks:                                              # the ablations have what the head has
+        if ("head", task) not in open_ and not options.scores_only:
+            C.chosen(tuned, "head", task)
+    others = C.missing(rows, [each for each in todo if each not in anew], seeds.TEST, options.pictures,
+                       lambda name, task: [C.chosen(tuned, name, task)])
+    return [each[:4] for each in anew] + [key[:4] for key, _ in others]
 
 
 def tell(options) -> None:
@@ -196,7 +282,7 @@ def options_of_all() -> dict[str, dict]:
             "--contestants": dict(nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS)),
             "--strengths": dict(nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned"),
             "--pictures": dict(type=option(Count), default=64, help="held-out scenes, the same for everybody"),
-            "--tuned-with": dict(type=option(Count), default=1000, help="labels of those whose settings are tuned"),
+            "--tuned-with": dict(type=option(Count), default=1000, help="labels of those whose settings are tuned; of several tunings that with most labels counts"),
             "--tuned-on": dict(type=option(Count), default=C.TUNED_ON, help="scenes that settings are tried on"),
             "--ablations": dict(nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS)),
             "--scores-only": dict(action="store_true", help="of ablations: score the readouts, do not guide with them"),

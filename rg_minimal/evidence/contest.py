@@ -173,12 +173,16 @@ def load_parts(name: str, task: str, labels: int, seed: int, pipe, runs=RUNS):
     return found if len(found) > 1 else found[0] if found else None
 
 
+def lacking(name: str, task: str, labels: int, seed: int, runs=RUNS) -> dict[str, Path]:
+    """Which parts of a contestant were not trained to their end, and the folders that should hold them."""
+    folders = {part: folder_of(part, task, labels, seed, runs) for part in _known(name).parts}
+    return {part: folder for part, folder in folders.items() if not (folder / "training.json").exists()}
+
+
 def require(name: str, task: str, labels: int, seed: int, runs=RUNS) -> None:
     """ValueError, before anything slow, where a contestant was not trained."""
-    for part in _known(name).parts:
-        folder = folder_of(part, task, labels, seed, runs)
-        if not (folder / "training.json").exists():
-            raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
+    for folder in lacking(name, task, labels, seed, runs).values():
+        raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
 
 
 def _known(name: str) -> Contestant:
