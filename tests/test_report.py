@@ -190,6 +190,24 @@ def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     assert R.trade(R.Tables(arm("unguided", 0, 0.1)), "pose") == {}
 
 
+def test_strengths_are_compared_in_the_trainings_that_all_have():
+    spread = [each for strength, seeds in ((0.5, (0, 2)), (1.0, (0, 1, 2))) for seed in seeds
+              for each in arm("head", 100, 0.5 + 0.2 * strength - 0.2 * seed, 40, strength=strength, seed=seed)]
+    alone = arm("controlnet", 100, 0.5, 40, strength=0.5, seed=1) + arm("controlnet", 100, 0.7, 40)     # no training has both
+    tables = R.Tables(spread + alone + arm("unguided", 0, 0.1, 40), real=[{"look": each["look"], "version": "a"} for each in arm("head", 100, 0, 40)])
+    found = R.trade(tables, "pose")
+    assert list(found) == ["unguided", "head"]
+    assert [round(each["control"]["value"], 2) for each in found["head"]] == [0.4, 0.5], "without the training that strength 0.5 lacks"
+    assert [(each["control"]["seeds"], each["control"]["n"]) for each in found["head"]] == [(2, 40), (2, 40)]
+    lines = R.trade_table(found).splitlines()
+    assert lines[0].endswith("n  trainings") and [line.split()[-2:] for line in lines[1:]] == [["40", "none"], ["40", "2"], ["40", "2"]]
+    asked = {(row["contestant"], row["strength"], row["seed"]) for row in R.behind(tables, "pose", "strength")}
+    assert asked == {("unguided", 1.0, 0), *(("head", strength, seed) for strength in (0.5, 1.0) for seed in (0, 2))}, "and no commands for more"
+    stored = R.trade(R.read_tables(), "pose")
+    assert {(name, each[number]["seeds"]) for name, part in stored.items() for each in part for number in ("control", "whole", "attributes")} == {
+        (name, len({row["seed"] for row in R.behind(R.read_tables(), "pose", "strength") if row["contestant"] == name})) for name in stored}
+
+
 def test_rivals_are_compared_with_the_head_that_had_as_many_labels():
     rows = HOLDS + arm("unguided", 0, 0.1) + arm("controlnet+head", 100, 0.9)
     found, = R.rivals(R.Tables(rows), "pose")
@@ -244,7 +262,7 @@ def test_commands_that_are_named_are_commands():
 
 
 def test_a_figure_names_the_commands_of_its_own_rows():
-    extra = {"strength": arm("head", 1000, 0.8, strength=2.0), "together": arm("adapter+head", 100, 0.9), "parts": arm("head:mirrored", 100, 0.7),
+    extra = {"strength": arm("head", 1000, 0.8, strength=2.0) + arm("head", 1000, 0.8, strength=0.5), "together": arm("adapter+head", 100, 0.9), "parts": arm("head:mirrored", 100, 0.7),
              "ideas": arm("loop", 100, 0.8) + arm("head:short2", 100, 0.7)}
     tables = R.Tables(HOLDS + sum(extra.values(), []))
     assert R.behind(tables, "pose", "labels") == HOLDS and R.behind(tables, "depth", "labels") == []

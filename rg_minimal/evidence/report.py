@@ -348,20 +348,32 @@ def text_table(head: tuple, rows: list[tuple]) -> str:
 def trade(tables: Tables, task: str) -> dict[str, list[dict]]:
     """For each contestant that was measured at several strengths, and for nobody's guidance, what control costs:
     {contestant: [{"strength", "labels", "control", "whole", "attributes", "frechet"}, ...]}, each number {"value", "low",
-    "high", "n", "seeds"}; "frechet" is None where there are too few pictures or no renderings to compare with."""
-    rows = [row for row in pick(tables.contest, task=task) if ":" not in row["contestant"]]
-    chosen: dict[str, list[dict]] = {}
-    for name in C.CONTESTANTS:
-        by_labels = {labels: pick(rows, contestant=name, labels=labels) for labels in {row["labels"] for row in
-                                                                                       pick(rows, contestant=name)}}
-        spread = {labels: len({row["strength"] for row in part}) for labels, part in by_labels.items()}
-        if spread and (name == "unguided" or max(spread.values()) > 1):
-            chosen[name] = by_labels[max(spread, key=lambda labels: (spread[labels], labels))]
-    if set(chosen) <= {"unguided"}:
-        return {}
+    "high", "n", "seeds"}, of the same trainings at all strengths of one contestant. "frechet" is of the first of these trainings, so that it
+    is of equally many pictures for everybody, and None where there are too few or no renderings to compare with."""
+    chosen = _several_strengths(pick(tables.contest, task=task))
     kept = shared([row for part in chosen.values() for row in part])
     return {name: [_quality(tables, pick(kept, contestant=name, labels=part[0]["labels"], strength=strength))
                    for strength in sorted({row["strength"] for row in part})] for name, part in chosen.items()}
+
+
+def _several_strengths(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each contestant with that number of labels that has most strengths, of the trainings that all of them have, and those of
+    nobody's guidance; none where nobody has several."""
+    found: dict[str, list[dict]] = {}
+    for name in C.CONTESTANTS:
+        by_labels = {labels: _of_all_strengths(pick(rows, contestant=name, labels=labels)) for labels in _labels(rows, name)}
+        spread = {labels: len({row["strength"] for row in part}) for labels, part in by_labels.items()}
+        if spread and (name == "unguided" or max(spread.values()) > 1):
+            found[name] = by_labels[max(spread, key=lambda labels: (spread[labels], labels))]
+    return {} if set(found) <= {"unguided"} else found
+
+
+def _of_all_strengths(rows: list[dict]) -> list[dict]:
+    """The rows of those trainings that were measured at all strengths."""
+    have: dict[float, set] = {}
+    for row in rows:
+        have.setdefault(row["strength"], set()).add(row["seed"])
+    return pick(rows, seed=set.intersection(*have.values()))
 
 
 def _quality(tables: Tables, rows: list[dict]) -> dict:
@@ -389,9 +401,10 @@ def trade_table(found: dict[str, list[dict]]) -> str:
     """`trade` as text."""
     show = lambda each: NOT if each is None else f"{each['value']:.3f} ({_ends(each)})"
     rows = [(named(name), f"{each['labels']:,}", f"{each['strength']:g}", *(show(each[number]) for number in
-                                                                          ("control", "whole", "attributes", "frechet")))
+                                                                          ("control", "whole", "attributes", "frechet")),
+             str(each["control"]["n"]), str(each["control"]["seeds"]) if each["labels"] else "none")
             for name, part in found.items() for each in part]
-    return text_table(("control strength", "labels", "strength", "control", *NUMBERS.values(), "Frechet distance"), rows)
+    return text_table(("control strength", "labels", "strength", "control", *NUMBERS.values(), "Frechet, one training", "n", "trainings"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- together
@@ -629,8 +642,7 @@ def behind(tables: Tables, task: str, what: Literal["labels", "strength", "toget
     changed heads, of ideas."""
     rows, new = pick(tables.contest, task=task), {name for names in IDEAS.values() for name in names}
     if what == "strength":
-        spread = {(row["contestant"], row["labels"]) for row in rows if row["strength"] != 1.0}
-        return [row for row in rows if (row["contestant"], row["labels"]) in spread or row["contestant"] == "unguided"]
+        return [row for part in _several_strengths(rows).values() for row in part]
     kinds = {"together": lambda name: "+" in name, "parts": lambda name: ":" in name and name not in new, "ideas": lambda name: name in new,
              "labels": lambda name: "+" not in name and ":" not in name and name not in new}
     return [row for row in rows if kinds[what](row["contestant"]) and row["strength"] == 1.0]
