@@ -707,6 +707,8 @@ FAULTS = (
           "test_evidence.py::test_intervals_against_known_answers"),
     fault("learning rates of other trainings are compared", REPORT, "seed=set.intersection(*each_has.values()))", "seed=each_has[lr])",
           "test_report.py::test_learning_rates_are_compared_in_the_trainings_that_all_have"),
+    fault("points of one training look like those of several", "classroom/plots.py", 'single = [each for each in rows if each["seeds"] == 1]', "single = []",
+          "test_evidence.py::test_a_figure_says_what_its_whiskers_are_and_which_points_are_of_one_training"),
     fault("strengths of other trainings are compared", REPORT, "return pick(rows, seed=set.intersection(*have.values()))", "return rows",
           "test_report.py::test_strengths_are_compared_in_the_trainings_that_all_have"),
     fault("settings that were not chosen count", REPORT, "if C.was_tuned(tuned, name, task) else", "if False else",

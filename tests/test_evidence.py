@@ -731,6 +731,18 @@ def test_curves_hold_means_and_intervals_by_labels():
         plots.efficiency({}, "PCK")
 
 
+def test_a_figure_says_what_its_whiskers_are_and_which_points_are_of_one_training():
+    point = lambda labels, seeds, n=64: {"labels": labels, "value": 0.5, "low": 0.4, "high": 0.6, "n": n, "seeds": seeds}
+    of = lambda **curves: plots.efficiency(curves, "error").axes[0]
+    hollow = lambda axes: sorted(round(float(x) / 10) * 10 for line in axes.lines if line.get_markerfacecolor() == "white" and line.get_marker() != "None"
+                                 for x in line.get_xdata())
+    mixed = of(unguided=[point(0, 1)], head=[point(10, 3), point(100, 1)])
+    assert hollow(mixed) == [100] and mixed.get_title("left") == "whiskers: 95 % intervals of n = 64 pictures and of trainings; hollow: one training"
+    single, several = of(head=[point(10, 1)]), of(unguided=[point(0, 1)], head=[point(10, 2)], adapter=[point(10, 3, 32)])
+    assert set(hollow(single)) == {10} and single.get_title("left") == "whiskers: 95 % intervals of n = 64 pictures; hollow: one training"
+    assert hollow(several) == [] and several.get_title("left") == "whiskers: 95 % intervals of n = 32 to 64 pictures and of trainings"
+
+
 def test_frechet_distance_against_known_answers():
     rng = torch.Generator().manual_seed(0)
     one = torch.randn(20_000, 3, generator=rng)

@@ -187,6 +187,8 @@ def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     figure = plots.trade(found, "what is missing", {"whole": "whole puppets", "frechet": "Frechet distance"}, 1.0)
     assert figure.axes[0].containers[1][0].get_xdata()[1] == pytest.approx(0.3, abs=2e-3) and figure.axes[0].xaxis_inverted()
     assert [axes.get_ylabel() for axes in figure.axes] == ["whole puppets", "Frechet distance"]
+    assert figure.get_supxlabel().endswith("nearer to the right\nwhiskers: 95 % intervals of n = 40 pictures; hollow: one training")
+    assert [line[0].get_markerfacecolor() for line in figure.axes[0].containers] == ["0.45", "white"]
     assert R.trade(R.Tables(arm("unguided", 0, 0.1)), "pose") == {}
 
 

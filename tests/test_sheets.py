@@ -93,6 +93,8 @@ def test_the_evidence_is_drawn_from_what_was_measured(tmp_path, monkeypatch, cap
     axes, = sheets.draw_evidence().axes
     curves = report.efficiency(report.read_tables(), "pose")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == sorted(curves, key=lambda name: name != "unguided")
+    assert "95 % intervals of n = " in axes.get_title("left") and ("hollow" in axes.get_title("left")) is any(
+        each["seeds"] == 1 and each["labels"] for rows in curves.values() for each in rows)
     sheets.main(["evidence", "-o", str(tmp_path / "evidence.png")])
     assert Image.open(tmp_path / "evidence.png").width > 600 and str(tmp_path) in capsys.readouterr().out
     with pytest.raises(ValueError, match="has no rows of pose; measure them"):

@@ -550,10 +550,11 @@ def _doubles(axes) -> None:
 @declared
 def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: Inches = (6.4, 3.4)) -> Figure:
     """What labels buy: an error with its 95 % intervals over labelled pictures, both on axes that double. Who needs no labels is a
-    line across, with its interval as a band.
+    line across, with its interval as a band. Points of one training are hollow: what another would change, their intervals do not know.
 
     Args:
-        curves: {name: [{"labels", "value", "low", "high"}, ...]}; labels are 0 for who needs none.
+        curves: {name: [{"labels", "value", "low", "high", "n", "seeds"}, ...]}, n pictures and as many trainings as seeds; labels are 0 for
+            who needs none.
         error: the name of what is drawn; smaller is nearer.
         most: the best value where larger is better (1.0 of a PCK): drawn is what is missing to it. None where values are errors.
     """
@@ -569,9 +570,11 @@ def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: 
             axes.axhline(rows[0]["value"], color="0.45", linewidth=1.2, label=name)
             continue
         colour, mark, dash = STYLES[trained.index(name) % len(STYLES)]
-        aside = 1.05 ** (trained.index(name) - (len(trained) - 1) / 2)                  # so that intervals stand side by side
+        aside = 1.09 ** (trained.index(name) - (len(trained) - 1) / 2)                  # so that intervals stand side by side
+        single = [each for each in rows if each["seeds"] == 1]
         axes.errorbar([each["labels"] * aside for each in rows], [each["value"] for each in rows], _ends(rows), fmt=dash, marker=mark, color=colour, markersize=5, linewidth=1.4,
-                      elinewidth=1, capsize=2, label=name)
+                      elinewidth=1, capsize=2, label=name, markerfacecolor="white" if single == rows else colour)
+        axes.plot([each["labels"] * aside for each in single], [each["value"] for each in single], mark, color=colour, markersize=5, markerfacecolor="white", zorder=4)
     axes.set(xscale="log", yscale="log", xlabel="labelled pictures")
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xlim(0.6 * ticks[0], 1.7 * ticks[-1])
@@ -582,17 +585,25 @@ def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: 
     axes.set_ylabel(upright(error), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_title(_what_whiskers_are([each for rows in curves.values() for each in rows]), fontsize=7.5, color="0.35", loc="left")
     return figure
+
+
+def _what_whiskers_are(rows: list[dict]) -> str:
+    """What a figure has to say of its intervals: over what they are, how many pictures there are, and which points are of one training."""
+    counts, trainings = sorted({each["n"] for each in rows}), {min(each["seeds"], 2) for each in rows if each["labels"]}
+    return (f"whiskers: 95 % intervals of n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} pictures"
+            + (" and of trainings" if 2 in trainings else "") + ("; hollow: one training" if 1 in trainings else ""))
 
 
 @declared
 def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, inches: Inches = (3.2, 2.9)) -> Figure:
     """What control costs: a panel for each {number: label} over the control error, which gets less to the right, on an axis that
-    doubles. All with 95 % intervals.
+    doubles. All with 95 % intervals; hollow is who was trained once.
 
     Args:
-        found: {name: [{"strength", "control", number: {"value", "low", "high"}}, ...]}: a line through strengths, which stand at the
-            points, or a grey square where there is one only. A number that is None is not drawn.
+        found: {name: [{"strength", "labels", "control", number: {"value", "low", "high", "n", "seeds"}}, ...]}: a line through strengths,
+            which stand at the points, or a grey square where there is one only. A number that is None is not drawn.
         error, most: as of `efficiency`.
     """
     if not found or not panels:
@@ -605,8 +616,9 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
             rows = [row | {"error": _missing(row["control"], most, "value", "low", "high")} for row in rows if row[number] is not None]
             colour, mark, dash = STYLES[several.index(name) % len(STYLES)] if name in several else ("0.45", "s", "-")
             x, y = [row["error"]["value"] for row in rows], [row[number]["value"] for row in rows]
+            single = name in several and rows and rows[0]["control"]["seeds"] == 1
             axes.errorbar(x, y, _ends([row[number] for row in rows]), _ends([row["error"] for row in rows]), fmt=dash, marker=mark,
-                          color=colour, markersize=5, linewidth=1.2, elinewidth=0.5, label=name)
+                          color=colour, markersize=5, linewidth=1.2, elinewidth=0.5, label=name, markerfacecolor="white" if single else colour)
             if name in several:
                 strengths += [axes.annotate(f"{row['strength']:g}", at, (4, 4), textcoords="offset points", fontsize=6.5, color=colour,
                                             path_effects=[halo]) for row, at in zip(rows, zip(x, y))]
@@ -617,7 +629,8 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
         axes.set_ylabel(upright(label), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"{error}; nearer to the right", fontsize=8)
+    told = _what_whiskers_are([row["control"] | {"labels": row["labels"]} for rows in found.values() for row in rows])
+    figure.supxlabel(f"{error}; nearer to the right\n{told}", fontsize=8)
     figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=4)
     _apart(figure, strengths)
     return figure
