@@ -462,10 +462,43 @@ def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypa
     assert [row["picture"]
             for row in rows] == [0, 1] and C.looks_of(rows).shape == (2, C.LOOKS) and rows[0]["passes"] == 4
     row, again = C.recompute(pipe, judge, table, ["pose", "depth"], S.TEST, runs=tmp_path)
-    assert C.agree(row, again) and not C.agree(row, {**again, "control": again["control"] + 0.1})
+    assert C.agree(row, again) and not C.agree(row, {**again, "control": again["control"] + 0.2}) and C.look_apart(row, again) < 0.002
     table.write_text(table.read_text().replace(rows[0]["version"], "other"))
     with pytest.raises(ValueError, match="another model"):
         next(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path))
+
+
+def test_a_row_agrees_with_what_another_processor_rounds_otherwise_and_with_nothing_else():
+    row = {"task": "pose", "passes": 50.0, "whole": 1.0, "attributes": 0.8333, "control": 0.9286, "look": "0.100 -1.200"}
+    pose, depth, edges = row, {**row, "task": "depth", "control": 0.08}, {**row, "task": "edges", "control": 0.91}
+    for each in (pose, {**pose, "control": 13 / 14 - 1 / 14}, {**pose, "attributes": 5 / 6, "look": "0.106 -1.200"}):
+        assert C.agree(pose, each), "one joint flips"
+    assert C.agree(depth, {**depth, "control": 0.0807, "look": "0.300 -1.200"}) and C.agree(edges, {**edges, "control": 0.895, "look": "0.300 -1.200"})
+    for one, changes in ((pose, {"control": 13 / 14 - 2 / 14}), (pose, {"whole": 0.0}), (pose, {"attributes": 4 / 6}), (pose, {"passes": 51.0}),
+                         (pose, {"look": "0.100 -1.000"}), (pose, {"look": ""}), (depth, {"control": 0.082}), (depth, {"look": "0.400 -1.200"}),
+                         (edges, {"control": 0.88}), (edges, {"look": "0.400 -1.200"})):
+        assert not C.agree(one, {**one, **changes}), changes
+
+
+@pytest.mark.parametrize("task, most", [("pose", 0.004), ("depth", 0.015), ("edges", 0.04)])
+def test_rows_of_other_networks_hardly_ever_agree(task, most):
+    rows, pairs = [row for row in C.read_table(f"{C.FOLDER}/contest.csv") if row["task"] == task], []
+    network = lambda row: (row["contestant"], row["labels"], row["seed"])
+    for picture in {row["picture"] for row in rows}:
+        here = [row for row in rows if row["picture"] == picture]
+        pairs += [C.agree(one, other) for one, other in itertools.combinations(here, 2) if network(one) != network(other)]
+    assert len(pairs) > 300 and sum(pairs) < most * len(pairs)
+
+
+@pytest.mark.parametrize("off, refused", [(0.05, False), (0.5, True)])
+def test_the_check_says_how_far_a_look_is_off_and_what_to_do(off, refused, monkeypatch, capsys):
+    row = {**dict(zip(C.SETTING, ("head", "pose", 10, 0, 1.0, "{}"))), "picture": 3, "control": 1.0, "whole": 1.0, "attributes": 1.0, "passes": 74.0, "look": "0.100 1.000"}
+    monkeypatch.setattr(M, "loaded", lambda: (None, None))
+    monkeypatch.setattr(C, "recompute", lambda *_: (row, {**row, "look": f"0.100 {1 + off:.3f}"}))
+    with pytest.raises(SystemExit) if refused else contextlib.nullcontext():
+        main(["contest", "pose", "--check", "4"])
+    said = capsys.readouterr()
+    assert f"look: off by at most {off:.3f}" in said.out and ("draw others (--check 5); where those do as well" in said.err) is refused
 
 
 def test_unknown_contestants_and_untrained_ones_are_refused(pipe, tmp_path):

@@ -131,9 +131,10 @@ def contest(options) -> None:
         row, again = C.recompute(pipe, judge, table(options, "contest"), options.tasks, seeds.TEST, options.check, options.runs)
         print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
               sep="\n")
+        print(f"look: off by at most {C.look_apart(row, again):.3f}")
         if not C.agree(row, again):
-            raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out "
-                             "otherwise")
+            raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out otherwise: draw others "
+                             f"(--check {options.check + 1}); where those do as well, {options.runs} holds other networks than those that were measured")
         return
     play(options, options.contestants)
 
