@@ -553,9 +553,7 @@ FAULTS = (
           "test_trial.py::test_each_bad_answer_is_bad_in_its_own_way"),
     fault("report: an interval that is not asked", "evidence/report.py", 'if needed["high"] < at and', 'if needed["value"] >= 0 and',
           "test_report.py::test_the_claim_is_judged_by_the_interval"),
-    fault("report: an error counts as a gain", "evidence/report.py", """sign = -1 if task == "depth" else 1
-        grids""", """sign = 1
-        grids""", "test_report.py::test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer"),
+    fault("report: an error counts as a gain", "evidence/report.py", "(others, ours) if task == \"depth\" else (ours, others)", "(ours, others)", "test_report.py::test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer"),
     fault("report: unfinished arms count", "evidence/report.py", "if here and len(here) == len(usual[_kind(key)]):", "if here:",
           "test_report.py::test_an_arm_that_was_not_measured_to_its_end_is_left_out_and_named"),
     fault("report: more pictures of one arm drop all others", "evidence/report.py", "key=lambda each: (some.count(each), len(each)", "key=lambda each: (len(each), len(each)",

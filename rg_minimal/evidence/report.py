@@ -12,6 +12,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import torch
@@ -164,7 +165,7 @@ def answer(tables: Tables, task: str, rival: str = "controlnet", at: Count = 100
     """How many labels a rival needs to come as near as our head with `at`: {"task", "rival", "at", "needed", "gap",
     "verdict"}.
 
-    `needed` is what `statistics.labels_needed` says, `gap` how much nearer the head is where both have `at` labels
+    `needed` is what `statistics.labels_needed` says, `gap` how much nearer the head is where both have `at` labels, in pairs
     ({"value", "low", "high", "n", "head", "rival"}); each is None where it was not measured. `verdict` is "holds",
     "fails" or "open" for the claim that the rival needs more, or "not measured".
     """
@@ -176,11 +177,10 @@ def answer(tables: Tables, task: str, rival: str = "controlnet", at: Count = 100
     if not head or not theirs:
         return found
     found["needed"] = T.labels_needed(rows, task, rival, "head", at)
-    if pick(theirs, labels=at):
-        sign = -1 if task == "depth" else 1
-        grids = [T.grid(rows, contestant=name, labels=at) for name in ("head", rival)]
-        found["gap"] = T.resampled(grids, lambda a, b: sign * (a - b)) | dict(
-            zip(("head", "rival"), (float(each.mean()) for each in grids)))
+    both = _of_both(rows, "head", rival, at)
+    if both:
+        ours, others = (T.grid(both, contestant=name, labels=at) for name in ("head", rival))
+        found["gap"] = T.paired(*((others, ours) if task == "depth" else (ours, others))) | {"head": float(ours.mean()), "rival": float(others.mean())}
     found["verdict"] = _verdict(found["needed"], found["gap"], at)
     return found
 
@@ -303,21 +303,25 @@ def efficiency(tables: Tables, task: str) -> dict[str, list[dict]]:
 def costs(tables: Tables, task: str, at: Count = 100) -> list[dict]:
     """For each contestant {"contestant", "parameters", "training_seconds", "trainings", "seconds", "passes", "n"}: what is added,
     what its training with `at` labels took, in seconds of a processor, and what a picture of it takes; None where that was not
-    measured."""
+    measured. Seconds are medians: rows were measured on several machines, some of which had other work; passes do not depend on that."""
     found = []
     for name, contestant in C.CONTESTANTS.items():
         trained = [pick(tables.training, contestant=part, task=task, labels=at) for part in contestant.parts]
         made = pick(tables.contest, contestant=name, task=task, strength=1.0, labels={at, 0})
         complete = all(trained) and bool(trained)
         found.append({"contestant": name, "parameters": sum(part[0]["parameters"] for part in trained) if all(trained) else None,
-                      "training_seconds": sum(_mean(part, "training_seconds") for part in trained) if complete else None,
-                      "trainings": min(map(len, trained)) if complete else 0, "seconds": _mean(made, "seconds"),
+                      "training_seconds": sum(_median(part, "training_seconds") for part in trained) if complete else None,
+                      "trainings": min(map(len, trained)) if complete else 0, "seconds": _median(made, "seconds"),
                       "passes": _mean(made, "passes"), "n": len(made)})
     return found
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
     return sum(row[name] for row in rows) / len(rows) if rows else None
+
+
+def _median(rows: list[dict], name: str) -> float | None:
+    return median(row[name] for row in rows) if rows else None
 
 
 def cost_table(tables: Tables, task: str, at: int = 100) -> str:
@@ -462,12 +466,13 @@ def _paired(found: list[dict], head: str) -> tuple[str, list[str]]:
 
 def ideas(tables: Tables, task: str) -> list[dict]:
     """What each idea has more than our head guided as usual, as `together`, and how its cost compares: "time" and "passes" are
-    parts of the head's, from means (seconds are of the machine that measured; rows say no more of it)."""
+    parts of the head's, from medians (seconds are of the machine that measured; rows say no more of it)."""
     rows, found = pick(tables.contest, task=task, strength=1.0), []
     several = [(name, labels) for names in IDEAS.values() for name in names for labels in _labels(rows, name)]
     for name, labels in several:
         for each in _against(rows, name, "head", labels):
-            cost = {told: _mean(pick(rows, contestant=name, labels=labels), column) / _mean(pick(rows, contestant="head", labels=labels), column)
+            both = _of_both(rows, name, "head", labels)
+            cost = {told: _median(pick(both, contestant=name), column) / _median(pick(both, contestant="head"), column)
                     for told, column in (("time", "seconds"), ("passes", "passes"))}
             found.append({**each, **cost})
     return found
@@ -554,7 +559,7 @@ def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
             here = _of_both(rows, name, "head", labels)
             if here:
                 grids = [T.grid(here, contestant=each) for each in (name, "head")]
-                found[f"{named(name)}, {labels:,} labels"] = T.resampled(grids, lambda a, b: sign * (a - b))
+                found[f"{named(name)}, {labels:,} labels"] = T.paired(*grids[::sign])
     return found
 
 

@@ -102,9 +102,9 @@ def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> 
     still differ: as `shared_by`, of n pairs a share of 1 - 0.025 ** (1 / n) that differ would look like this in one case of forty.
     """
     found = resampled([one, other], lambda a, b: a - b, draws, seed, together=len(one) == len(other))
-    if found["low"] == found["high"] and min(one.min(), other.min()) >= 0 and max(one.max(), other.max()) <= 1:
+    if found["low"] == found["value"] == found["high"] == 0 and min(one.min(), other.min()) >= 0 and max(one.max(), other.max()) <= 1:
         edge = 1 - 0.025 ** (1 / one.shape[1])
-        found |= {"low": max(found["value"] - edge, -1.0), "high": min(found["value"] + edge, 1.0)}
+        found |= {"low": -edge, "high": edge}
     return found
 
 
