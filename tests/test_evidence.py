@@ -440,6 +440,19 @@ def test_a_training_of_another_recipe_is_not_taken_for_this_one(tmp_path):
     assert finished(tmp_path / "head-pose-10-0", {"steps": 1, "timesteps": (0, 250)}) and not finished(tmp_path, {})
 
 
+def test_a_training_makes_all_its_steps_and_keeps_the_best_of_its_checks(tmp_path):
+    """Its rate falls at the end, and so does the loss: a ControlNet that ended after four checks that were no better was starved."""
+    network, scores = torch.nn.Linear(1, 1), iter([3.0, 2.0, *[4.0] * 15, 1.0, 5.0, 5.0])
+    states = learn("x", tmp_path, Pace(0, 20, 1e-2, 0, 0.4, 1, "cpu"), network, lambda rng: network(torch.ones(1, 1)).square().sum(), lambda _: next(scores))
+    steps = []
+    try:
+        while True:
+            steps.append(next(states).step)
+    except StopIteration as end:
+        best = end.value
+    assert steps == list(range(1, 21)) and (best["step"], best["loss"]) == (18, 1.0) and len(best["losses"]) == 20
+
+
 def test_a_loss_that_is_no_number_ends_a_training(tmp_path):
     network = torch.nn.Linear(1, 1)
     states = learn("x", tmp_path, Pace(0, 4, 1e3, 0, 0.5, 1, "cpu"), network, lambda rng: network(torch.full((1, 1), float("nan"))).sum())

@@ -205,7 +205,7 @@ class BaselineRecipe(Declared):
     task: Literal[TASKS]
     labels: Count = 1000
     seed: Index = 0                     # of the labelled pictures and of the training
-    steps: Count = 1000                 # at most
+    steps: Count = 1000                 # all are made, also where checks are no better for long
     batch: Count = 16
     lr: Positive = 2e-3                 # of AdamW, falling over `decay`; with 5e-4, 150 steps teach nothing
     warmup: Index = 50
@@ -215,7 +215,6 @@ class BaselineRecipe(Declared):
     min_snr: Positive = 5.0             # the loss's weights are those that the base model was trained with
     snr_power: NonNegative = 0.5
     every: Count = 100                  # steps between two checks on other pictures, and between two checkpoints
-    patience: Count = 4                 # checks without a better one that end a training, in its second half
     model: SomeName = "data/puppet-diffusion"
     runs: FileName = RUNS
     device: Literal["cpu", "cuda"] = "cpu"      # where it is trained; that of a pipeline that is passed goes first
@@ -254,8 +253,7 @@ def _train(recipe: BaselineRecipe, pipe) -> Iterator[TrainingState]:
         index = torch.randint(len(known), (recipe.batch,), generator=rng)
         told = torch.where(torch.rand(recipe.batch, 1, 1, generator=rng) < recipe.dropout, nothing, words[index])
         return _loss(pipe, network, known, recipe, index, told, rng)
-    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, recipe.patience,
-                _numbers(recipe))
+    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, _numbers(recipe))
     best = yield from learn(f"{recipe.kind} {recipe.task} {recipe.labels}", folder, pace, network, loss_of, _checker(pipe, recipe, others))
     facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
              "device": recipe.device, "best_step": best["step"],

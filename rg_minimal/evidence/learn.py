@@ -28,7 +28,6 @@ class Pace:
     save_every: int                     # steps between two checkpoints, and between two checks
     device: str
     clip: float | None = None           # of the gradient's norm
-    patience: int | None = None         # checks without a better one that end a training, in its second half
     recipe: dict = field(default_factory=dict)      # all numbers, of which a checkpoint tells
 
 
@@ -52,7 +51,8 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
           check: Callable[[nn.Module], float] | None = None) -> Iterator[TrainingState]:
     """Train `network` with the losses of `loss_of(rng)`, from the checkpoint in `folder` on where there is one; yields states and
     ends with {"step", "loss", "losses", "seconds"}: of the state with the least `check(network)`, whose weights the network has then,
-    or of the last one. ValueError where a loss is no number any more, or the checkpoint is of another recipe."""
+    or of the last one. All steps are made: most of what a network learns it learns when its rate falls. ValueError where a loss is no
+    number any more, or the checkpoint is of another recipe."""
     optimizer = torch.optim.AdamW(network.parameters(), pace.lr, weight_decay=1e-2)
     best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}, "recipe": pace.recipe}
     path = folder / "training.pt"
@@ -60,8 +60,6 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
     refuse_another(folder, best["recipe"], pace.recipe)
     before = best["seconds"]
     for step in range(first, pace.steps):
-        if pace.patience and step >= pace.steps // 2 and step - best["step"] >= pace.patience * pace.save_every:
-            break                                           # asked first: a resumed run ends where another would
         set_rate(optimizer, pace.lr, step, pace.steps, pace.warmup, pace.decay)
         loss = loss_of(step_rng(pace, step))
         if not loss.isfinite():
