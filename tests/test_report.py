@@ -312,14 +312,18 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     heads, networks = ([float(alone(name, seed)) for seed in range(3)] for name in ("head", "controlnet"))
     assert min(heads) > max(networks), "with ten the head is nearer in every training"
     assert max(networks) - min(networks) > 10 * (max(heads) - min(heads)), "which differ much, heads hardly"
-    assert gaps["controlnet", 10][0] > 0 and answers["controlnet", 10]["verdict"] == "holds"
-    assert gaps["adapter", 10][0] < 0 < gaps["adapter", 10][1] and gaps["adapter", 100][0] > 0, "the adapter is not behind with ten, and is with a hundred"
-    assert all(gaps[rival, 1000][0] < 0 < gaps[rival, 1000][1] for rival in ("controlnet", "adapter")), "with a thousand nobody is ahead"
-    assert abs(sum(gaps["controlnet", 100])) / 2 < 0.01, "from a hundred on ControlNet is all but level"
-    among = {(at, seed): sum(row["control"] for row in part) / len(part) for at, seeds in ((100, 3), (300, 2)) for seed in range(seeds)
-             if (part := R.pick(tables.contest, task="pose", contestant="controlnet", labels=at, seed=seed, strength=1.0))}
-    assert among[300, 0] < min(among[100, seed] for seed in range(3)) - 0.01 < among[300, 1], "one of two with three hundred ended behind"
-    costs = {each["contestant"]: each for each in R.costs(tables, "pose")}
+    assert answers["controlnet", 10]["verdict"] == "open", "but so few trainings do not decide it"
+    pairs = [[sum(row["control"] for row in part) / len(part) for name in ("head", "controlnet")
+              if (part := R.pick(tables.contest, task="pose", contestant=name, labels=30, seed=seed, strength=1.0))] for seed in range(5)]
+    assert all(ours > theirs for ours, theirs in pairs), "with thirty it is nearer in every training, too"
+    assert answers["controlnet", 30]["verdict"] == "holds"
+    assert gaps["adapter", 30][0] > 0 and all(gaps["adapter", at][0] < 0 < gaps["adapter", at][1] for at in (10, 100, 1000)), "the adapter is behind with thirty"
+    assert all(gaps["controlnet", at][0] < 0 < gaps["controlnet", at][1] and abs(sum(gaps["controlnet", at])) / 2 < 0.01 for at in (100, 1000)), \
+        "from a hundred on ControlNet is all but level"
+    costs, depth, edges = ({each["contestant"]: each for each in R.costs(tables, task)} for task in ("pose", "depth", "edges"))
+    assert costs["head"]["seconds"] / costs["controlnet"]["seconds"] == pytest.approx(1.1, abs=0.15), "about as long"
+    assert all(each["head"]["seconds"] / each["controlnet"]["seconds"] == pytest.approx(1.55, abs=0.15) for each in (depth, edges)), "half as long again"
+    assert costs["adapter"]["seconds"] / costs["unguided"]["seconds"] < 1.1, "nearly nothing"
     assert costs["controlnet"]["parameters"] / costs["head"]["parameters"] == pytest.approx(10, abs=0.5)
     assert costs["head"]["passes"] / costs["controlnet"]["passes"] == pytest.approx(1.5, abs=0.05)
     assert costs["linear"]["parameters"] < costs["head"]["parameters"] / 200
