@@ -386,7 +386,7 @@ ASKED = {"hands_up": exercises.hands_up, "left_hand": lambda answer: exercises.l
          "normalised_move": exercises.normalised_move, "fading_schedule": exercises.fading_schedule,
          "mirrored_pose": lambda answer: exercises.mirrored_pose(answer, JOINTS[0]),
          "raised_right_hand": lambda answer: exercises.raised_right_hand(answer, JOINTS[0].tolist()),
-         "two_objectives": lambda answer: exercises.two_objectives(answer, head(), head()), "depth_ramp": exercises.depth_ramp}
+         "two_objectives": lambda answer: exercises.two_objectives(answer, head(), head(), JOINTS[:1], lambda *_: None), "depth_ramp": exercises.depth_ramp}
 for name, check in ASKED.items():
     for number, value in enumerate(ODD):
         take(f"exercises.{name}", f"{number}: {type(value).__name__}", lambda check=check, value=value: check(value), lambda said: said.startswith("Not "))
