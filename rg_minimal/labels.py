@@ -342,10 +342,10 @@ def open_dataset(name: SomeName, split: str | None = None, local_files_only: Tru
         import datasets
     except ImportError:
         raise ValueError('data sets need a package more: pip install "rg-minimal[labels]"') from None
-    if not Path(name).exists() and local_files_only:
+    local = Path(name).exists()
+    if not local and local_files_only:
         raise ValueError(f"there is no folder {name}; pass one that `save_to_disk` wrote, or local_files_only=False "
                          "(--download) to ask the hub")
-    local = Path(name).exists()
     try:
         found = datasets.load_from_disk(name) if local else datasets.load_dataset(name, split=split)
     except Exception as error:                  # arrow, the hub and the readers each raise their own

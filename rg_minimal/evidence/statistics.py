@@ -142,10 +142,9 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
                      and row["strength"] == 1.0})
     if not labels:
         raise ValueError(f"there are no rows of {of} in {task}; measure them first")
-    trainings = {each: len({row["seed"] for row in rows if (row["contestant"], row["task"], row["labels"]) == (of, task, each)}) for each in labels}
-    labels = [each for each in labels if trainings[each] > 1 or max(trainings.values()) == 1]
-    grids = [grid(rows, contestant=against, labels=at, **which), *(grid(rows, contestant=of, labels=each, **which)
-                                                                   for each in labels)]
+    theirs = {each: grid(rows, contestant=of, labels=each, **which) for each in labels}
+    labels = [each for each in labels if len(theirs[each]) > 1 or max(map(len, theirs.values())) == 1]
+    grids = [grid(rows, contestant=against, labels=at, **which), *(theirs[each] for each in labels)]
     larger = task != "depth"                                # of depth the error is measured
     if any(each.shape[1] != grids[0].shape[1] for each in grids):
         raise ValueError("not all were measured on the same pictures; run the contest again, it goes on where it "
