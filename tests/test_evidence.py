@@ -503,7 +503,7 @@ def test_rows_of_other_networks_hardly_ever_agree(task, most):
     assert len(pairs) > 300 and sum(pairs) < most * len(pairs)
 
 
-@pytest.mark.parametrize("off, refused", [(0.05, False), (0.5, True)])
+@pytest.mark.parametrize("off, refused", [(0.03, False), (0.07, True)])
 def test_the_check_says_how_far_a_look_is_off_and_what_to_do(off, refused, monkeypatch, capsys):
     row = {**dict(zip(C.SETTING, ("head", "pose", 10, 0, 1.0, "{}"))), "picture": 3, "control": 1.0, "whole": 1.0, "attributes": 1.0, "passes": 74.0, "look": "0.100 1.000"}
     monkeypatch.setattr(M, "loaded", lambda: (None, None))

@@ -728,6 +728,32 @@ def test_a_run_that_is_started_while_one_stops_follows_it(kit):
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("before", ["released", "started"])
+def test_a_run_that_is_started_while_another_goes_on_takes_its_place(kit, before, guided):
+    """A release that the browser tells late begins a run; a click comes before the browser has heard of it."""
+    async def scene():
+        with Studio(kit, using("pose", steps=4)) as shown:
+            desk, first = shown.desk, shown._state["pose"]["joints"]
+            released(shown) if before == "released" else shown.start()
+            await until(lambda: shown.running and desk.stage.done)
+            desk.controls["steps",].value = 6
+            (desk.run_button if guided else desk.before_button).click()
+            await rested(shown)
+            if guided:
+                assert shown.message.startswith("Done.") and [each.state["steps"] for each in shown.history] == [6]
+            else:
+                assert shown.message.startswith("This is the picture without guidance: draw on it") and not shown.history
+            assert (shown._state["pose"]["joints"] == first) is (before == "started")
+            shown.start()
+            await until(lambda: shown.running)
+            shown.start()
+            await rested(shown)
+            assert len(shown.history) == 1 + guided, "the same once more is no other run"
+    kit.known.clear()
+    asyncio.run(scene())
+
+
 def test_a_draft_is_no_answer_to_a_wish_with_other_settings(kit):
     async def scene():
         with Studio(kit, using("pose", steps=8)) as shown:

@@ -69,6 +69,7 @@ class Studio:
         self.running = self._stopping = self._following = False
         self._live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
         self._order = None                      # of the run that is due; what was ordered before is called off
+        self._making = None                     # state, and whether guided, of the run that goes on
         self._unwanted = False                  # of what runs nothing is to be kept, shown or told: other pictures were asked for
         self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
@@ -246,8 +247,8 @@ class Studio:
 
     @declared
     def start(self, guided: Truth = True):
-        """Make the pictures of the present state, or only the one without guidance, in place of drafts; returns at once if a loop
-        runs."""
+        """Make the pictures of the present state, or only the one without guidance, in place of drafts and of a run of other
+        settings; returns at once if a loop runs."""
         job = self._run(self._ordered(), guided)
         if self._loop is None or not self._loop.is_running():
             return asyncio.run(job)
@@ -270,6 +271,8 @@ class Studio:
         return self._order
 
     async def _run(self, order, guided: bool = True) -> Result | None:
+        if self.running and self._making != (self._state, guided):      # a click that came before the browser heard of that run
+            self._stopping = True
         while self._order is order and (self._following or self.running and self._stopping):
             await asyncio.sleep(0.005)
         if self._order is not order:            # since then something was taken hold of, ordered or called off
@@ -278,9 +281,10 @@ class Studio:
         if self.running:
             return None
         self.running, self._stopping, self._unwanted, self._fulfilled = True, False, False, None
+        self._making = self.state, guided
         self._tell("Running.")
         try:
-            return await self._run_now(self.state, guided)
+            return await self._run_now(*self._making)
         except Exception as error:          # nobody else would hear of it
             self._tell(_told(error), problem=True)
             return None
