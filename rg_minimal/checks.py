@@ -51,6 +51,13 @@ def as_number(value) -> float:
     return number
 
 
+def _two(value) -> tuple[int, int]:
+    counts = _counts(value)
+    if len(counts) != 2:
+        raise ValueError("pass two whole numbers of at least 1")
+    return counts
+
+
 def _counts(value) -> tuple[int, ...]:
     value = value.tolist() if hasattr(value, "tolist") else value           # of numpy or torch
     if not isinstance(value, (list, tuple)) or not value:
@@ -153,6 +160,7 @@ Whole = Annotated[int, BeforeValidator(as_whole)]
 Count = Annotated[int, BeforeValidator(as_whole), Field(ge=1)]
 Index = Annotated[int, BeforeValidator(as_whole), Field(ge=0)]
 Counts = Annotated[tuple, BeforeValidator(_counts)]
+Two = Annotated[tuple, BeforeValidator(_two)]
 Sides = Annotated[tuple, BeforeValidator(_sides)]                               # (height, width)
 Number = Annotated[float, BeforeValidator(as_number)]
 Positive = Annotated[float, BeforeValidator(as_number), Field(gt=0)]
@@ -292,7 +300,6 @@ def rows(tensor: Tensor, batch: int, name: str) -> Tensor:
 def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> None:
     """ValueError where a declared map has neither 1 nor `batch` rows, a mask leaves none of the `model`'s cells, a point or box
     lies outside a picture of (H, W) pixels, or a source is another picture or model's than can be compared with."""
-    height, width = image_size
     if model is not None and model.stop_early and getattr(settings, "moves", None) == "prediction":
         raise ValueError("moves is 'prediction', which needs the prediction of the pass with gradient, but the pipeline's stop_early is True "
                          "and ends that pass before; set pipe.stop_early = False, or move 'latents'")
@@ -300,13 +307,17 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
         value = getattr(settings, name)
         if name == "source":
             check_source(name, value, model, batch, None if getattr(settings, "pool", False) else image_size)
+        height, width = image_size
         kinds = [each for each in (Map, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
         if not kinds or value is None:
             continue
         if kinds[0] is Points:
             outside = [point for point in value.tolist() if not (0 <= point[0] < width and 0 <= point[1] < height)]
         elif kinds[0] is Boxes:
-            outside = [box for box in value if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height)]
+            sizes = (getattr(getattr(settings, "source", None), "image_size", image_size), image_size)     # the first is of the source
+            wrong = [(box, (down, across)) for box, (down, across) in zip(value, sizes)
+                     if not (0 <= box[0] < box[2] <= across and 0 <= box[1] < box[3] <= down)]
+            outside, (height, width) = [box for box, _ in wrong], wrong[0][1] if wrong else image_size
         else:
             outside = rows(value, batch, name)[:0].tolist()
         if outside:
@@ -384,7 +395,14 @@ def value_range(config) -> tuple[float, float]:
     """What a head of this config can read at all: where it ends in tanh the range of that, or what its `extra` says."""
     if config.activation != "tanh":
         return -math.inf, math.inf
-    return tuple(config.extra.get("value_range", (-1.0, 1.0)))
+    told = config.extra.get("value_range", (-1.0, 1.0))
+    try:
+        low, high = map(as_number, told)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not low < high:
+        raise ValueError(f"the head's extra says value_range {told!r}; save it with two numbers, the smaller one first, such as [-1, 1]")
+    return low, high
 
 
 def label_like(readout: Tensor, label, name: str = "target") -> Tensor:
@@ -438,6 +456,14 @@ def matches(points_a: Tensor, points_b: Tensor, batch: int, image_size: tuple[in
     return points_a, points_b
 
 
+def weight_like(readout: Tensor, weight: Tensor) -> Tensor:
+    """A weight (B or 1, k or 1, H, W) for a readout (B, k, H, W): one for each of its cells."""
+    (b, k, *cells), shape = readout.shape, tuple(weight.shape)
+    if len(shape) != 4 or shape[0] not in (1, b) or shape[1] not in (1, k) or list(shape[2:]) != cells:
+        raise ValueError(f"weight has shape {shape} for a readout of {tuple(readout.shape)}; pass ({b} or 1, {k} or 1, {cells[0]}, {cells[1]})")
+    return weight.to(readout)
+
+
 def same_shapes(**tensors: Tensor) -> None:
     """ValueError where the tensors differ in shape."""
     if len({tuple(tensor.shape) for tensor in tensors.values()}) > 1:
@@ -452,6 +478,14 @@ def check_weights(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source)
             raise ValueError(f"the weights in {source} are damaged: {name} holds {tensor.dtype} for {wanted[name].dtype}; make or fetch them again")
         if not tensor.isfinite().all():
             raise ValueError(f"the weights in {source} are damaged: {name} holds NaN or infinity; make or fetch them again")
+
+
+def movable(loss):
+    """A loss that depends on the latents. ValueError for a constant, along which nothing could be moved."""
+    if not getattr(loss, "requires_grad", False):
+        raise ValueError("the objectives do not depend on the latents, so nothing can be guided: let each read `reading(head)`, with a head "
+                         "that was not made in inference mode, and without torch.no_grad or detach")
+    return loss
 
 
 def finite(tensor: Tensor, what: str) -> Tensor:

@@ -39,7 +39,7 @@ from .maps import resize
 from .pipelines import find_folder
 from .readout import HeadConfig, predict, sign_step, take_readings
 from .saving import ReadoutHead
-from .undo import frozen, undone
+from .undo import frozen, seeded, undone
 
 GB = 10 ** 9
 RESERVED = 0.5 * GB                     # of a card, for its driver's context
@@ -272,8 +272,7 @@ def set_up(size, height: Count | None = None, width: Count | None = None, saving
     extras = [{need: added[need]() for need in model.needs} for _ in range(2)]
     told = Conditioning(noise(1, size.tokens, model.width), noise(1, size.tokens, model.width), *extras)
     late = {"resize_late": True} if savings.resize_late else {}
-    torch.manual_seed(seed)
-    with numbers_of(number if savings.small_head else torch.float32):
+    with seeded(seed), numbers_of(number if savings.small_head else torch.float32):
         head = ReadoutHead(HeadConfig.for_model(model, **{"out_channels": 3, **(head_settings or {})} | late)).eval()
     head = head if detect_fake_mode() else head.to(device)              # what is faked lies where it was made
     savings.apply(stands_for, head)

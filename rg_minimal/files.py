@@ -163,6 +163,24 @@ def write_weights(path, tensors: dict, config: dict) -> None:
     write_json(beside, config)
 
 
+def check_file(path, config: dict) -> None:
+    """ValueError where a file with this config could not be written later: to be asked before slow work."""
+    refuse_file(Path(path).parent)
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; pass a file in it, such as {Path(path) / 'training.safetensors'}")
+    _plain_json(config, path)
+
+
+def check_place(folder, config: dict) -> None:
+    """ValueError where `write_weights`, or a card beside it, would put a head with this config in the place of what is not ours."""
+    folder = Path(folder)
+    check_file(folder / "head.safetensors", config)
+    if (folder / "config.json").is_file():
+        _refuse_foreign(folder / "config.json", config)
+    if (folder / "README.md").exists() and not (folder / "head.safetensors").exists():
+        raise ValueError(f"{folder} holds a README.md and no head, and a card would take its place: move it away, or choose another folder")
+
+
 def read_weights(path) -> tuple[dict[str, Tensor], dict]:
     """Weights and their config, as `write_weights` left them; of files without a config inside, config.json has it.
 
@@ -173,7 +191,12 @@ def read_weights(path) -> tuple[dict[str, Tensor], dict]:
     told = read_json(beside) if beside.exists() or "config" not in inside else None
     if "config" not in inside:
         return tensors, told
-    config = json.loads(inside["config"])
+    try:
+        config = json.loads(inside["config"])
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no config that can be read, though it has an entry of that name; save the weights again")
     if told in (None, config) or inside.get("config_before") == _checksum(beside):
         return tensors, config
     names = sorted(name for name in {*told, *config} if told.get(name) != config.get(name))

@@ -8,6 +8,7 @@ adds the step to the prediction: no pass more than classifier-free guidance, and
 """
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 
@@ -43,13 +44,22 @@ class ReadoutGuidance(ClassifierFreeGuidance):
                  vae_scale_factor: Count = 8, start: Fraction = 0.0, stop: Fraction = 1.0, enabled: Truth = True,
                  guidance: Entries | None = None):
         super().__init__(guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled)
-        self.guide = Guidance(objectives, step_size=step_size, moves="prediction", **(guidance or {}))
+        own = {"objectives", "step_size", "moves"} & set(guidance or {})
+        if own:
+            raise ValueError(f"guidance holds {', '.join(sorted(own))}; pass objectives and step_size as arguments of their own, and leave moves "
+                             "out: a guider moves the prediction")
+        self.guide, self._settings = Guidance(objectives, step_size=step_size, moves="prediction", **(guidance or {})), guidance
         if self.guide.gradient_branch != "conditional":
             raise ValueError(f"gradient_branch is {self.guide.gradient_branch!r}, but a guider reads the conditional pass only; leave "
                              "it out, or use guided_sample")
         self.vae_scale_factor, self.losses, self._heard, self._listening = vae_scale_factor, [], None, None
         self._batch = self._thread = None
         self._disturbed = False
+
+    def new(self, **changes) -> ReadoutGuidance:
+        """The same guider with other settings. Objectives are no part of a config, and go along."""
+        told = {name: self.config[name] for name in inspect.signature(ReadoutGuidance).parameters if name in self.config}
+        return type(self)(**{**told, "objectives": self.guide.objectives, "guidance": self._settings, **changes})
 
     def _check_alone(self) -> None:
         if self._disturbed or self._thread not in (None, threading.get_ident()):

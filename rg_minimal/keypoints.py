@@ -4,6 +4,8 @@ Points are (x, y) in pixels, B pictures of `image_size` x `image_size` pixels.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -75,7 +77,19 @@ def keypoint_score(readout: Tensor, points: Tensor, labelled: Tensor, image_size
     return near.sum(-1) / labelled.sum(-1)
 
 
-def keypoint_objective(head, points, image_size: int, **settings) -> SpatialObjective:
+@dataclass(kw_only=True, eq=False)
+class KeypointObjective(SpatialObjective):
+    """Heatmaps of points that were given in pixels of a square picture, and are not for one of another size."""
+    image_size: Count
+
+    def check(self, pipe, batch, image_size) -> None:
+        if tuple(image_size) != (self.image_size, self.image_size):
+            raise ValueError(f"the points are in pixels of a picture of {self.image_size} x {self.image_size}, but one of {image_size[0]} x {image_size[1]} "
+                             "(height x width) is made; make one of that size, or give the points in its own pixels")
+        super().check(pipe, batch, image_size)
+
+
+def keypoint_objective(head, points, image_size: int, **settings) -> KeypointObjective:
     """Guide a head of keypoints to `points` (B or 1, N, 2) or (N, 2) in pixels; `settings` as of `SpatialObjective`, where a `mask`
     (B or 1, N, 1, 1) of 0 and 1 says which of them count. The head's heatmaps are as wide as it learned them."""
     points = points if torch.is_tensor(points) else checked("points", points, Points)
@@ -85,8 +99,11 @@ def keypoint_objective(head, points, image_size: int, **settings) -> SpatialObje
                          f"{head.config.out_channels}; pass all of them, "
                          f"(B or 1, {head.config.out_channels}, 2), and `mask` says which count")
     extra = head.config.extra
+    if not head.config.out_channels or head.config.activation == "tanh" or extra.get("kind", "keypoints") != "keypoints":
+        raise ValueError(f"this head reads {head.config.property or extra.get('kind', 'something else')}, no heatmaps of keypoints; pass one that was "
+                         "trained on keypoints")
     target = heatmaps(points, extra.get("cells", 32), image_size, extra.get("heatmap_sigma_cells", 1.5))
-    return SpatialObjective(head=head, target=target, distance=weighted_square, **settings)
+    return KeypointObjective(head=head, target=target, distance=weighted_square, image_size=image_size, **settings)
 
 
 @declared

@@ -31,6 +31,7 @@ class Shot:
     """A picture that is looked at when it is needed: what messages call it, and what `as_pictures` takes, or a function that gives it."""
     name: str
     held: Any
+    mark: str = ""                      # a checksum of its pixels, once they were looked at
 
     def picture(self) -> Tensor:                                                        # (1, 3, H, W)
         held = self.held() if callable(self.held) else str(self.held) if isinstance(self.held, Path) else self.held
@@ -68,6 +69,9 @@ def shown(each: list, what: str = "") -> str:
 
 # ---- files -------------------------------------------------------------------------------------------------------------
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class CocoPicture(BaseModel):
     id: int
     file_name: str
@@ -78,9 +82,9 @@ class CocoPicture(BaseModel):
 class CocoAnnotation(BaseModel):
     image_id: int
     category_id: int
-    keypoints: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None
-    area: float | None = None
-    bbox: list[float] | None = None
+    keypoints: list[Finite] | None = None
+    area: Finite | None = None
+    bbox: list[Finite] | None = None
     iscrowd: int = 0
 
     def size(self) -> float:
@@ -121,6 +125,9 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
                          "categories") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read as JSON ({error}); pass a COCO file of keypoints") from None
+    twice = [each.id for i, each in enumerate(coco.categories) if each.id in [other.id for other in coco.categories[:i]]]
+    if twice:
+        raise ValueError(f"{file} has two categories with the id {twice[0]}; give each an id of its own")
     kinds = {each.id: each for each in coco.categories if each.keypoints}
     asked = [each for each in kinds.values() if category in (None, each.name)]
     if len(asked) != 1:
@@ -144,7 +151,7 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
         seen.add(each.id)
         files[each.file_name] = True
         found = by_picture.get(each.id, [])
-        wrong = [place for place, one in found if len(one.keypoints or ()) != 3 * len(kind.keypoints)]
+        wrong = [(place, len(one.keypoints or ())) for place, one in found if len(one.keypoints or ()) != 3 * len(kind.keypoints)]
         if path.is_absolute() or ".." in path.parts:
             finds.bad(each.file_name, "leads out of the folder of pictures")
         elif not (folder / path).is_file():
@@ -152,7 +159,7 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
         elif not found:
             finds.bad(each.file_name, f"has no annotation of {kind.name or 'this category'}")
         elif wrong:
-            finds.bad(each.file_name, f"annotation {wrong[0]} has {len(found[0][1].keypoints or ())} numbers, and "
+            finds.bad(each.file_name, f"annotation {wrong[0][0]} has {wrong[0][1]} numbers, and "
                                       f"{len(kind.keypoints)} keypoints need "
                                       f"{3 * len(kind.keypoints)} (x, y, visibility)")
         else:
@@ -193,15 +200,15 @@ def read_maps(folder: Path, maps: Path, finds: Finds):
         elif not pictures:
             finds.bad(labels[0].name, f"belongs to no picture in {folder}")
         else:
-            rows.append((Shot(pictures[0].name, pictures[0]), Shot(labels[0].name, partial(read_map, labels[0]))))
+            rows.append((Shot(pictures[0].name, pictures[0]), Shot(labels[0].name, partial(open_map, labels[0]))))
     return rows
 
 
-def read_map(path: Path) -> Tensor:
-    """A label map (1, k, H, W) in [0, 1]. ValueError where it is none."""
+def open_map(path: Path):
+    """A file of a map as an image or an array, for `as_label_map`. ValueError where it cannot be read."""
     if path.suffix.lower() == ".npy":
         try:
-            return as_label_map(numpy.load(path, allow_pickle=False))
+            return numpy.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"cannot be used ({error})") from None
     with opened(path, "the map") as image:
@@ -209,27 +216,34 @@ def read_map(path: Path) -> Tensor:
             image.load()
         except Exception as error:              # PIL's readers raise many kinds where a file is damaged
             raise ValueError(f"cannot be read ({error})") from None
-        return as_label_map(image)
+        return image
 
 
 def as_label_map(value) -> Tensor:
-    """An image or an array as a map (1, k, H, W) in [0, 1]: grey or colours, never a palette, which stands for classes."""
+    """An image, an array (H, W) or (H, W, k), or a tensor (H, W) or (k, H, W) as a map (1, k, H, W) in [0, 1]: grey or colours (three
+    channels, also where they are grey), never a palette, which stands for classes."""
     if isinstance(value, Image.Image):
         if value.mode in ("P", "PA") or value.mode not in ("1", "L", "RGB", "I", "F") and not value.mode.startswith("I;16"):
             raise ValueError(f"is in mode {value.mode}; a map is grey (8 or 16 bits) or RGB, classes are one grey mask "
                              "each")
-        told = value.mode
+        if value.has_transparency_data:
+            raise ValueError("has a colour that is transparent, of which a map knows nothing; save it without")
+        if value.mode == "F" or value.mode == "I" and value.format != "PNG":            # whose scale nobody knows
+            return as_label_map(numpy.asarray(value))
         refuse_zeros_and_ones(numpy.asarray(value))
         picture = as_pictures(value, "the map")
-        grey = told != "RGB" or torch.equal(picture[:, 0], picture[:, 1]) and torch.equal(picture[:, 0], picture[:, 2])
-        return picture[:, :1] if grey else picture
+        return picture if value.mode == "RGB" else picture[:, :1]
+    if torch.is_tensor(value):
+        value = value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
+        value = value[0] if value.ndim == 4 and len(value) == 1 else value
+        value = value.movedim(0, -1) if value.ndim == 3 else value
     array = numpy.asarray(value)
     if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "fiub" or array.ndim == 3 and array.shape[-1] > 64:
         raise ValueError(f"is {describe(array)}; an array of a map is (H, W) or (H, W, k), of numbers")
     refuse_zeros_and_ones(array)
     if array.dtype.kind == "u":
         array = array / numpy.iinfo(array.dtype).max
-    found = torch.from_numpy(numpy.ascontiguousarray(array, dtype=numpy.float32))
+    found = torch.from_numpy(numpy.array(array, dtype=numpy.float32))
     found = found[None, None] if found.ndim == 2 else found.permute(2, 0, 1)[None]
     if not found.isfinite().all() or found.min() < 0 or found.max() > 1:
         raise ValueError(f"has values in [{float(found.min()):g}, {float(found.max()):g}]; a map of floats lies in [0, "
@@ -250,10 +264,10 @@ TABLE = ("frame_a", "frame_b", "x_a", "y_a", "x_b", "y_b")
 class Match(BaseModel):
     frame_a: Annotated[str, Field(min_length=1)]
     frame_b: Annotated[str, Field(min_length=1)]
-    x_a: Annotated[float, Field(allow_inf_nan=False)]
-    y_a: Annotated[float, Field(allow_inf_nan=False)]
-    x_b: Annotated[float, Field(allow_inf_nan=False)]
-    y_b: Annotated[float, Field(allow_inf_nan=False)]
+    x_a: Finite
+    y_a: Finite
+    x_b: Finite
+    y_b: Finite
 
 
 def read_points(folder: Path, file: Path, finds: Finds):
@@ -264,14 +278,14 @@ def read_points(folder: Path, file: Path, finds: Finds):
     try:
         with open(file, newline="", encoding="utf-8-sig") as opened_file:
             table = csv.DictReader(opened_file)
-            header, lines = tuple(table.fieldnames or ()), list(table)
+            header, lines = tuple(table.fieldnames or ()), [(table.line_num, line) for line in table]
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read as a table ({error}); pass a CSV file of {', '.join(TABLE)}") from None
     if not set(TABLE) <= set(header):
         raise ValueError(f"{file} has the columns {', '.join(header) or 'none'}; a table of points needs "
                          f"{', '.join(TABLE)}, in its first line")
     pairs, partners = {}, {}
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:
         try:
             match = Match.model_validate({name: (line[name] or "").strip() for name in TABLE})
         except ValidationError as error:

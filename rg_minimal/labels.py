@@ -23,6 +23,9 @@ left out and listed in `left_out`; what is merely worth knowing is in `notes`.
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +33,7 @@ from typing import Callable, Iterable, Literal
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .checks import Count, Fraction, Function, Index, Seed, SomeName, Truth, checked, declared, describe
@@ -40,6 +44,7 @@ from .maps import pool_features
 from .pipelines import encode
 from .readout import HeadConfig, appearance_loss, correspondence_loss, spatial_loss
 from .saving import ReadoutHead
+from .undo import seeded
 
 Kind = Literal["keypoints", "map", "lines", "points", "triplets"]
 Fit = Literal["crop", "stretch"]
@@ -119,6 +124,8 @@ class Labelled:
 
     def __getitem__(self, index) -> "Labelled":
         """The samples of these numbers, and the pictures that they show. ValueError for anything but numbers of samples."""
+        if not isinstance(index, Iterable) or isinstance(index, str):
+            raise ValueError(f"index is {describe(index)}; pass a list of numbers of samples, such as [0, 1]")
         index = torch.tensor([checked("index", each, Index) for each in index], dtype=torch.long)
         if (index >= len(self)).any():
             raise ValueError(f"index holds {int(index.max())}, but there are {len(self)} samples; pass numbers below that")
@@ -140,7 +147,9 @@ class Labelled:
         groups, least = sorted(set(self.groups)), 2 if self.kind == "triplets" else 1
         if len(groups) == 1 and self.kind == "points":
             return self._split_film(share)
-        for place in torch.randperm(len(groups), generator=rng).tolist():
+        sizes = [self.groups.count(group) for group in groups]
+        most = max(2 * wanted, sorted(sizes)[len(sizes) // 2])      # a group that is larger is held out only where the others do not do
+        for place in sorted(torch.randperm(len(groups), generator=rng).tolist(), key=lambda place: sizes[place] > most):
             if len(held) >= least and sum(group in held for group in self.groups) >= wanted:
                 break
             held.add(groups[place])
@@ -200,6 +209,9 @@ class Labelled:
         if len(members) < 2:
             raise ValueError(f"there is {len(members)} identity; triplets need at least two, each with two pictures or "
                              "more")
+        alone = [each for each, rows in zip(self.truth[0].unique().tolist(), members) if len(rows) < 2]
+        if alone:
+            raise ValueError(f"of the identity {alone[0]} there is one picture among these samples; a triplet needs two of each")
         pick = lambda end: int(torch.randint(end, (), generator=rng))
         rows = []
         for _ in range(count):
@@ -249,8 +261,7 @@ class Labelled:
         extra = {"kind": self.kind, "image_size": self.frame.size, "cells": self.frame.cells}
         extra |= {"keypoints": {"keypoints": list(self.names), "heatmap_sigma_cells": 1.5}, "map": {"value_range": [-1, 1]},
                   "lines": {"value_range": [-1, 1]}}.get(self.kind, {})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             head = ReadoutHead(HeadConfig.for_model(
                 pipe, width=width, out_channels=spatial, hidden_channels=(64, 32), resize_late=True, property=name or self.kind,
                 activation="tanh" if self.kind in ("map", "lines") else "none", extra=extra))
@@ -293,6 +304,8 @@ def read_labels(kind: Kind, pipe, pictures: SomeName, labels: SomeName | None = 
                          "shows" if labels is not None else
                          f"labels are missing: {kind} need "
                          f"{'a folder of maps' if kind in ('map', 'lines') else 'a file'}")
+    if labels is not None and Path(labels).is_dir() and folder.samefile(labels):
+        raise ValueError(f"pictures and labels are the same folder, {labels}; pass a folder of maps of their own")
     if category is not None and kind != "keypoints":
         raise ValueError(f"category is {category!r}, but only keypoints have categories; leave it out")
     if kind == "keypoints":
@@ -313,25 +326,31 @@ def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, name
     {name: name}: picture and keypoints (N x (x, y) or (x, y, visibility), or one flat list of 3 N numbers); picture and map; picture_a,
     picture_b, points_a and points_b (N x (x, y)); picture and identity. `names` are those of the keypoints."""
     wanted, finds, frame = COLUMNS[kind], Finds(), Frame.of(pipe, size, fit)
+    if isinstance(names, str) or kind != "keypoints" and (names := tuple(names)):
+        raise ValueError(f"names is {names!r}; pass a list of the keypoints' names, and none for other kinds")
     there = getattr(dataset, "column_names", None)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(there, dict) or isinstance(dataset, (str, dict)):
         raise ValueError(f"dataset is {describe(type(dataset))}; pass a datasets.Dataset (of several, one: "
                          "dataset['train']), or a list of dicts")
     if not isinstance(columns, dict | None):
         raise ValueError(f"columns is {describe(columns)}; pass a dict, {{name: column of the data set}}")
+    if not there and len(dataset) and not isinstance(dataset[0], Mapping):
+        raise ValueError(f"row 0 of the data set is a {type(dataset[0]).__name__}; pass a dict for each, such as {{'picture': ..., {wanted[-1]!r}: ...}}")
     there = there or (list(dataset[0]) if len(dataset) else [])
     given = {name: name for name in wanted} | (columns or {})
     if not set(given) <= set(wanted) or not set(given.values()) <= set(there):
         told = ", ".join(f"{name}={column}" for name, column in given.items())
         raise ValueError(f"columns say {told}, but {kind} are {', '.join(wanted)}, and the data set has the columns "
                          f"{', '.join(map(str, there)) or 'none'}; pass columns={{name: column of the data set}}")
+    if len(set(given.values())) < len(given):
+        raise ValueError(f"columns say {', '.join(f'{name}={column}' for name, column in given.items())}, one column twice; name one for each")
     rows = list(dataset_rows(kind, dataset, given, finds))
     names = tuple(names)
     if kind == "keypoints" and rows:
-        count = len(rows[0][2])
+        count = usual_count(rows)
         names = names or tuple(str(i) for i in range(count))
         if len(names) != count:
-            raise ValueError(f"names are {len(names)}, and row 0 has {count} keypoints; name each of them")
+            raise ValueError(f"names are {len(names)}, and the rows have {count} keypoints; name each of them")
     return gather(kind, frame, rows, names, finds, skip_bad, look)
 
 
@@ -365,7 +384,8 @@ def open_dataset(name: SomeName, split: str | None = None, local_files_only: Tru
 
 def gather(kind, frame, rows, names, finds: Finds, skip_bad: bool, look) -> Labelled:
     """Look at every picture, bring its labels to the square, and raise what cannot be used, or leave it out."""
-    album = Album(frame, finds, look, sum(1 if kind != "points" else 2 for _ in rows))
+    shown_in = [[shot.name for shot in row[:2 if kind == "points" else 1]] for row in rows]
+    album = Album(frame, finds, look, len(set(itertools.chain(*shown_in))) if kind == "points" else len(rows))
     take = {"keypoints": keypoint_samples, "points": point_samples, "triplets": identity_samples}.get(kind, map_samples)
     shows, truth, groups, found = take(kind, frame, rows, album, finds)
     names = found or names
@@ -397,14 +417,14 @@ class Album:
             if len(picture) != 1:
                 raise ValueError(f"it holds {len(picture)} pictures; pass one")
             fitted = self.frame.picture(picture)
-            mark = hashlib.blake2b(fitted.numpy().tobytes()).digest()
+            mark = hashlib.blake2b(fitted.numpy().tobytes(), digest_size=16).digest()
             twin = self.seen.get(mark)
             if twin is not None and not again:
                 raise ValueError(f"is the same picture as {self.shots[twin].name}; keep one of them")
             number = twin
             if number is None:
                 number = self.seen[mark] = len(self.shots)
-                self.shots.append(shot), self.sizes.append(tuple(picture.shape[-2:]))
+                self.shots.append(replace(shot, mark=mark.hex())), self.sizes.append(tuple(picture.shape[-2:]))
         except (ValueError, OSError) as error:
             place = shot.held if isinstance(shot.held, Path) else Path(shot.name)
             self.finds.bad(shot.name, str(error).replace(str(place), place.name))       # the file's name, not where it lies
@@ -414,15 +434,20 @@ class Album:
         return number
 
 
+def usual_count(rows) -> int:
+    """How many keypoints most of the rows have, of those with a labelled one where there are any."""
+    counts = Counter(len(points) for _, _, points, labelled in rows if labelled.any()) or Counter(len(row[2]) for row in rows)
+    return counts.most_common(1)[0][0]
+
+
 def keypoint_samples(kind, frame, rows, album, finds):
-    shows, truth, groups, count = [], [], [], None
+    shows, truth, groups, count = [], [], [], usual_count(rows) if rows else 0
     for shot, told, points, labelled in rows:
         number = album.add(shot)
         if number is None:
             continue
         height, width = album.sizes[number]
         outside = labelled & ~((points >= 0) & (points <= points.new_tensor((width, height)))).all(-1)
-        count = len(points) if count is None else count
         if told and tuple(told) != (height, width):
             turned = ": it is turned by its EXIF data, and was labelled lying down" if tuple(told) == (width, height) else ""
             finds.bad(shot.name, f"is {height} x {width} pixels large (height x width), and its labels are for "
@@ -452,23 +477,24 @@ def keypoint_samples(kind, frame, rows, album, finds):
 
 
 def map_samples(kind, frame, rows, album, finds):
-    shows, truth, groups, channels = [], [], [], None
+    """Maps of one number of channels: where a picture of a map is coloured, that is three for all; grey ones count as one else."""
+    taken = []                                                      # (number, the map's name, its cells (k, cells, cells), is it a grey RGB?)
     for shot, label in rows:
         number = album.add(shot)
         if number is None:
             continue
         try:
-            found = label.held() if callable(label.held) else label.held
-            found = found if torch.is_tensor(found) else as_label_map(found)                # (1, k, H, W) in [0, 1]
+            held = label.held() if callable(label.held) else label.held
+            found = as_label_map(held)                                                      # (1, k, H, W) in [0, 1]
+            grey = isinstance(held, Image.Image) and found.shape[1] == 3 and bool((found == found[:, :1]).all())
+            found = found[:, :1] if grey and kind == "lines" else found
             height, width = album.sizes[number]
             rows_, columns = found.shape[-2:]
             if abs(rows_ * width - columns * height) > max(rows_, columns, height, width):
                 raise ValueError(f"is {rows_} x {columns} pixels large (height x width), and its picture {height} x "
                                  f"{width}: another shape")
-            channels = found.shape[1] if channels is None else channels
-            if found.shape[1] != channels or kind == "lines" and channels != 1:
-                raise ValueError(f"has {found.shape[1]} channels where "
-                                 f"{'lines have 1' if kind == 'lines' else f'the others have {channels}'}")
+            if kind == "lines" and found.shape[1] != 1:
+                raise ValueError(f"has {found.shape[1]} channels where lines have 1")
             cut = frame.cut(found)
             if min(cut.shape[-2:]) < frame.cells:
                 raise ValueError(f"is {rows_} x {columns} pixels large, and this model reads {frame.cells} x "
@@ -482,8 +508,15 @@ def map_samples(kind, frame, rows, album, finds):
                 finds.note(label.name, "shows no line")
         else:
             pooled = F.adaptive_avg_pool2d(cut, frame.cells)
-        shows.append([number]), groups.append(number), truth.append(((pooled * 2 - 1)[0],))
-    return shows, truth, groups, ()
+        taken.append((number, label.name, (pooled * 2 - 1)[0], grey))
+    if all(grey or len(cells) == 1 for _, _, cells, grey in taken):
+        taken = [(number, name, cells[:1], False) for number, name, cells, _ in taken]
+    usual = Counter(len(cells) for _, _, cells, _ in taken).most_common(1)
+    good = [(number, cells) for number, _, cells, _ in taken if len(cells) == usual[0][0]]
+    for _, name, cells, _ in taken:
+        if len(cells) != usual[0][0]:
+            finds.bad(name, f"has {len(cells)} channels where the others have {usual[0][0]}")
+    return [[number] for number, _ in good], [(cells,) for _, cells in good], [number for number, _ in good], ()
 
 
 def point_samples(kind, frame, rows, album, finds):

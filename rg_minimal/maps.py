@@ -21,6 +21,8 @@ def crop(features, box, image_size) -> Tensor:
 
 def masked_mean(error, mask=None) -> Tensor:
     """Mean of (B, C, H, W) over all but B, weighted by a mask (B or 1, C or 1, h, w): (B,)."""
+    if error.ndim != 4:
+        raise ValueError(f"the error has shape {tuple(error.shape)}; a distance of your own returns one for each cell, (B, C, h, w)")
     if mask is None:
         return error.mean((1, 2, 3))
     mask = resize(mask.to(error), error.shape[-2:]).expand(error.shape)

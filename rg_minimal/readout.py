@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative,
-                     Number, Points, Positive, RelativeHead, Shares, Sides, SpatialHead, Text, Truth, check_fit, check_pairs,
-                     check_target, declared, factor, finite, label_like, matches, same_shapes)
+                     Number, Points, Positive, RelativeHead, Shares, Sides, SpatialHead, Text, Truth, Two, check_fit, check_pairs,
+                     check_target, declared, factor, finite, label_like, matches, movable, same_shapes, weight_like)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
 from .undo import undone
@@ -56,8 +56,8 @@ class Reading:
     _readouts: dict = field(default_factory=dict, repr=False)
 
     def __call__(self, head: "Head", use_timestep: bool = True) -> Tensor:                      # (B, k, h, w)
-        key, weights = (id(head), use_timestep), getattr(head, "parameters", tuple)()
-        versions = [0 if weight.is_inference() else weight._version for weight in weights]
+        key = id(head), use_timestep, torch.is_grad_enabled()           # without gradient a readout is no use with it
+        versions = [(each.dtype, 0 if each.is_inference() else each._version) for each in getattr(head, "parameters", tuple)()]
         known = self._readouts.get(key)
         if known is None or known[1:] != (versions, head):              # a head that has learned since reads anew
             known = self._readouts[key] = head.read(self, use_timestep), versions, head     # kept, or another could get its id
@@ -87,7 +87,7 @@ class HeadConfig(Declared):
     embedding_channels: Count = 1280            # E of the denoiser's timestep embedding
     width: Count = 384                          # channels all layers are projected to (384 in the paper)
     out_channels: Index = 0                     # k of a spatial head; 0 is a relative head: its `width` features
-    hidden_channels: Counts = (128, 32)         # of the output head
+    hidden_channels: Two = (128, 32)         # of the output head
     activation: Literal["tanh", "none"] = "tanh"    # 'tanh' for maps in a bounded range, 'none' for heatmaps and logits
     use_timestep: Truth = True                  # False ignores t
     resize_late: Truth = False                  # True runs each bottleneck at its layer's own size and resizes after:
@@ -186,7 +186,7 @@ def spatial_loss(readout, target, background: Number | None = None, weight: Tens
     target = resize(label_like(readout, target).to(readout), readout.shape[-2:], "nearest")
     error = (readout - target) ** 2
     if weight is not None:
-        error = error * weight.to(error)
+        error = error * weight_like(error, weight)
     empty = target == background
     if background is None or not empty.any() or empty.all():
         return error.mean()
@@ -363,11 +363,11 @@ class AppearanceObjective(RelativeObjective):
     def __call__(self, reading):
         features, source = self.features(reading)
         if self.boxes:
-            source, features = (resize(crop(each, box, reading.model.image_size(reading.latents)), features.shape[-2:])
-                                for each, box in zip((source, features), self.boxes))
+            source, features = (resize(crop(each, box, reading.model.image_size(each)), features.shape[-2:])
+                                for each, box in zip((source, features), self.boxes))       # each in its own pixels
         if self.pool:
-            weight = None if self.mask is None else resize(self.mask.to(features), features.shape[-2:])
-            source, features = pool_features(source, weight), pool_features(features, weight)
+            source, features = (pool_features(each, None if self.mask is None else resize(self.mask.to(each), each.shape[-2:]))
+                                for each in (source, features))
         distance = 1 - F.cosine_similarity(features, source, dim=1)[:, None]            # (B, 1, h, w)
         return masked_mean(distance, None if self.pool else self.mask)                  # (B,)
 
@@ -436,7 +436,7 @@ class Guidance(Declared):
         losses = [sum(objective(reading) for reading in readings) if strength else None
                   for objective, strength in zip(self.objectives, strengths)]
         total = sum(strength * loss.sum() for strength, loss in zip(strengths, losses) if strength)
-        gradient, = torch.autograd.grad(total * scale, latents)
+        gradient, = torch.autograd.grad(movable(total) * scale, latents)
         gradient = finite(gradient, f"gradient at timestep {readings[-1].timestep}").float() / scale
         return gradient, [None if loss is None else loss.detach() for loss in losses]
 

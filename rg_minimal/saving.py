@@ -19,7 +19,7 @@ from torch import Tensor
 from . import hub
 from .checks import Count, FileName, Function, NonNegative, Random, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, checked, declared, describe, label_like
 from .denoisers import denoiser
-from .files import read_tensors, read_weights, write_tensors, write_weights
+from .files import check_file, read_tensors, read_weights, write_tensors, write_weights
 from .processes import is_main, shared, wait
 from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
 
@@ -110,6 +110,11 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial
         raise ValueError(f"timesteps is {timesteps!r}; pass two whole numbers (low, high) with 0 <= low < high <= {limit}")
     generator = generator or torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.0)
+    if not torch.is_grad_enabled() or not any(each.requires_grad for each in head.parameters()):
+        raise ValueError("the head cannot learn: its weights are frozen, or gradients are off; call head.requires_grad_(), outside torch.no_grad "
+                         "and inference mode")
+    if checkpoint:
+        check_file(checkpoint, asdict(head.config))
     start = load_checkpoint(checkpoint, head, optimizer, generator, steps) if checkpoint else 0
     check_loss(head, loss)
     lr = functools.partial(rate_at, lr) if callable(lr) else lr
@@ -195,7 +200,7 @@ def check_labels(head: Head, clean: tuple, labels: tuple, loss) -> None:
                          "(pictures, *labels) as loss(*readouts, *labels) wants them") from None
     except ValueError:                          # a loss that does not say what it takes
         pass
-    if loss is spatial_loss:
+    if (loss.func if isinstance(loss, functools.partial) else loss) is spatial_loss:
         expected = clean[0].new_empty(len(clean[0]), head.config.out_channels, 1, 1)
         check_target(head.config, label_like(expected, labels[0], "label 0"))
 

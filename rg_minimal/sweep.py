@@ -82,6 +82,7 @@ def _span(name: str, told: str) -> list[int]:
 def _listed(name: str, told: str) -> list:
     try:
         values = yaml.safe_load(told) if told.lstrip().startswith("[[") else yaml.safe_load(f"[{told}]")
+        values = [_number(each) for each in values]
         said = [json.dumps(each, allow_nan=False) for each in values]
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(f"--grid {name}={told} cannot be read ({str(error).splitlines()[0]}): give values that YAML reads, "
@@ -92,6 +93,27 @@ def _listed(name: str, told: str) -> list:
     if twice:
         raise ValueError(f"--grid {name}={told} holds {twice[0]} twice: give each value once")
     return values
+
+
+def _number(value):
+    """Numbers that YAML takes for texts, such as 1e-3, as papermill reads them."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def check_grid(grid: dict) -> dict[str, list]:
+    """The grid with a list of values for each name. ValueError where one has none, or values that a file cannot hold."""
+    for name, values in grid.items():
+        try:
+            if not isinstance(values, (list, tuple, range)) or not values:
+                raise ValueError("that is no list of values")
+            json.dumps(list(values), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the grid says {name}: {values!r} ({error}); pass {{name: [value, ...]}}, with texts, truth values and finite "
+                             "numbers") from None
+    return {name: list(values) for name, values in grid.items()}
 
 
 def points(grid: dict[str, list]) -> list[dict]:
@@ -114,10 +136,12 @@ def check_target(target: str, grid: dict) -> str:
     if not path.is_file():
         raise ValueError(f"{target} is not there: give a notebook, or measure:NAME such as measure:pose")
     try:
-        nbformat.read(path, as_version=4)
-        known = papermill.inspect_notebook(path)
+        kernel = nbformat.read(path, as_version=4).metadata.get("kernelspec")
+        known = papermill.inspect_notebook(path) if kernel else {}
     except Exception as error:                              # of nbformat, of JSON, of papermill: whatever is wrong in a file
         raise ValueError(f"{target} is no notebook ({str(error).splitlines()[0][:80] if str(error) else type(error).__name__}): give an .ipynb file") from None
+    if not kernel:
+        raise ValueError(f"{target} does not say which kernel runs it: open it in Jupyter, choose one, and save it")
     if not known and grid:
         raise ValueError(f"{target} has no cell tagged `parameters`: tag the cell that holds {', '.join(grid)}")
     _refuse_unknown(target, grid, known)
@@ -238,7 +262,7 @@ def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, schedule
     Without `scheduler`, an address, `workers` processes of one thread each are started here. A run whose worker dies is given to
     another one, up to `retries` times. All workers have to see `folder` and the target under the same path.
     """
-    folder = Path(folder).resolve()
+    folder, grid = Path(folder).resolve(), check_grid(grid)
     target = target if target.startswith(MEASURES) else str(Path(target).resolve())
     checksum = check_target(target, grid)
     check_folder(folder, target, checksum, grid)

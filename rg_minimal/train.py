@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import re
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import hub
-from .checks import Count, Fraction, Positive, Seed, SomeName, Text, checked, declared, one_sentence, option
+from .checks import Count, Fraction, Positive, Seed, SomeName, Text, checked, declared, describe, one_sentence, option
 from .denoisers import denoiser
 from .files import refuse_file, refuse_others, write_file
 from .label_files import SHOWN
@@ -49,10 +50,16 @@ def check_output(folder) -> Path:
     folder = Path(folder)
     refuse_file(folder)
     if folder.exists():
-        refuse_others(folder, (*hub.FILES, "training-*.safetensors"))
-        if (folder / "head.safetensors").exists() and not list(folder.glob("training-*.safetensors")):
+        head, begun = folder / "head.safetensors", checkpoints(folder)
+        refuse_others(folder, (*(each.name for each in begun), *(hub.FILES if head.exists() else (head.name,))))
+        if head.exists() and not begun:
             raise ValueError(f"{folder} holds a finished head; delete it, or choose another folder")
     return folder
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Of trainings that were begun in this folder, and not finished."""
+    return sorted(each for each in folder.glob("training-*.safetensors") if re.fullmatch(r"training-[0-9a-f]{12}\.safetensors", each.name))
 
 
 @declared
@@ -69,6 +76,8 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     All pictures are encoded before the first step. A killed run, called again, goes on from the folder's checkpoint if data, model
     and recipe are the same. Raises ValueError, at the call, where the folder is taken or too little is left to learn from.
     """
+    if not isinstance(data, Labelled):
+        raise ValueError(f"data is {describe(data)}; pass what read_labels or from_dataset found")
     folder = check_output(folder)
     check_batch(batch)
     learn, unseen = data.split(held_out, seed)
@@ -77,9 +86,11 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     latents = learn.encode(pipe)
     draw, scored = learn.batches(pipe, batch, seed, latents), scorer(unseen, pipe, seed) if len(unseen) else None
     recipe = {"steps": steps, "batch": batch, "lr": lr, "width": width, "seed": seed, "held out": held_out}
-    checkpoint = folder / f"training-{fingerprint(pipe, head, recipe, latents, learn.shows, *learn.truth)}.safetensors"
-    if (folder / "head.safetensors").exists() and not checkpoint.exists():
-        raise ValueError(f"{folder} holds another training's head; delete it, or choose another folder")
+    of_data = {"pictures": [shot.mark for shot in learn.shots]}
+    checkpoint = folder / f"training-{fingerprint(pipe, head, recipe | of_data, learn.shows, *learn.truth)}.safetensors"
+    if others := [each.name for each in checkpoints(folder) if each != checkpoint]:
+        raise ValueError(f"{folder} holds {others[0]}, of a training with other data, another model or another recipe, which was not finished; "
+                         "give that again to go on with it, delete it, or choose another folder")
     cosine = lambda done: lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     states = train_head(head, pipe, draw, steps, data.loss, cosine, torch.Generator().manual_seed(seed), checkpoint=checkpoint,
                         checkpoint_every=every, latents=True)
@@ -101,10 +112,9 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
                               "left_out": listed(data.left_out), "notes": listed(data.notes)}
         head.eval()
         if is_main():
-            write_file(folder / "README.md", hub.card(asdict(head.config), folder))
             head.save_pretrained(folder)
-            for each in folder.glob("training-*.safetensors"):
-                each.unlink()
+            write_file(folder / "README.md", hub.card(asdict(head.config), folder))
+            checkpoint.unlink(missing_ok=True)
         wait()                                              # nobody ends, or goes on, before the head is there
     return run()
 
@@ -216,6 +226,12 @@ def check_asked(asked) -> None:
         raise ValueError("pass either --pictures (and, but for triplets, --labels), or --dataset")
     if asked.dataset is None and (asked.columns or asked.split or asked.names):
         raise ValueError("--columns, --names and --split are of a --dataset, which is not given")
+    if asked.dataset is not None and asked.category is not None:
+        raise ValueError("--category is of a COCO file, and a --dataset has none; leave it out")
+    if asked.names and asked.kind != "keypoints":
+        raise ValueError(f"--names are of keypoints, and --kind is {asked.kind}; leave them out")
+    if len(dict(asked.columns)) < len(asked.columns):
+        raise ValueError(f"--columns says {', '.join('='.join(each) for each in asked.columns)}, one name twice; say each once")
     if asked.push is not None and not hub.is_hub_name(asked.push):
         raise ValueError(f"--push is {asked.push!r}; pass the repository's name, WHO/WHAT")
     check_output(asked.output)

@@ -6,6 +6,7 @@ import weakref
 from contextlib import contextmanager
 from typing import Callable
 
+import torch
 from torch import nn
 
 
@@ -23,6 +24,15 @@ def undone(undo: Callable[[], object]):
             undo()
     finally:
         undo()
+
+
+@contextmanager
+def seeded(seed: int):
+    """The CPU's own random numbers begin at this seed, and go on afterwards where they were; an accelerator's are left alone, which
+    `torch.manual_seed` would begin anew, too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 _FROZEN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()       # network -> (who holds it frozen, weights to thaw)

@@ -2,6 +2,7 @@
 import math
 import threading
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +100,52 @@ def test_a_head_that_has_learned_reads_anew(pipe):
         assert one(head) is before
         head.mixing_weights.add_(torch.arange(len(head.mixing_weights)))
         assert not torch.equal(one(head), before) and len(one._readouts) == 1
+
+
+def test_a_readout_without_gradient_is_not_handed_to_who_needs_one(pipe):
+    """Whoever logs a readout under no_grad before an objective asks for it would make guidance stand still."""
+    latents = rand(1, 4, 16, 16).requires_grad_()
+    one, head = rg.take_readings(pipe, latents, 100, denoiser(pipe).encode_prompt(""))[0], make_head(pipe)
+    with torch.no_grad():
+        seen = one(head)
+    assert one(head).requires_grad and not seen.requires_grad and one(head) is one(head)
+    assert one(head.half()).dtype == torch.float16, "nor to who changed its numbers"
+
+
+def test_objectives_that_do_not_depend_on_the_latents_are_named(pipe):
+    class Constant(rg.Objective):
+        def __call__(self, reading):
+            return reading.latents.new_ones(len(reading.latents))
+    with pytest.raises(ValueError, match="the objectives do not depend on the latents"):
+        rg.Guidance([Constant(head=make_head(pipe), stop=1.0)]).differentiate([taken(pipe)], rand(1, 4, 16, 16).requires_grad_(), [1.0])
+
+
+def test_a_distance_of_ones_own_is_one_of_each_cell(pipe):
+    objective = rg.SpatialObjective(head=make_head(pipe, 1), target=torch.zeros(1, 1, 8, 8), distance=lambda readout, target: (readout - target).mean())
+    with pytest.raises(ValueError, match=r"the error has shape ..; a distance of your own returns one for each cell"):
+        objective(taken(pipe))
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 1, 4, 4), (3, 1, 8, 8), (2, 3, 8, 8)])
+def test_a_weight_is_one_of_each_cell(shape):
+    readout = torch.rand(2, 2, 8, 8)
+    with pytest.raises(ValueError, match=r"weight has shape .* pass .2 or 1, 2 or 1, 8, 8."):
+        rg.spatial_loss(readout, readout, weight=torch.ones(shape))
+    assert rg.spatial_loss(readout, readout, weight=torch.ones(1, 2, 8, 8)) == 0
+
+
+@pytest.mark.parametrize("settings, message", [({"hidden_channels": (8, 8, 8)}, "hidden_channels .*pass two whole numbers"),
+                                               ({"hidden_channels": 8}, "hidden_channels")])
+def test_an_output_head_has_two_hidden_layers(settings, message):
+    with pytest.raises(ValueError, match=message):
+        rg.HeadConfig((8,), **settings)
+
+
+@pytest.mark.parametrize("told", [5, (1, -1), "ab", (0, float("nan"))])
+def test_a_range_of_values_is_two_numbers(pipe, told):
+    head = make_head(pipe, 1, activation="tanh", extra={"value_range": told})
+    with pytest.raises(ValueError, match="value_range .*two numbers, the smaller one first"):
+        rg.SpatialObjective(head=head, target=torch.zeros(1, 1, 8, 8))
 
 
 def test_a_head_made_in_inference_mode_can_be_read(pipe):
@@ -674,6 +721,29 @@ def test_a_training_that_blew_up_leaves_the_checkpoint_before(pipe, tmp_path):
     with pytest.raises(ValueError, match="NaN or infinity after step 3"):          # the loss is 0, its gradient is none
         learn(pipe, steps=3, loss=lambda readout, label: (readout * 0).sqrt().sum(), checkpoint=tmp_path / "c.safetensors")
     assert (tmp_path / "c.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_at_the_call(pipe, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place, message in ((tmp_path / "file" / "c.safetensors", "cannot be a folder"), (tmp_path, "is a folder; pass a file in it")):
+        with pytest.raises(ValueError, match=message):
+            rg_train(make_head(pipe, 1), pipe, iter(()), 2, checkpoint=place)
+    with pytest.raises(ValueError, match="the config of .* cannot be written"):
+        rg_train(make_head(pipe, 1, extra={"joints": rand(3)}), pipe, iter(()), 2, checkpoint=tmp_path / "c.safetensors")
+
+
+def test_a_head_that_cannot_learn_is_refused_at_the_call(pipe):
+    with pytest.raises(ValueError, match="the head cannot learn"):
+        rg_train(make_head(pipe, 1).requires_grad_(False), pipe, iter(()), 2)
+    with torch.no_grad(), pytest.raises(ValueError, match="the head cannot learn"):
+        rg_train(make_head(pipe, 1), pipe, iter(()), 2)
+
+
+def test_labels_outside_the_range_are_refused_whatever_the_loss_is_told(pipe):
+    batches = lambda step: (rand(2, 3, 32, 32), torch.full((2, 1, 8, 8), 255.0))
+    for loss in (rg.spatial_loss, partial(rg.spatial_loss, background=-1.0)):
+        with pytest.raises(ValueError, match="the batch of step 0: .*bring the target to that range"):
+            next(rg_train(make_head(pipe, 1, activation="tanh"), pipe, batches, 2, loss))
 
 
 def test_a_checkpoint_is_one_of_this_training(pipe, tmp_path):

@@ -9,6 +9,7 @@ from rg_minimal import Source, guided_sample, load_head, load_pipeline, puppets,
 from rg_minimal.puppets import cases, editing, measure
 from rg_minimal.puppets.cases import DragCase, drag_case, find_patch, prop_points, whole
 from rg_minimal.puppets.editing import carry, drag, drag_frames, identity, joined, moved_joints, region
+from rg_minimal.puppets.grab import bare
 from rg_minimal.puppets.heads import TASKS, new_head
 from rg_minimal.puppets.judge import Reading, load_judge
 from tiny import tiny_pipe as make_tiny_pipe
@@ -218,3 +219,22 @@ def test_an_edit_is_of_one_picture(tiny_pipe):
                  lambda: moved_joints(pose, source, [(8, 8)], [(14, 14)])):
         with pytest.raises(ValueError, match="source has 2 pictures; edit one at a time"):
             edit()
+
+
+def test_puppets_are_edited_in_pictures_of_their_size(tiny_pipe):
+    """All that is read of them is in pixels of such a picture, and would lie elsewhere in another."""
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=2, generator=torch.Generator().manual_seed(0), height=256, width=128))
+    source, head, pose = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "pose")
+    for edit in (lambda: drag(head, source, [(60, 60)], [(100, 60)]), lambda: moved_joints(pose, source, [(8, 8)], [(14, 14)]),
+                 lambda: bare(pose, source, [(8, 8)], [(14, 14)])):
+        with pytest.raises(ValueError, match=r"source is a picture of \(256, 128\) pixels .* sample or invert it at that size"):
+            edit()
+
+
+def test_as_many_handles_as_targets_whoever_takes_them(tiny_pipe):
+    source, pose = Source.from_picture(tiny_pipe, torch.rand(1, 3, 128, 128), generator=torch.Generator().manual_seed(0)), new_head(tiny_pipe, "pose")
+    for edit in (moved_joints, bare):
+        with pytest.raises(ValueError, match="2 handles and 1 targets; pass as many of each"):
+            edit(pose, source, [(8, 8), (9, 9)], [(14, 14)])
+    with pytest.raises(ValueError, match="amounts is 0.5; pass several fractions"):
+        drag_frames(tiny_pipe, "a puppet", new_head(tiny_pipe, "correspondence"), source, [(8, 8)], [(14, 14)], 0.5)

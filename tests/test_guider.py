@@ -122,3 +122,14 @@ def test_what_does_not_fit(pipes):
     with torch.inference_mode(), pytest.raises(ValueError, match="torch.no_grad"):
         loop("SD3", pipe, ReadoutGuidance([spatial(pipe)]))
     assert not left(pipe.transformer)
+    for own in ({"step_size": 1.0}, {"moves": "latents"}):
+        with pytest.raises(ValueError, match=f"guidance holds {next(iter(own))}; pass objectives and step_size as arguments of their own"):
+            ReadoutGuidance([], guidance=own)
+
+
+def test_a_guider_with_another_scale_has_the_same_objectives(pipes):
+    """`new` is how diffusers changes a setting of a guider."""
+    one = ReadoutGuidance([spatial(pipes["SD3"])], guidance_scale=3.0, step_size=0.2, guidance={"inner_steps": 1})
+    other = one.new(guidance_scale=5.0)
+    assert other.guide.objectives == one.guide.objectives and (other.guidance_scale, one.guidance_scale) == (5.0, 3.0)
+    assert (other.guide.step_size, other.guide.inner_steps) == (0.2, 1) and type(other) is ReadoutGuidance

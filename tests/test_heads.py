@@ -774,3 +774,39 @@ def test_figures_are_written_and_none_is_shown(frames, tmp_path):
     with Image.open(path) as image:
         assert image.size == (100, 51)
     assert matplotlib.pyplot.get_fignums() == [], "a figure was left open in pyplot"
+
+
+def test_a_pose_is_for_a_picture_of_its_size(tiny_pipe):
+    """As a map it would be stretched, and its joints would lie elsewhere than was said."""
+    goal = H.pose_objective(H.new_head(tiny_pipe, "pose"), torch.full((14, 2), 60.0))
+    goal.check(tiny_pipe, 1, (128, 128))
+    for size in ((256, 256), (128, 256)):
+        with pytest.raises(ValueError, match=f"in pixels of a picture of 128 x 128, but one of {size[0]} x {size[1]} .height x width. is made"):
+            goal.check(tiny_pipe, 1, size)
+
+
+@pytest.mark.parametrize("name, told", [("config.json", '{"model_type": "bert"}'), ("README.md", "mine")])
+def test_what_lies_where_a_head_goes_is_refused_before_the_training(name, told, tiny_pipe, tmp_path, monkeypatch):
+    (tmp_path / name).write_text(told)
+    monkeypatch.setattr(H, "collect", lambda *given, **settings: pytest.fail("slow work"))
+    with pytest.raises(ValueError, match=f"{name} "):
+        H.make_head("pose", tmp_path, tiny_pipe, tmp_path / "work")
+    assert (tmp_path / name).read_text() == told
+
+
+def test_a_checkpoint_is_of_the_labels(tiny_pipe):
+    one, other = (H.Samples((torch.zeros(2, 4, 32, 32),), (torch.full((2, 1, 32, 32), value),)) for value in (0.0, 1.0))
+    assert len({H._fingerprint(tiny_pipe, H.TASKS[name], samples) for samples in (one, other) for name in ("depth", "edges")}) == 4
+
+
+def test_samples_of_another_task_are_no_score(tiny_pipe):
+    samples = H.collect(tiny_pipe, "depth", 2)
+    with pytest.raises(ValueError, match="samples hold 1 pictures and 1 labels each, which is not what pose is scored by"):
+        H.score_head(tiny_pipe, "pose", H.new_head(tiny_pipe, "pose"), (100,), samples)
+
+
+def test_a_config_inside_the_weights_that_is_none_is_named(tmp_path):
+    for told in ("{", "[1]"):
+        rg_minimal.files.write_tensors(tmp_path / "head.safetensors", {"a": torch.zeros(1)}, {"config": told})
+        with pytest.raises(ValueError, match="head.safetensors holds no config that can be read"):
+            rg_minimal.ReadoutHead.from_pretrained(tmp_path)

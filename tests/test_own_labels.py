@@ -17,7 +17,7 @@ import rg_minimal
 from rg_minimal import train as T
 from rg_minimal.checks import describe
 from rg_minimal.keypoints import keypoint_loss, keypoint_objective, keypoint_score, match_points, read_joints
-from rg_minimal.label_files import as_label_map, read_map
+from rg_minimal.label_files import Shot, as_label_map, open_map
 from rg_minimal.labels import Frame, Labelled, from_dataset, open_dataset, read_labels, triplet_loss
 from rg_minimal.puppets import heads as H
 from rg_minimal.puppets import render, sample_scenes, world
@@ -251,7 +251,57 @@ def test_maps_of_every_number_format_hold_what_was_drawn(mode, tmp_path):
         Image.fromarray((drawn * 65535).astype(numpy.uint16)).save(path)
     else:
         Image.fromarray((drawn * 255).astype(numpy.uint8)).convert(mode).save(path)
-    assert torch.equal(read_map(path), torch.from_numpy(drawn)[None, None])
+    wanted = torch.from_numpy(drawn)[None, None]
+    assert torch.equal(as_label_map(open_map(path)), wanted.expand(-1, 3, -1, -1) if mode == "RGB" else wanted)
+
+
+def noise(i, *shape):
+    return numpy.random.default_rng(i).integers(0, 255, (*shape, 3), dtype=numpy.uint8)
+
+
+def test_grey_maps_in_colours_are_grey_and_black_ones_among_coloured_are_coloured(pipe):
+    """The first of them decides nothing."""
+    picture, black = torch.rand(6, 3, 128, 128).unbind(), Image.new("RGB", (64, 64))
+    grey = Image.fromarray(noise(0, 64, 64)[..., :1].repeat(3, -1))
+    rows = lambda *maps: [dict(picture=picture[i], map=each) for i, each in enumerate(maps)]
+    of = lambda maps, kind="map": from_dataset(kind, pipe, rows(*maps))
+    assert of([grey, black]).truth[0].shape == (2, 1, 32, 32) == of([grey, black], "lines").truth[0].shape
+    coloured = of([black, Image.fromarray(noise(1, 64, 64)), grey])
+    assert coloured.truth[0].shape == (3, 3, 32, 32) and coloured.new_head(pipe).config.out_channels == 3
+    with pytest.raises(ValueError, match="row 2, map: has 1 channels where the others have 3"):
+        of([black, Image.fromarray(noise(1, 64, 64)), grey.convert("L")])
+    with pytest.raises(ValueError, match="row 0, map: has 3 channels where lines have 1"):
+        of([Image.fromarray(noise(1, 64, 64))], "lines")
+
+
+def test_maps_that_are_tensors_have_channels_first(pipe):
+    array = torch.rand(64, 48, 2, generator=torch.Generator().manual_seed(0))
+    for value in (array.movedim(-1, 0), array.movedim(-1, 0)[None]):
+        assert torch.equal(as_label_map(value), as_label_map(array.numpy()))
+    assert torch.equal(as_label_map(array[..., 0]), as_label_map(array.numpy()[..., :1]))
+    assert torch.allclose(as_label_map((array * 255).byte()[..., 0]), array[..., 0], atol=1 / 255)
+    assert as_label_map(array[..., 0].bfloat16()).dtype == torch.float32
+    for wrong in (array * 255, array * torch.nan, array - 0.5, torch.rand(65, 8, 8)):
+        with pytest.raises(ValueError):
+            as_label_map(wrong)
+    with pytest.raises(ValueError, match=r"row 0, map: has values in .* scale it"):
+        from_dataset("map", pipe, [dict(picture=torch.rand(3, 128, 128), map=torch.rand(1, 1, 64, 64) * 255)])
+
+
+@pytest.mark.parametrize("kind", ["float32", "int32"])
+def test_images_of_numbers_without_a_scale_are_taken_as_arrays_are(kind):
+    """One file's largest number says nothing of how the others are to be read."""
+    array = (numpy.arange(64).reshape(8, 8) % 2).astype(kind)
+    assert torch.equal(as_label_map(Image.fromarray(array)), as_label_map(array)) and as_label_map(array).max() == 1
+    for most in (9, 250, 300):
+        with pytest.raises(ValueError, match="scale it"):
+            as_label_map(Image.fromarray(array * numpy.asarray(most, kind)))
+
+
+def test_a_map_with_a_transparent_colour_is_refused(tmp_path):
+    Image.fromarray(noise(0, 8, 8)[..., 0]).save(tmp_path / "a.png", transparency=0)
+    with pytest.raises(ValueError, match="has a colour that is transparent"):
+        as_label_map(open_map(tmp_path / "a.png"))
 
 
 def test_a_map_in_colours_has_three_channels():
@@ -269,6 +319,22 @@ def test_learned_and_held_out_have_nothing_in_common(kind, made):
     assert torch.equal(data.split(0.3, 1)[0].shows, data.split(0.3, 1)[0].shows)
     assert {shot.name for shot in data.split(0.3, 1)[1].shots} != {shot.name for shot in data.split(0.3, 2)[1].shots}
     assert len(data.split(0)[1]) == 0
+
+
+def test_a_group_that_is_far_larger_than_the_share_is_learned_from():
+    """Of identities with twenty, two, two and two pictures no tenth is twenty."""
+    groups = [0] * 20 + [1, 1, 2, 2, 3, 3]
+    rows = torch.arange(len(groups))
+    shots = [Shot(str(i), None) for i in rows.tolist()]
+    data = Labelled("triplets", Frame(32, 16), shots, rows[:, None], (torch.tensor(groups),), groups)
+    assert [len(data.split(0.1, seed)[1]) for seed in range(8)] == [4] * 8
+
+
+def test_a_triplet_needs_two_pictures_of_each_identity(made):
+    data = read_labels("triplets", tiny_pipe(), str(made["triplets"][0]))
+    one, other = ((data.truth[0] == each).nonzero()[:, 0].tolist() for each in (0, 1))
+    with pytest.raises(ValueError, match="of the identity 1 there is one picture among these samples"):
+        data[[*one[:2], other[0]]].draw_triplets(2, torch.Generator().manual_seed(0))
 
 
 def film(folder, pairs):
@@ -307,7 +373,7 @@ def test_latents_are_those_of_the_samples_that_are_learned_from(pipe):
         learn.batches(pipe, 2, latents=latents)
     own, again = learn.batches(pipe, 2, latents=learn.encode(pipe))(0)[0][0], learn.batches(pipe, 2)(0)[0][0]
     assert torch.equal(own, again)
-    for wrong in ([True, False, False, True], [0, 9], [-1], [0.5]):
+    for wrong in ([True, False, False, True], [0, 9], [-1], [0.5], 0, slice(0, 2), "01"):
         with pytest.raises(ValueError, match="index"):
             data[wrong]
 
@@ -337,6 +403,60 @@ def test_what_a_row_lacks_is_named_and_may_be_left_out(pipe):
         from_dataset("map", pipe, rows)
     assert len(from_dataset("map", pipe, rows, skip_bad=True)) == 1
     assert "shows no line" in str(from_dataset("lines", pipe, rows, skip_bad=True).notes)
+
+
+def rows_of(*keypoints):
+    return [dict(picture=torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)), keypoints=each) for i, each in enumerate(keypoints)]
+
+
+def test_a_bad_first_row_does_not_say_how_many_keypoints_there_are():
+    good = [[5.0, 9.0], [20.0, 30.0]]
+    for bad in ([], [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match=f"^1 of the files .*row 0: (has {len(bad)} keypoints where the others have 2|keypoints are )"):
+            from_dataset("keypoints", tiny_pipe(), rows_of(bad, good, good))
+        kept = from_dataset("keypoints", tiny_pipe(), rows_of(bad, good, good), skip_bad=True)
+        assert len(kept) == 2 and kept.names == ("0", "1")
+
+
+@pytest.mark.parametrize("kind, rows, settings, message", [
+    ("keypoints", rows_of([[5.0, 9.0], [20.0, 30.0]]), {"names": "ab"}, "names is 'ab'; pass a list"),
+    ("map", [dict(picture=torch.rand(3, 32, 32), map=numpy.zeros((32, 32)))], {"names": ["a"]}, "names is ..a',.; pass a list .* none for other kinds"),
+    ("map", [dict(image=torch.rand(3, 32, 32))], {"columns": {"picture": "image", "map": "image"}}, "one column twice; name one for each"),
+    ("map", [(torch.rand(3, 32, 32), numpy.zeros((32, 32)))], {}, "row 0 of the data set is .*pass a dict for each"),
+])
+def test_what_a_data_set_is_said_to_hold_makes_sense(kind, rows, settings, message):
+    with pytest.raises(ValueError, match=message):
+        from_dataset(kind, tiny_pipe(), rows, **settings)
+
+
+def test_pictures_are_no_maps_of_themselves(made):
+    pictures = str(made["map"][0])
+    with pytest.raises(ValueError, match="pictures and labels are the same folder"):
+        read_labels("map", tiny_pipe(), pictures, f"{pictures}/../{Path(pictures).name}")
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"annotations": [{"image_id": 0, "category_id": 1, "keypoints": [1, 1, 2, 3, 9, 2], "area": float("nan")}]}, "annotations.0.area"),
+    ({"categories": [{"id": 1, "name": "x", "keypoints": ["a", "b"]}, {"id": 1, "name": "y"}]}, "two categories with the id 1"),
+    ({"annotations": [{"image_id": 0, "category_id": 1, "keypoints": keypoints} for keypoints in ([1, 1, 2, 3, 9, 2], [1, 1, 2])]},
+     "annotation 1 has 3 numbers, and 2 keypoints need 6")])
+def test_what_is_wrong_in_a_coco_file_is_named(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_labels("keypoints", tiny_pipe(), *write_coco(tmp_path, [(64, 64)], [], **changes))
+
+
+def test_lines_of_a_table_are_counted_as_an_editor_does(tmp_path):
+    place = film(tmp_path, [(0, 1)])
+    table = Path(place[1])
+    table.write_text(table.read_text().replace("\n0.png", "\n\n\n0.png", 1) + "\n0.png,1.png,nan,1,2,3")
+    with pytest.raises(ValueError, match="points.csv, line 7: x_a is 'nan'"):
+        read_labels("points", tiny_pipe(), *place)
+
+
+def test_frames_are_counted_once_while_they_are_looked_at(tmp_path):
+    looked = []
+    read_labels("points", tiny_pipe(), *film(tmp_path, [(0, 1), (1, 2), (2, 3)]), look=lambda *each: looked.append(each))
+    assert looked == [(i, 4) for i in range(1, 5)]
 
 
 @pytest.mark.parametrize("identity", [[1, 2], {"a": 1}, 0.5, None])
@@ -413,6 +533,53 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint(made, tmp_path):
     assert len(set(marks)) == 3
 
 
+def begun(folder, data, pipe, **recipe):
+    run = T.train_labels(data, pipe, folder, **{"steps": 2, "batch": 2, "every": 1, "held_out": 0.0, **recipe})
+    next(run)
+    return run
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "training-notes.safetensors"])
+def test_what_lies_in_the_folder_is_neither_lost_nor_found_after_the_training(name, made, tmp_path):
+    pipe = tiny_pipe()
+    data = read_labels("keypoints", pipe, *map(str, made["keypoints"]))
+    (tmp_path / name).write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=f"holds {name}, which would be lost"):
+        T.train_labels(data, pipe, tmp_path, steps=1, batch=2)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and "bert" in (tmp_path / name).read_text()
+    with pytest.raises(ValueError, match="data is 'photos'; pass what read_labels"):
+        T.train_labels("photos", pipe, tmp_path / "head")
+
+
+def test_a_training_that_was_not_finished_is_not_deleted_by_another(made, tmp_path):
+    pipe = tiny_pipe()
+    data = read_labels("keypoints", pipe, *map(str, made["keypoints"]))
+    begun(tmp_path, data, pipe).close()
+    checkpoint, = tmp_path.iterdir()
+    with pytest.raises(ValueError, match=f"holds {checkpoint.name}, of a training with other data, another model or another recipe"):
+        T.train_labels(data, pipe, tmp_path, steps=1, batch=2, held_out=0.0)
+    assert checkpoint.exists()
+
+
+def test_a_killed_training_goes_on_where_pictures_are_encoded_to_other_last_bits(made, tmp_path, monkeypatch):
+    """As they are with another number of threads."""
+    pipe = tiny_pipe()
+    data = read_labels("keypoints", pipe, *map(str, made["keypoints"]))
+    begun(tmp_path, data, pipe).close()
+    real = Labelled.encode
+    monkeypatch.setattr(Labelled, "encode", lambda self, pipe, chunk=8: real(self, pipe, chunk) * (1 + 1e-7))
+    assert [state.step for state in T.train_labels(data, pipe, tmp_path, steps=2, batch=2, every=1, held_out=0.0)] == [2]
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--kind", "map", "--category", "person"], "--category is of a COCO file"), (["--kind", "map", "--names", "nose"], "--names are of keypoints"),
+    (["--kind", "map", "--columns", "picture=a", "picture=b"], "one name twice; say each once")])
+def test_options_that_would_be_ignored_are_refused(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        T.main([*options, "--dataset", "none", "--output", str(tmp_path / "head")])
+    assert message in capsys.readouterr().err
+
+
 def test_bad_files_are_named_and_can_be_left_out(made, tiny, tmp_path, capsys):
     shutil.copytree(made["keypoints"][0].parent, tmp_path / "data")
     (tmp_path / "data" / "pictures" / "00003.png").write_bytes(b"no picture")
@@ -438,3 +605,6 @@ def test_a_head_of_keypoints_guides(made, tmp_path):
     assert pictures.isfinite().all()
     with pytest.raises(ValueError, match="13 points a picture, but this head reads 14"):
         keypoint_objective(head, torch.full((13, 2), 12.0), 32)
+    depth = H.new_head(pipe, "depth")
+    with pytest.raises(ValueError, match="this head reads depth, no heatmaps of keypoints"):
+        keypoint_objective(depth, torch.full((1, 2), 12.0), 32)

@@ -53,6 +53,15 @@ def test_global_random_states_stay(pipe, picture, tmp_path, what):
     assert states() == before
 
 
+def test_a_head_of_ones_own_leaves_an_accelerators_numbers_alone(pipe, monkeypatch):
+    """`torch.manual_seed` would begin them anew, and no `fork_rng` of the CPU brings them back."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the accelerator's random numbers begin anew"))
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: pytest.fail("the accelerator's random numbers begin anew"))
+    before = states()
+    one, other = (new_head(pipe, "pose", seed).state_dict() for seed in (7, 7))
+    assert states() == before and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_new_weights_are_drawn_from_torch_as_its_own_modules_do(pipe):
     """A new head is drawn from the global generator, so that `torch.manual_seed` decides: it is the one thing that moves it."""
     torch.manual_seed(0)

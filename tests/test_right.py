@@ -256,6 +256,29 @@ def test_boxes_say_which_part_of_the_source_and_which_of_the_picture(pipe):
     assert appearance(pipe, source, boxes=boxes[::-1])(Read(features)).item() > 0.1
 
 
+def test_a_source_of_another_size_is_cut_and_masked_in_its_own_pixels(pipe):
+    """Looks are compared pooled, so the source may be larger: its box is in its own pixels."""
+    source, features = draws(1, 3, 8, 16).abs(), draws(1, 3, 4, 8, number=1).abs()
+    features[..., :, 4:] = source[..., 4:8, 8:12]
+    boxes = ((32, 16, 48, 32), (16, 0, 32, 16))
+    reading, mask = Read(features), torch.zeros(1, 1, 4, 8)
+    reading.model.image_size = lambda each: (4 * each.shape[-2], 4 * each.shape[-1])
+    assert appearance(pipe, source, boxes=boxes, pool=True)(reading).item() == pytest.approx(0, abs=1e-5)
+    mask[..., 4:] = 1
+    assert appearance(pipe, source, mask=mask, pool=True)(reading).shape == (1,)
+
+
+def test_a_box_in_the_source_lies_in_the_source(pipe):
+    larger = SimpleNamespace(image_size=(64, 64), count=1)
+    source = type("Larger", (), {"__call__": lambda self, *given: None, **vars(larger)})()
+    check = lambda first, second: rg.AppearanceObjective(head=make_head(pipe, 0), source=source, boxes=(first, second), pool=True).check(pipe, 1, (32, 32))
+    check((32, 32, 64, 64), (0, 0, 16, 16))
+    with pytest.raises(ValueError, match="outside the picture of 64 x 64 pixels"):
+        check((48, 0, 80, 32), (0, 0, 16, 16))
+    with pytest.raises(ValueError, match="outside the picture of 32 x 32 pixels"):
+        check((0, 0, 16, 16), (32, 32, 64, 64))
+
+
 @pytest.mark.parametrize("ghosts", [1.0, torch.tensor([0.25, 0.0])])
 def test_a_drag_is_less_likeness_here_and_more_there(pipe, ghosts):
     source, features = draws(1, 3, 4, 8), draws(2, 3, 4, 8, number=1)
@@ -598,7 +621,7 @@ def test_scores_of_poses_count_what_is_visible_and_scores_of_triplets_the_nearer
 
 @pytest.fixture(scope="module")
 def source(pipe):
-    states = list(pipelines.guided_sample(pipe, "a puppet", num_inference_steps=4, generator=seed()))
+    states = list(pipelines.guided_sample(pipe, "a puppet", num_inference_steps=4, generator=seed(), height=128, width=128))
     return Source.from_states(pipe, states, "a puppet")
 
 
@@ -613,8 +636,8 @@ def test_a_drag_weighs_its_heads_and_looks_where_it_may_change(heads, source):
     assert (made["step_size"], made["eta"]) == (0.02, 0.25)
     plain = make()["objectives"]
     assert plain[1].weight == default(editing.drag, "anatomy_weight") and plain[2].weight == default(editing.drag, "looks_weight")
-    free = torch.zeros(1, 1, 16, 16)
-    free[..., 4:] = 1
+    free = torch.zeros(1, 1, 64, 64)
+    free[..., 16:] = 1
     own = make(free=free)
     assert torch.equal(own["mask"], free) and torch.equal(own["objectives"][2].mask, free)
 

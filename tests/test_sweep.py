@@ -104,6 +104,7 @@ def test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended(tiny):
 def test_grids():
     assert sweep.read_grid(["a=0.1,1e-1x,true", "b=0:8:4", "c=[1, 2],[3, 4]", "d=tcp:x"]) == {
         "a": [0.1, "1e-1x", True], "b": [0, 4], "c": [[1, 2], [3, 4]], "d": ["tcp:x"]}
+    assert sweep.read_grid(["lr=1e-3,5e-4,2"]) == {"lr": [1e-3, 5e-4, 2]}, "as papermill reads them"
     assert sweep.points({"a": [1, 2], "b": [3, 4]})[1] == {"a": 1, "b": 4}
 
 
@@ -126,6 +127,21 @@ def test_the_page_shows_what_differs_between_runs(tmp_path):
         assert [each.getpixel((9, 9))[0] for each in pictures] == pytest.approx([n * 40 + more for more in (1, 2, 3)], abs=3)
     alone = sweep.page("a.ipynb", tmp_path, records[:1])
     assert alone.count("<img") == sweep.SHOWN, "of one run, the last"
+
+
+@pytest.mark.parametrize("values", [[], 3, "ab", [float("nan")], [object()], {"x": 1}])
+def test_a_grid_from_python_is_of_lists(values, tiny, tmp_path):
+    with pytest.raises(ValueError, match="the grid says n: .*pass {name: .value, ....}"):
+        sweep.sweep(str(tiny), {"n": values}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_without_a_kernel_is_told_so(tiny, tmp_path):
+    told = nbformat.read(tiny, as_version=4)
+    del told.metadata["kernelspec"]
+    nbformat.write(told, tmp_path / "bare.ipynb")
+    with pytest.raises(ValueError, match="does not say which kernel runs it: open it in Jupyter, choose one, and save it"):
+        sweep.check_target(str(tmp_path / "bare.ipynb"), {"n": [1]})
 
 
 BAD = [["none.ipynb", "--grid", "n=1"], ["README.md", "--grid", "n=1"], ["measure:nothing", "--grid", "n=1"], ["measure:pose", "--grid", "seed=1"],

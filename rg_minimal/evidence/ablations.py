@@ -23,6 +23,7 @@ from ..puppets.training import TrainingState
 from ..pipelines import load_head, load_pipeline
 from ..readout import Reading, spatial_loss
 from ..saving import ReadoutHead
+from ..undo import seeded
 
 OFF = -30.0                             # a mixing weight with which a layer counts for nothing
 KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float,
@@ -59,8 +60,7 @@ def _equal_mixing(pipe, task, seed):
 
 def _without_timestep(pipe, task, seed):
     config = replace(new_head(pipe, task, seed).config, use_timestep=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return ReadoutHead(config).to(denoiser(pipe).device)
 
 

@@ -34,7 +34,7 @@ from ..puppets.basemodel import min_snr_loss, tokenize
 from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
 from ..puppets.measure import finish
 from ..puppets.training import TrainingState, autocast
-from ..undo import undone
+from ..undo import seeded, undone
 
 TASKS = ("pose", "depth", "edges")
 KINDS = ("controlnet", "adapter")
@@ -148,8 +148,7 @@ def new_network(kind: str, unet, seed: int = 0) -> nn.Module:
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
     pixels = 4                                                          # of the picture in a cell of the latents
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if kind == "controlnet":
             return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64))
         channels = list(unet.config.block_out_channels)

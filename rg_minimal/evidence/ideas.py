@@ -140,8 +140,7 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
     head = load_head(str(learned), pipe).requires_grad_(False)
     known = labelled(pipe, seeds.training_scenes(seed, labels), labels, Path(runs) / "pictures")
     truth, captions = known.truth(task)[0] if task == "pose" else getattr(known, task).float() / 255, known.captions()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2000 + seed)
+    with seeded(2000 + seed):
         network = Predictor(head.config, channels=model.latent_channels).to(model.device)
 
     def loss_of(rng):

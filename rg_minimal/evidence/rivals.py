@@ -31,6 +31,7 @@ from ..puppets.heads import TASKS, get_task, new_head
 from ..puppets.judge import degrade
 from ..puppets.training import TrainingState
 from ..readout import HeadConfig
+from ..undo import seeded
 
 
 class Rival(nn.Module):
@@ -74,8 +75,7 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
     pipe = load_pipeline() if pipe is None else pipe
     own, folder = TASKS[task], folder_of("linear", task, labels, seed, runs)
     config = replace(new_head(pipe, task).config, extra=dict(own.extra), activation="none")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         head = LinearHead(config).to(denoiser(pipe).device)
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
@@ -160,8 +160,7 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
                      ((seeds.training_scenes(seed, labels), labels), (seeds.CHECK.first, CHECKED)))
     pictures, unseen = (_bytes(pipe, each.latents) for each in (known, others))
     truth, told = known.truth(task), others.truth(task)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1000 + seed)
+    with seeded(1000 + seed):
         detector = Detector(replace(new_head(pipe, task).config, extra=dict(own.extra))).to(denoiser(pipe).device)
     device = denoiser(pipe).device
 

@@ -37,6 +37,7 @@ from .judge import round_trip
 from .training import TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
 from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, Truth, declared
 from ..files import remove_known, replace_folder, write_json, write_tensors
+from ..undo import seeded
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
 WRITTEN = ("vae/config.json", "vae/*.safetensors", "vae.pt", "latents/*.safetensors", "diffusion.pt", "model.safetensors",
@@ -146,8 +147,9 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
     if recipe.start_from:                  # latents have to stay what the UNet knows: the autoencoder is kept as it is
         save_model(AutoencoderKL.from_pretrained(part_of(recipe, "vae")), run / "vae")
         return
-    torch.manual_seed(recipe.seed)
-    vae = build_autoencoder(recipe).to(recipe.device, memory_format=torch.channels_last)
+    with seeded(recipe.seed):
+        vae = build_autoencoder(recipe)
+    vae = vae.to(recipe.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), recipe.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
     images, joints = _pool(recipe)
     first, start = resume(run / "vae.pt", recipe, vae=vae, optimizer=optimizer), time.time()
@@ -320,8 +322,8 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
     run = Path(recipe.run)
     latents, tokens = load_tokens(recipe)
     nothing = tokenize(build_tokenizer(), [""])[0]
-    torch.manual_seed(recipe.seed)
-    model = TextAndUNet(recipe)
+    with seeded(recipe.seed):
+        model = TextAndUNet(recipe)
     if recipe.start_from:
         model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(part_of(recipe, "unet")).state_dict())
         model.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(part_of(recipe, "text_encoder")).state_dict())

@@ -11,17 +11,17 @@ Points are (x, y) in pixels of the image.
 """
 from __future__ import annotations
 
-from typing import Iterator
+from typing import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from . import world
 from .grab import grab as take_hold
-from .grab import check_is_source, check_source_is_one, source_joints
+from .grab import as_many, check_is_source, check_source_is_one, source_joints
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
 from ..checks import (AnyPoints, Boxes, Count, Fraction, Mask, NonNegative, Points, Positive, Seed, Truth, check_pairs,
-                      checked, declared)
+                      checked, declared, describe)
 from ..pipelines import sample
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -45,7 +45,7 @@ def joined(handles: Points, targets: Points, reach: NonNegative = 28.0, spacing:
     Handles (N, 2) are joined to a tree, each to the nearest one, unless they are more than `reach` pixels apart; along
     each branch there is a point every `spacing` pixels, and its target is in the same place between their targets.
     """
-    _as_many(handles, targets)
+    as_many(handles, targets)
     gaps, inside, found = torch.cdist(handles, handles), {0}, [handles]
     found_targets, outside = [targets], set(range(1, len(handles)))
     while outside:                                                      # Prim's algorithm
@@ -67,7 +67,7 @@ def carry(latents: Tensor, handles: Points, targets: Points, radius: NonNegative
     Where an object will form is largely decided by the noise it starts from, so a drag that leaves the noise alone
     works against it all the way (Nie et al., "The Blessing of Randomness", ICLR 2024, copy latents for the same reason).
     """
-    _as_many(handles, targets)
+    as_many(handles, targets)
     cells = latents.shape[-1]
     grid = pixel_grid(cells, image_size).flatten(0, 1)                                  # (h * w, 2)
     new = torch.randn(latents.shape, generator=generator).to(latents)
@@ -113,7 +113,7 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
     amount outside [0, 1], or to `grab` without `anatomy`.
     """
     check_source_is_one(source)
-    _as_many(handles, targets)
+    as_many(handles, targets)
     fixed = handles[:0] if fixed is None else fixed
     check_pairs(torch.cat((handles, fixed)), torch.cat((targets, fixed)), 1.0)
     if grab:
@@ -143,11 +143,6 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
     return settings
 
 
-def _as_many(handles: Tensor, targets: Tensor) -> None:
-    if len(handles) != len(targets):
-        raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many of each")
-
-
 def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:
     """The pictures (1, 3, H, W) of an animation: one drag, gone through to each of `amounts`, fractions of the way.
 
@@ -155,6 +150,8 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
     amounts outside [0, 1].
     """
     sampler = {name: settings.pop(name) for name in ("num_inference_steps", "guidance_scale") if name in settings}
+    if not isinstance(amounts, Iterable):
+        raise ValueError(f"amounts is {describe(amounts)}; pass several fractions of the way, such as (0.5, 1.0)")
     amounts = [checked(f"amount {number}", amount, Fraction) for number, amount in enumerate(amounts)]
     return (sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0] for amount in amounts)
 
@@ -163,6 +160,7 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
 def moved_joints(head: ReadoutHead, source: Source, start: Points, goal: Points, reach: NonNegative = 6.0) -> Tensor:
     """The joints (1, 14, 2) that a pose head reads in the source; those within `reach` pixels of a point of `start` (N, 2)
     go where it goes, to `goal` (N, 2)."""
+    as_many(start, goal)
     joints = source_joints(head, source)
     gap, nearest = torch.cdist(joints, start).min(-1)
     way = (goal - start)[nearest] * (gap <= reach)[:, None]

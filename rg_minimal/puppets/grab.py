@@ -96,6 +96,15 @@ def check_source_is_one(source) -> None:
     check_is_source(source)
     if source.count != 1:
         raise ValueError(f"source has {source.count} pictures; edit one at a time: make a Source of each")
+    if source.image_size != (world.SIZE, world.SIZE):
+        raise ValueError(f"source is a picture of {source.image_size} pixels (height, width); puppets are read, and edited, in pictures of {world.SIZE} x "
+                         f"{world.SIZE}: sample or invert it at that size")
+
+
+def as_many(handles: Tensor, targets: Tensor) -> None:
+    """ValueError for another number of handles than of targets."""
+    if len(handles) != len(targets):
+        raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many of each")
 
 
 @torch.no_grad()
@@ -465,6 +474,7 @@ def outcome(head: ReadoutHead, pose: ReadoutHead, source: Source, picture, hold:
 @declared
 def bare(pose: ReadoutHead, source: Source, handles: Points, targets: Points, fixed: AnyPoints | None = None) -> Hold:
     """A `Hold` of the arrows as they are, which take hold of nothing but their own points, for `outcome`."""
+    as_many(handles, targets)
     joints = source_joints(pose, source)
     nearest, index = torch.cdist(joints, handles).min(-1)
     goal = joints + (targets - handles)[index] * (nearest <= 6.0)[:, None]

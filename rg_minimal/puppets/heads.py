@@ -14,11 +14,12 @@ Points are (x, y) in pixels; B pictures; maps have 32 x 32 cells, one for each c
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import math
 import time
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Callable, Iterable, Iterator, Literal
 
@@ -33,7 +34,7 @@ from .. import keypoints
 from ..checks import (Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words, as_map,
                       as_points, as_whole, checked, declared, one_sentence, option)
 from ..denoisers import denoiser
-from ..files import refuse_file, write_file
+from ..files import check_place, refuse_file, write_file
 from ..maps import pool_features, resize
 from ..pipelines import encode, load_pipeline, read_picture
 from ..processes import check_batch, is_main, share, wait
@@ -41,6 +42,7 @@ from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig,
                        correspondence_loss, spatial_loss)
 from ..saving import ReadoutHead, train_head
 from ..sources import Source
+from ..undo import seeded
 
 TRAIN_SEED = 400_000_000                 # scenes that heads are trained on; the held-out ones start at world.HELD_OUT
 SCORE_SEED = world.HELD_OUT + 50_000
@@ -68,7 +70,7 @@ def pose_loss(readout: Tensor, target: Tensor) -> Tensor:
     return keypoints.weighted_square(readout, target).mean()
 
 
-def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObjective:
+def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> keypoints.KeypointObjective:
     """Guide all 14 joints to `joints` (B or 1, 14, 2) or (14, 2) in pixels; `settings` as of `SpatialObjective`."""
     check_reads(head, "pose")
     joints = joints if torch.is_tensor(joints) else checked("joints", joints, Points)
@@ -76,7 +78,7 @@ def pose_objective(head: ReadoutHead, joints: Tensor, **settings) -> SpatialObje
     if joints.ndim == 3 and joints.shape[1] != head.config.out_channels:
         raise ValueError(f"joints has {joints.shape[1]} points a picture, but this head reads {head.config.out_channels}; pass all of them, "
                          f"(B or 1, {head.config.out_channels}, 2), and `mask` says which count")
-    return SpatialObjective(head=head, target=heatmaps(joints), distance=keypoints.weighted_square, **settings)
+    return keypoints.KeypointObjective(head=head, target=heatmaps(joints), distance=keypoints.weighted_square, image_size=world.SIZE, **settings)
 
 
 def _pose_samples(count: int, seed: int):
@@ -402,8 +404,7 @@ def collect_held_out(pipe, task: str | Task, count: Count = SCORED) -> Samples:
 def new_head(pipe, task: str | Task, seed: Seed = 0, width: Count = 128) -> ReadoutHead:
     """An untrained head for any pipeline with a UNet; the seed decides its weights."""
     task = get_task(task)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         head = ReadoutHead(HeadConfig.for_model(
             pipe, width=width, out_channels=task.out_channels, hidden_channels=(64, 32), activation=task.activation,
             resize_late=True, property=task.name, base_model="puppet-diffusion", extra=dict(task.extra)))
@@ -483,6 +484,11 @@ def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, 
     scores = {}
     if not len(samples):
         raise ValueError("samples are empty, so there is nothing to score; collect at least one")
+    try:
+        inspect.signature(task.score).bind(*samples.latents, *samples.truth)
+    except TypeError:
+        raise ValueError(f"samples hold {len(samples.latents)} pictures and {len(samples.truth)} labels each, which is not what {task.name} is scored "
+                         f"by; collect those of this task") from None
     for timestep in timesteps:
         rng, values = torch.Generator().manual_seed(SCORE_SEED + timestep), []
         for first in range(0, len(samples), chunk):
@@ -522,13 +528,13 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
     the raw features: at each timestep the best of the decoder's layers.
     """
     task, start = get_task(task, **changes), time.time()
-    refuse_file(folder), refuse_file(work), check_batch(task.batch)
+    check_place(folder, asdict(new_head(pipe, task).config)), refuse_file(work), check_batch(task.batch)
     samples, held_out = collect(pipe, task, max(task.count, FEW)), collect_held_out(pipe, task)
     prepared = time.time() - start
     report(f"{task.name}: {len(samples)} {task.unit} and {SCORED} held-out ones rendered and encoded, {prepared:.0f} s")
     results, files = {}, []
     for count in (task.count, FEW):
-        files.append(Path(work) / f"{task.name}-{_fingerprint(pipe, task)}-{count}.safetensors")
+        files.append(Path(work) / f"{task.name}-{_fingerprint(pipe, task, samples[:count])}-{count}.safetensors")
         trained, seconds = _train_to_the_end(pipe, task, samples[:count], held_out, files[-1], report)
         results[f"{count} {task.unit}"] = share(lambda some: score_head(pipe, task, trained, some, samples=held_out), TIMESTEPS)
         if count == task.count and len(results) == 1:
@@ -588,10 +594,11 @@ def _clock(checkpoint: Path) -> Path:
     return Path(f"{checkpoint}.seconds")
 
 
-def _fingerprint(pipe, task) -> str:
-    """Names the model and the recipe that a checkpoint belongs to, so that no other one goes on from it."""
-    weights = list(denoiser(pipe).network.parameters())[-1].detach().float().cpu().numpy().tobytes()
-    return f"{zlib.crc32(weights + repr((task.steps, task.batch, task.lr, task.learns)).encode()):08x}"
+def _fingerprint(pipe, task, samples) -> str:
+    """Names the model, the labels and the recipe that a checkpoint belongs to, so that no other one goes on from it."""
+    last = list(denoiser(pipe).network.parameters())[-1].detach()
+    told = b"".join(each.float().cpu().numpy().tobytes() for each in (last, *samples.truth))
+    return f"{zlib.crc32(told + repr((task.name, task.steps, task.batch, task.lr, task.learns)).encode()):08x}"
 
 
 def main(arguments=None) -> None:

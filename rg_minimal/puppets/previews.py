@@ -33,6 +33,7 @@ from ..autoencoders import decode, encode
 from ..checks import Count, Counts, Declared, FileName, Index, NonNegative, Seed, SomeName, check_weights, declared, one_sentence
 from ..files import read_json, read_tensors, refuse_file, refuse_others, replace_folder, write_file, write_json, write_tensors
 from ..pipelines import find_folder, guided_sample, load_pipeline
+from ..undo import seeded
 
 DEFAULT = "data/previews"
 SCENES, TEST_SCENES = 800_000_000, world.HELD_OUT + 150_000
@@ -62,8 +63,7 @@ class PreviewRecipe(Declared):
 def build(recipe: PreviewRecipe) -> AutoencoderTiny:
     """With random weights: a quarter of the picture's side, four channels, as the latents that it imitates have."""
     channels = (recipe.width,) * 3
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with seeded(recipe.seed):
         return AutoencoderTiny(encoder_block_out_channels=channels, decoder_block_out_channels=channels,
                                num_encoder_blocks=recipe.blocks[::-1], num_decoder_blocks=recipe.blocks)
 

@@ -40,6 +40,7 @@ from .training import (CARD, TrainingState, add_options, autocast, part_of, prin
                        trained_weights, write_pipeline)
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, SomeName, Truth, declared, one_sentence
 from ..files import refuse_file, refuse_others, write_json, write_tensors
+from ..undo import seeded
 
 LONGEST = 512                              # zero tokens that a `StableDiffusion3Pipeline` may be asked for
 PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors", "vae/*.json",
@@ -205,8 +206,9 @@ def train_transformer(recipe: TransformerRecipe) -> Iterator[TrainingState]:
     tokenizer, encoders = load_tokenizer(recipe), [encoder.to(recipe.device) for encoder in build_text_encoders(recipe)]
     tokens = torch.stack([tokenize(tokenizer, choices) for choices in texts])              # (N, captions, L)
     nothing = tokenize(tokenizer, [""])[0]
-    torch.manual_seed(recipe.seed)
-    model = build_transformer(recipe).to(recipe.device)
+    with seeded(recipe.seed):
+        model = build_transformer(recipe)
+    model = model.to(recipe.device)
     standardise(model, *encode_tokens(encoders, tokens[:64].flatten(0, 1).to(recipe.device)))
     model.set_attn_processor(WrittenOutAttention())
     if recipe.compile:
