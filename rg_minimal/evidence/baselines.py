@@ -226,8 +226,9 @@ class BaselineRecipe(Declared):
 
 
 def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]:
-    """Train a baseline and leave the best of its checks in `recipe.folder`, in diffusers' layout; goes on where it
-    stopped."""
+    """Train a baseline and leave in `recipe.folder`, in diffusers' layout, the best by its checks of the states since its rate began
+    to fall; goes on where it stopped. Before that a state may have the lower loss and steer far worse: of thirty labels the one after
+    a hundred steps had 0.0132 and reached 0.85 of the joints, the last of two hundred 0.0131 and 0.97."""
     if finished(recipe.folder, _numbers(recipe)):
         return
     refuse_file(recipe.folder)
@@ -253,7 +254,8 @@ def _train(recipe: BaselineRecipe, pipe) -> Iterator[TrainingState]:
         told = torch.where(torch.rand(recipe.batch, 1, 1, generator=rng) < recipe.dropout, nothing, words[index])
         return _loss(pipe, network, known, recipe, index, told, rng)
     pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, _numbers(recipe))
-    best = yield from learn(f"{recipe.kind} {recipe.task} {recipe.labels}", folder, pace, network, loss_of, _checker(pipe, recipe, others))
+    best = yield from learn(f"{recipe.kind} {recipe.task} {recipe.labels}", folder, pace, network, loss_of, _checker(pipe, recipe, others),
+                       since=int(recipe.steps * (1 - recipe.decay)) + 1)
     facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
              "device": recipe.device, "best_step": best["step"],
              "check_loss": best["loss"], "losses": best["losses"], "training_seconds": round(best["seconds"], 1)}

@@ -48,11 +48,12 @@ def refuse_another(folder: Path, told: dict, recipe: dict) -> None:
 
 
 def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Callable[[torch.Generator], Tensor],
-          check: Callable[[nn.Module], float] | None = None) -> Iterator[TrainingState]:
+          check: Callable[[nn.Module], float] | None = None, since: int = 0) -> Iterator[TrainingState]:
     """Train `network` with the losses of `loss_of(rng)`, from the checkpoint in `folder` on where there is one; yields states and
     ends with {"step", "loss", "losses", "seconds"}: of the state with the least `check(network)`, whose weights the network has then,
-    or of the last one. All steps are made: most of what a network learns it learns when its rate falls. ValueError where a loss is no
-    number any more, or the checkpoint is of another recipe."""
+    or of the last one. All steps are made: most of what a network learns it learns when its rate falls, and what its checks say
+    before step `since` is noted, and does not count. ValueError where a loss is no number any more, or the checkpoint is of another
+    recipe."""
     optimizer = torch.optim.AdamW(network.parameters(), pace.lr, weight_decay=1e-2)
     best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}, "recipe": pace.recipe}
     path = folder / "training.pt"
@@ -74,7 +75,7 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
         if check and (done % pace.save_every == 0 or done == pace.steps):
             now = check(network)
             best["losses"] = [*best["losses"], (done, now)]
-            if now < best["loss"]:
+            if now < best["loss"] and done >= since:
                 best |= {"step": done, "loss": now, "weights": {name: value.clone() for name, value in network.state_dict().items()}}
         best["seconds"] = before + time.process_time() - start
         save_every(path, pace, done, pace.steps, network=network, optimizer=optimizer, best=best)
