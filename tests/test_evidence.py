@@ -9,10 +9,11 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
-from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, report, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, lengths as L, many as M, report, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence import __main__ as evidence
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
+from rg_minimal.files import read_json
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -263,6 +264,54 @@ def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_pat
     assert [row["lr"] for row in after.rates] == [1e-3, 2e-3, 4e-3, 8e-3] and after.training == tables.training
     with pytest.raises(SystemExit):
         main([*shared, "--rates", "0"])
+
+
+def test_what_is_kept_of_a_baseline_is_its_last_state(tiny, tmp_path, monkeypatch):
+    """The loss on other pictures chooses nothing: what has the least of it steers far worse."""
+    told, losses = recipe(tmp_path, steps=6, every=2), iter((0.1, 0.3, 0.2))
+    monkeypatch.setattr(B, "_checker", lambda *given: lambda network: next(losses))
+    for _ in B.train_baseline(told, tiny):
+        pass
+    kept, last = B.load_baseline(told.folder), B.load_baseline(told.folder)
+    story = read_json(told.folder / "training.json")
+    assert story["best_step"] == 6 and story["losses"] == [[2, 0.1], [4, 0.3], [6, 0.2]] and story["check_loss"] == 0.2
+    short = recipe(tmp_path / "short", steps=6, every=6)
+    monkeypatch.setattr(B, "_checker", lambda *given: lambda network: 1.0)
+    for _ in B.train_baseline(short, tiny):
+        pass
+    assert all(torch.equal(value, B.load_baseline(short.folder).state_dict()[name]) for name, value in kept.state_dict().items()) and last is not kept
+
+
+def test_numbers_of_steps_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measured(pipe, judge, name, network, cases, strength, settings):
+        asked.append((name, cases, strength, settings))
+        return [{"control": 0.5, "whole": 1.0}] * cases[1]
+    monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
+    monkeypatch.setattr(C, "measure", measured), monkeypatch.setattr(C, "make_cases", lambda pipe, task, first, count: (first, count))
+    line = ["lengths", "depth", "--kinds", "controlnet", "--labels", "4", "--pictures", "10", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
+    main([*line, "--lengths", "2", "3"])
+    assert f"settings are those that were chosen in {C.FOLDER}" in capsys.readouterr().out
+    best = C.chosen(C.read_table(f"{C.FOLDER}/tune.csv"), "controlnet", "depth")
+    assert asked == [("controlnet", (S.TUNE.first + start, count), 1.0, best) for _ in range(2) for start, count in ((0, 8), (8, 2))]
+    main([*line, "--lengths", "3", "4"])
+    rows = L.read_table(tmp_path / "lengths.csv")
+    assert [row["steps"] for row in rows] == [2, 3, 4] and len(asked) == 6, "what is there is not tried again"
+    assert {row["pictures"] for row in rows} == {10} and len({row["loss"] for row in rows}) == 3
+    assert sorted(path.name for path in (tmp_path / "runs" / "lengths").iterdir()) == ["2", "3", "4"]
+    tables = report.read_tables(str(tmp_path))
+    assert "ControlNet, 4 labels: 3" in report.length_table(tables, "depth") and report.tried_by(tables) == [
+        "python -m rg_minimal.evidence lengths depth --kinds controlnet --labels 4 --seeds 0 --lengths 2 3 4"]
+    with pytest.raises(SystemExit):
+        main([*line, "--lengths", "0"])
+
+
+def test_rows_that_are_there_are_said_to_be_there(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
+    monkeypatch.setattr(C, "rows_of", lambda *given: []), monkeypatch.setattr(C, "missing", lambda *given: []), monkeypatch.setattr(C, "write_real", lambda *given: None)
+    main(["contest", "pose", "--contestants", "unguided", "--folder", str(tmp_path)])
+    assert "contest.csv has all of these rows: to measure them again, add --folder with another folder" in capsys.readouterr().out
 
 
 def test_a_controlnet_lowers_its_loss_on_what_it_learns_and_leaves_the_model_alone(tiny, tmp_path):
@@ -564,8 +613,8 @@ def test_what_learns_from_another_is_trained_after_it(monkeypatch, tmp_path):
     assert list(M.train_all(jobs, tmp_path)) == [(1, 3), (2, 3), (3, 3)] and asked == ["head", "adapter", "predictor"]
 
 
-@pytest.mark.parametrize("labels, changes, steps", [(10, {}, 1000), (5333, {}, 1000), (10_000, {}, 1875), (10_000, {"steps": 7}, 7)])
-def test_no_baseline_is_starved_where_there_are_many_labels(monkeypatch, labels, changes, steps):
+@pytest.mark.parametrize("labels, changes, steps", [(10, {}, 400), (30, {}, 400), (31, {}, 1000), (5333, {}, 1000), (10_000, {}, 1875), (10_000, {"steps": 7}, 7)])
+def test_a_baseline_is_trained_as_long_as_it_needs(monkeypatch, labels, changes, steps):
     monkeypatch.setattr(B, "train_baseline", lambda recipe, pipe: recipe)
     for kind in B.KINDS:
         recipe = M.training(kind, "pose", labels, 0, "runs", None, **changes)

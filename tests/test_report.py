@@ -1,4 +1,5 @@
 """What the evidence's tables say: each sentence and number from rows, and what the rows lack is said to be not measured."""
+import itertools
 import json
 import math
 import shlex
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from rg_minimal.classroom import plots
-from rg_minimal.evidence import contest as C, report as R
+from rg_minimal.evidence import contest as C, many as M, report as R, statistics as T
 from rg_minimal.evidence.__main__ import commands, main
 from rg_minimal.files import write_rows
 
@@ -265,16 +266,48 @@ def test_commands_that_are_named_are_commands():
 
 def test_a_figure_names_the_commands_of_its_own_rows():
     extra = {"strength": arm("head", 1000, 0.8, strength=2.0) + arm("head", 1000, 0.8, strength=0.5), "together": arm("adapter+head", 100, 0.9), "parts": arm("head:mirrored", 100, 0.7),
-             "ideas": arm("loop", 100, 0.8) + arm("head:short2", 100, 0.7)}
+             "ideas": arm("loop", 100, 0.8) + arm("predictor", 100, 0.7)}
     tables = R.Tables(HOLDS + sum(extra.values(), []))
     assert R.behind(tables, "pose", "labels") == HOLDS and R.behind(tables, "depth", "labels") == []
     for what, rows in extra.items():
         assert R.behind(tables, "pose", what) == rows
     assert R.again(tables, "pose", "ideas").splitlines() == [
-        "again: python -m rg_minimal.evidence contest pose --contestants loop --labels 100 --seeds 0 --strengths 1 --pictures 8",
-        "again: python -m rg_minimal.evidence ablate pose --ablations short2 --labels 100 --seeds 0 --strengths 1 --pictures 8"]
+        "again: python -m rg_minimal.evidence contest pose --contestants loop predictor --labels 100 --seeds 0 --strengths 1 --pictures 8"]
     with pytest.raises(ValueError):
         R.behind(tables, "pose", "colours")
+
+
+def test_everything_comes_in_an_order_in_which_each_finds_what_it_needs(tmp_path):
+    """Walked in an empty folder of runs: what is trained, tuned and measured was trained before."""
+    finished, parsed = set(), [commands().parse_args(shlex.split(line)[3:]) for line in R.everything(R.read_tables())]
+    order = [each.command for each in parsed]
+    assert order.index("train") < order.index("tune") < order.index("contest") < order.index("trial") and {"ablate", "ghosting"} <= set(order)
+    for each in parsed:
+        if each.command == "train":
+            for kind in each.kinds:
+                for key in itertools.product(each.tasks, each.labels, each.seeds):
+                    assert kind not in M.LEARNS_FROM or (M.LEARNS_FROM[kind], *key) in finished, (kind, key)
+                    finished.add((kind, *key))
+        elif each.command in ("tune", "contest"):
+            labels = [each.tuned_with] if each.command == "tune" else each.labels
+            for name in each.contestants:
+                needs = [(part, *key) for part in C.CONTESTANTS[name].parts for key in itertools.product(each.tasks, labels, getattr(each, "seeds", [0]))]
+                assert set(needs) <= finished, (each.command, name, set(needs) - finished)
+
+
+def test_the_figure_of_changed_heads_names_its_rows():
+    tables = R.Tables(HOLDS + arm("head:short2", 100, 0.7) + arm("head:mirrored", 100, 0.7) + arm("loop", 100, 0.8))
+    assert {row["contestant"] for row in R.behind(tables, "pose", "parts")} == {"head:short2", "head:mirrored"}
+    assert "ablate pose --ablations short2 mirrored" in R.again(tables, "pose", "parts")
+
+
+def test_few_pairs_are_moved_by_students_t():
+    """Of sixteen differences: mean 0, spread 1, so the ends are 2.131 errors of the mean away."""
+    apart = torch.arange(16).float() - 7.5
+    apart = (apart / apart.std())[None]
+    found = T.few_pairs(apart + 1, torch.ones(1, 16))
+    assert (found["n"], found["less"], found["more"]) == (16, 8, 8) and found["value"] == pytest.approx(0, abs=1e-6)
+    assert -found["low"] == pytest.approx(2.131 / 4, rel=0.1) == found["high"]
 
 
 def test_a_report_of_a_folder(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
     train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence
     train pose --kinds controlnet --labels 300 --rates 1e-3 4e-3     with other learning rates, into .../rates.csv
+    lengths pose --labels 30 --lengths 200 1000  with other numbers of steps, and what they steer, into .../lengths.csv
     tune pose                                    the same number of settings for everybody, into data/results/evidence/tune.csv
     contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
     contest pose --check                         a row, drawn at random, computed again
@@ -18,10 +19,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablations as A, baselines as B, contest as C, drags as D, many as M, report, seeds, trial as T
+from . import ablations as A, baselines as B, contest as C, drags as D, lengths as L, many as M, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
 from ..files import add_rows, refuse_file, rows_so_far
-from ..pipelines import load_head
+from ..pipelines import find_folder, load_head
 
 TRAINED = ("head", *B.KINDS, "linear", "detector", "predictor")          # the last one learns from the first
 
@@ -50,6 +51,17 @@ def train(options) -> None:
     for kind, task, labels, seed, changes in jobs:
         follow(M.training(kind, task, labels, seed, options.runs, pipe, **changes))
         note_costs(options)
+
+
+def try_lengths(options) -> None:
+    """Train baselines with several numbers of steps, and measure what each steers on tuning scenes."""
+    refuse_file(options.runs), refuse_file(options.folder)
+    seeds.TUNE.part(0, options.pictures)
+    jobs = [(kind, task, labels, seed, steps) for task in options.tasks for kind in options.kinds for labels in options.labels
+            for seed in options.seeds for steps in options.lengths]
+    for _, _, labels, seed, _ in jobs:
+        seeds.training_scenes(seed, labels)
+    follow(L.tried(*M.loaded(), jobs, table(options, "lengths"), tuned_rows(options), options.runs, options.pictures))
 
 
 def jobs_of(options) -> list[tuple]:
@@ -93,7 +105,10 @@ def measure(options, todo, name, scenes, pictures, settings) -> None:
     if several(options):
         count(M.measure_all(todo, table(options, name), scenes, pictures, settings, options.runs, options.workers, options.scheduler))
     else:
-        count(C.run(*M.loaded(), todo, table(options, name), scenes, pictures, settings, options.runs))
+        pipe, judge = M.loaded()
+        if not C.missing(C.rows_of(table(options, name), pipe), todo, scenes, pictures, settings):
+            print(f"{table(options, name)} has all of these rows: to measure them again, add --folder with another folder")
+        count(C.run(pipe, judge, todo, table(options, name), scenes, pictures, settings, options.runs))
 
 
 def note_costs(options) -> None:
@@ -145,8 +160,17 @@ def given(options, names: tuple[str, ...]) -> list[str]:
     return [each for each in names if getattr(options, each[2:]) != known[each]["default"]]
 
 
+def tuned_rows(options) -> list[dict]:
+    """What was tuned, by the folder's own table, or, where it has none, by the one that is shipped."""
+    own = table(options, "tune")
+    if own.exists() or Path(options.folder) == Path(C.FOLDER):
+        return C.read_table(own)
+    print(f"{own} is not there: settings are those that were chosen in {C.FOLDER}")
+    return C.read_table(Path(find_folder(C.FOLDER)) / "tune.csv")
+
+
 def play(options, contestants) -> None:
-    tuned = C.read_table(table(options, "tune"))
+    tuned = tuned_rows(options)
     refuse_tables(options)
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
     measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])
@@ -165,7 +189,7 @@ def ablate(options) -> None:
     if not options.scores_only:                                             # what `play` would refuse when all is trained
         refuse_tables(options)
         for task in options.tasks:
-            C.chosen(C.read_table(table(options, "tune")), "head", task)
+            C.chosen(tuned_rows(options), "head", task)
     pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:
@@ -321,6 +345,13 @@ def commands() -> argparse.ArgumentParser:
     parts.choices["ablate"].set_defaults(labels=[100], rates=None)
     parts.choices["all"].set_defaults(check=None)
     parts.choices["report"].set_defaults(tasks=())
+    part = parts.add_parser("lengths", help="numbers of steps of the baselines, tried on tuning scenes", description="numbers of steps of the baselines, tried on tuning scenes")
+    for each in ("tasks", "--labels", "--seeds", "--runs", "--folder"):
+        part.add_argument(each, **known[each])
+    part.add_argument("--kinds", nargs="+", choices=B.KINDS, default=list(B.KINDS), help="what is trained")
+    part.add_argument("--lengths", nargs="+", type=option(Count), default=list(B.LENGTHS), help="numbers of steps")
+    part.add_argument("--pictures", type=option(Count), default=32, help="tuning scenes that each is measured on")
+    part.set_defaults(run=try_lengths)
     own = {"trial": (try_metrics, "metrics of drags on answers of known quality"),
            "ghosting": (ghosting, "our drags with and without the anti-ghosting term"),
            "cases": (write_cases, "the drags and their exact answers as files"),

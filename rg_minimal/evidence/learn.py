@@ -1,6 +1,6 @@
 """The loop that trains all but the heads: ControlNet, T2I-Adapter, the detector, the predictor of directions.
 
-A training that was killed goes on with the same bits; where there is a check on other pictures, the best of its states is kept.
+A training that was killed goes on with the same bits; where there is a check on other pictures, it may choose which state is kept.
 """
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import Iterator
 
@@ -22,12 +21,12 @@ LEARNS_FROM = {"predictor": "head"}                         # is trained when th
 
 
 def training(kind: str, task: str, labels: int, seed: int, runs, pipe, **changes):
-    """The generator that trains one contestant; `changes` are of its recipe (`steps`, `lr`). Without `steps` a baseline gets as many
-    as see each picture `B.EPOCHS` times, and its recipe's number at least."""
+    """The generator that trains one contestant; `changes` are of its recipe (`steps`, `lr`). Without `steps` a baseline gets
+    `B.usual_steps`."""
     if kind in B.KINDS:
         recipe = B.BaselineRecipe(kind, task, labels, seed, runs=str(runs), **changes)
         if "steps" not in changes:
-            recipe = replace(recipe, steps=max(recipe.steps, ceil(B.EPOCHS * labels / recipe.batch)))
+            recipe = replace(recipe, steps=B.usual_steps(labels, recipe))
         return B.train_baseline(recipe, pipe)
     make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector, "predictor": I.train_predictor}[kind]
     return make(task, labels, seed, runs, pipe, **changes)

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import ablations as A, baselines as B, contest as C, statistics as T, trial
+from . import ablations as A, baselines as B, contest as C, lengths, many as M, statistics as T, trial
 from ..checks import Count, FileName, declared
 from ..files import rows_so_far
 from ..pipelines import find_folder
@@ -58,6 +58,7 @@ class Tables:
     tune: list[dict] = field(default_factory=list)
     training: list[dict] = field(default_factory=list)
     rates: list[dict] = field(default_factory=list)
+    lengths: list[dict] = field(default_factory=list)
     ablations: list[dict] = field(default_factory=list)
     real: list[dict] = field(default_factory=list)
     trial: list[dict] = field(default_factory=list)
@@ -73,7 +74,7 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
         raise ValueError(f"there is no folder {folder}: name one that holds contest.csv and the other tables")
     tune = C.read_table(place / "tune.csv")
     rows, partial = whole_arms(C.read_table(place / "contest.csv"), tune)
-    kinds = {"training": COSTS, "rates": RATES, "ablations": A.KINDS_OF, "real": C.REAL_KINDS}
+    kinds = {"training": COSTS, "rates": RATES, "lengths": lengths.KINDS_OF, "ablations": A.KINDS_OF, "real": C.REAL_KINDS}
     others = {name: rows_so_far(place / f"{name}.csv", kind, name) for name, kind in kinds.items()}
     tables = Tables(rows, tune, **others, trial=trial.read_table(place / "trial.csv"),
                     ghosting=trial.read_table(place / "ghosting.csv"), partial=tuple(partial))
@@ -258,6 +259,16 @@ def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
     return found
 
 
+def at_the_edge(tables: Tables, task: str, name: str) -> list[str]:
+    """The settings that were chosen as the smallest or the largest of three or more that were tried: "scale 1.5", ..."""
+    mine = pick(tables.tune, task=task, contestant=name)
+    if not C.was_tuned(tables.tune, name, task):
+        return []
+    best, tried = C.chosen(mine, name, task), [json.loads(each) for each in dict.fromkeys(row["settings"] for row in mine)]
+    values = {what: sorted({each[what] for each in tried}) for what in best}
+    return [f"{what.replace('_', ' ')} {best[what]:g}" for what, several in values.items() if len(several) > 2 and best[what] in (several[0], several[-1])]
+
+
 def tuning_table(found: dict[str, list[dict]], task: str) -> str:
     """`tuning` as text."""
     rows = [(f"{named(name)}: " + ", ".join(f"{what.replace('_', ' ')} {value:g}" for what, value in each["settings"].items()),
@@ -287,6 +298,16 @@ def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
     rows = [(f"{named(name)}, {labels:,} labels: {each['lr']:g}", f"{each['loss']:.5f}", f"{each['steps']:.0f}", "least" if each["least"] else "",
              str(each["trainings"])) for (name, labels), part in found.items() for each in part]
     return text_table((f"{task}, learning rates that were tried", "loss on others", "steps", "", "trainings"), rows)
+
+
+def length_table(tables: Tables, task: str) -> str:
+    """What became of baselines with each number of steps that was tried, as text: the control on tuning scenes, by which the number is
+    chosen, and the loss on pictures that none learned from."""
+    rows = pick(tables.lengths, task=task)
+    best = {key: max(row["control"] for row in pick(rows, contestant=key[0], labels=key[1])) for key in {(row["contestant"], row["labels"]) for row in rows}}
+    return text_table((f"{task}, numbers of steps that were tried", "control", "loss on others", "", "pictures", "trainings"), [
+        (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}", f"{row['control']:.3f}", f"{row['loss']:.5f}",
+         "best" if row["control"] == best[row["contestant"], row["labels"]] else "", str(row["pictures"]), "1") for row in rows])
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
@@ -401,6 +422,15 @@ def floor(real: list[dict], count: int) -> dict | None:
     return distance(real[:count], real[count:])
 
 
+def floor_said(tables: Tables, found: dict[str, list[dict]]) -> str:
+    """`floor` for as many renderings as `trade` found pictures, in a sentence."""
+    count = min((each["frechet"]["n"] for part in found.values() for each in part if each["frechet"]), default=0)
+    least = floor(tables.real, count)
+    return f"Frechet distance of renderings to others: {NOT}." if least is None else (
+        f"Frechet distance of {count} renderings to {len(tables.real) - count} others: {least['value']:.2f} ({_ends(least)}). What lies below its upper end is "
+        "as good as renderings, as far as so few pictures tell.")
+
+
 def trade_table(found: dict[str, list[dict]]) -> str:
     """`trade` as text."""
     show = lambda each: NOT if each is None else f"{each['value']:.3f} ({_ends(each)})"
@@ -448,10 +478,11 @@ def _of_both(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
 
 def together_table(found: list[dict], head: str = "together") -> str:
     """`together` or `rivals` as text."""
+    error = head.startswith("depth")
     head, names = _paired(found, head)
     rows = [(name, f"{each['labels']:,}", *(_plus(each[number]) for number in T.NUMBERS), str(each["control"]["n"]),
              str(each["control"]["seeds"])) for name, each in zip(names, found)]
-    return text_table((head, "labels", "control", *NUMBERS.values(), "n", "trainings"), rows)
+    return text_table((head, "labels", "error (less is nearer)" if error else "control", *NUMBERS.values(), "n", "trainings"), rows)
 
 
 def _paired(found: list[dict], head: str) -> tuple[str, list[str]]:
@@ -492,7 +523,7 @@ def _plus(found: dict) -> str:
 
 def ghosting(tables: Tables) -> dict[str, dict]:
     """What drags gain or lose by the anti-ghosting term, in pairs of cases against its default: {"anti-ghosting 0": {"judge", "whole"}, ...}, each
-    number {"value", "low", "high", "n", "seeds"}; the judge's distance in pixels, and the share of whole puppets."""
+    number as `statistics.few_pairs` says it; the judge's distance in pixels, and the share of whole puppets."""
     rows, usual = tables.ghosting, trial.ghost_name(trial.USUAL)
     if not pick(rows, answer=usual):
         return {}
@@ -501,14 +532,15 @@ def ghosting(tables: Tables) -> dict[str, dict]:
         pictures = set.intersection(*({row["picture"] for row in pick(rows, answer=each)} for each in (name, usual)))
         here = pick(rows, answer={name, usual}, picture=pictures)
         if here:
-            found[name] = {number: T.paired(*(T.grid(here, number, answer=each) for each in (name, usual))) for number in ("judge", "whole")}
+            found[name] = {number: T.few_pairs(*(T.grid(here, number, answer=each) for each in (name, usual))) for number in ("judge", "whole")}
     return found
 
 
 def ghost_table(found: dict[str, dict]) -> str:
     """`ghosting` as text."""
-    return text_table((f"drags, less those with {trial.ghost_name(trial.USUAL)}", "judge's distance, px", NUMBERS["whole"], "n"), [
-        (name, _plus(each["judge"]), _plus(each["whole"]), str(each["judge"]["n"])) for name, each in found.items()])
+    return text_table((f"drags, less those with {trial.ghost_name(trial.USUAL)}", "judge's distance, px", "median", "nearer in", NUMBERS["whole"], "n"), [
+        (name, _plus(each["judge"]), f"{each['judge']['median']:+.2f}", str(each["judge"]["less"]), _plus(each["whole"]), str(each["judge"]["n"]))
+        for name, each in found.items()])
 
 
 # ---------------------------------------------------------------------------------------------- ablations
@@ -609,8 +641,18 @@ def gaps(tables: Tables) -> list[str]:
             few = [f"{each:,}" for each in B.LABELS if 0 < len({row["seed"] for row in pick(mine, labels=each)}) < SEEDS]
             if few:
                 found.append(f"{task}: {named(name)} with {', '.join(few)} labels: fewer than {SEEDS} trainings.")
-        if rows and not trade(tables, task):
-            found.append(f"{task}: other strengths than what was tuned: {NOT}.")
+        other = [named(name) for name in C.CONTESTANTS if name != "unguided" and pick(rows, contestant=name) and name not in trade(tables, task)]
+        if rows and other:
+            found.append(f"{task}: other strengths than what was tuned: {', '.join(other)}: {NOT}.")
+        single = [named(name) for name in C.CONTESTANTS if name not in ("unguided", "head", *B.KINDS)
+                  and 0 < len({row["seed"] for row in pick(rows, contestant=name)}) < SEEDS]
+        single += ["heads that lack a part"] if any(":" in row["contestant"] for row in rows) or scored else []
+        if single:
+            found.append(f"{task}: fewer than {SEEDS} trainings: {', '.join(single)}.")
+        edge = [f"{named(name)} ({', '.join(where)})" for name in dict.fromkeys(row["contestant"] for row in pick(tables.tune, task=task))
+                if (where := at_the_edge(tables, task, name))]
+        if edge:
+            found.append(f"{task}: chosen at the edge of what was tried, so that more may be better still: {'; '.join(edge)}.")
         done = {row["ablation"] for row in scored}
         heads = {row["contestant"].removeprefix("head:") for row in rows if ":" in row["contestant"]}
         known = [name for name, each in A.ABLATIONS.items() if task in each.tasks]
@@ -648,7 +690,8 @@ def behind(tables: Tables, task: str, what: Literal["labels", "strength", "toget
     rows, new = pick(tables.contest, task=task), {name for names in IDEAS.values() for name in names}
     if what == "strength":
         return [row for part in _several_strengths(rows).values() for row in part]
-    kinds = {"together": lambda name: "+" in name, "parts": lambda name: ":" in name and name not in new, "ideas": lambda name: name in new,
+    parts = {f"head:{name}" for names in PARTS.values() for name in names}
+    kinds = {"together": lambda name: "+" in name, "parts": lambda name: name in parts, "ideas": lambda name: name in new,
              "labels": lambda name: "+" not in name and ":" not in name and name not in new}
     return [row for row in rows if kinds[what](row["contestant"]) and row["strength"] == 1.0]
 
@@ -707,9 +750,32 @@ def trained_by(rows: list[dict]) -> list[str]:
     alike: dict[tuple, list[str]] = {}
     for (task, name), triples in several.items():
         alike.setdefault((task, frozenset(triples)), []).append(name)
-    return [f"python -m rg_minimal.evidence train {task} --kinds {' '.join(names)} --labels {' '.join(map(str, labels))} "
-            f"--seeds {' '.join(map(str, seeds))}" for (task, triples), names in alike.items()
-            for labels, seeds, _ in _products(triples)]
+    lines = [(any(name in M.LEARNS_FROM for name in names), f"python -m rg_minimal.evidence train {task} --kinds {' '.join(names)} --labels "
+              f"{' '.join(map(str, labels))} --seeds {' '.join(map(str, seeds))}") for (task, triples), names in alike.items()
+             for labels, seeds, _ in _products(triples)]
+    return [line for _, line in sorted(lines, key=lambda each: each[0])]                # those last that learn from others
+
+
+def everything(tables: Tables) -> list[str]:
+    """The commands that make all tables anew in an empty folder, in an order in which each finds what it needs."""
+    ablated = [line for task in B.TASKS for line in scored_by(tables.ablations, task)]
+    return [*trained_by(tables.training), *tried_by(tables), *tuned_by(tables.tune), *commands_of(tables.contest), *ablated,
+            *(["python -m rg_minimal.evidence trial --drags 16"] if tables.trial else []), *(["python -m rg_minimal.evidence ghosting"] if tables.ghosting else [])]
+
+
+def tried_by(tables: Tables) -> list[str]:
+    """The commands that try the learning rates and numbers of steps in `rates.csv` and `lengths.csv`, where there are several."""
+    found = []
+    for task in B.TASKS:
+        for (name, labels), part in rates(tables, task).items():
+            tried = " ".join(format(each["lr"], "g") for each in part)
+            seeds = sorted({row["seed"] for row in pick(tables.rates, task=task, contestant=name, labels=labels, lr=part[0]["lr"])})
+            found.append(f"python -m rg_minimal.evidence train {task} --kinds {name} --labels {labels} --seeds {' '.join(map(str, seeds[:1]))} "
+                         f"--rates {tried}")
+    for task, name, labels, seed in dict.fromkeys(tuple(row[key] for key in ("task", "contestant", "labels", "seed")) for row in tables.lengths):
+        steps = [str(row["steps"]) for row in pick(tables.lengths, task=task, contestant=name, labels=labels, seed=seed)]
+        found.append(f"python -m rg_minimal.evidence lengths {task} --kinds {name} --labels {labels} --seeds {seed} --lengths {' '.join(steps)}")
+    return found
 
 
 def _products(triples) -> list[tuple[list, list, list]]:
@@ -766,10 +832,10 @@ def report(tables: Tables, at: int = 100) -> str:
     """Everything as text."""
     parts = ["\n".join(sentence(answer(tables, task, rival, at)) for task in B.TASKS for rival in B.KINDS)]
     for task in tasks_of(tables.contest):
-        parts += [tuning_table(tuning(tables, task), task), rate_table(rates(tables, task), task), cost_table(tables, task, at),
+        parts += [tuning_table(tuning(tables, task), task), rate_table(rates(tables, task), task), length_table(tables, task), cost_table(tables, task, at),
                   together_table(rivals(tables, task), f"{task}, each alone"), trade_table(trade(tables, task)),
                   together_table(together(tables, task)), idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
     parts += [ablation_table(found) for task in B.TASKS if (found := ablation_scores(tables, task))]
     parts += [ghost_table(ghosting(tables))] + ([trial.said(tables.trial)] if tables.trial else [])
-    return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join([*trained_by(tables.training), *commands_of(tables.contest)])])
+    return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join(everything(tables))])

@@ -291,12 +291,21 @@ def firsts(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> dict[str, dict]:
 def verdict(rows: list[dict]) -> dict[str, dict]:
     """For `plots.shares`: for each metric in how many cases it puts the exact answer first, and how many of the other answers
     it calls good."""
-    found = {METRICS[name].says: {"exact first": each} for name, each in firsts(rows).items()}
-    for each in summarize(rows):
+    told = summarize(rows)
+    says = {each["metric"]: f"{METRICS[each['metric']].says}, bar {each['bar']:.3g}" for each in told}
+    found = {says[name]: {"exact first": each} for name, each in firsts(rows).items()}
+    for each in told:
         if each["answer"] != "exact":
-            found[METRICS[each["metric"]].says][each["answer"]] = {end: each[f"good{way}"] for end, way in
+            found[says[each["metric"]]][each["answer"]] = {end: each[f"good{way}"] for end, way in
                                                                    (("value", ""), ("low", "_low"), ("high", "_high"))}
     return found
+
+
+@declared
+def ranked(rows: list, metric: str, answer: str = "nothing") -> dict:
+    """How often a metric puts the exact answer before another one in the same case, a tie counted half: {"value", "low", "high", "n", "seeds"}."""
+    mine, exact = _badness(rows, metric, answer), _badness(rows, metric, "exact")
+    return shared_by((exact < mine).float() + (exact == mine).float() / 2)
 
 
 def said(rows: list[dict]) -> str:
