@@ -186,10 +186,11 @@ def curve(values: Sequence[float], label: Text, x: Text = "step", smooth: Index 
     """A line of values, such as a loss, with a running mean over `smooth` values where asked for."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
-    axes.plot(values, color=LEFT, linewidth=0.8, alpha=0.45 if smooth else 1.0)
+    axes.plot(values, color=LEFT, linewidth=0.8, alpha=0.45 if smooth else 1.0, label=upright(f"each {x}"))
     if smooth and len(values) >= smooth:
         mean = torch.tensor(values).unfold(0, smooth, 1).mean(1).tolist()
-        axes.plot(range(smooth - 1, len(values)), mean, color=LEFT, linewidth=1.8)
+        axes.plot(range(smooth - 1, len(values)), mean, color=LEFT, linewidth=1.8, label=f"mean of the last {smooth}")
+        axes.legend(fontsize=7.5, frameon=False)
     axes.set(xlabel=x, ylabel=upright(label))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
