@@ -100,6 +100,8 @@ def test_left_hand():
     check = lambda answer: exercises.left_hand(answer, target)
     assert check(target[6]).startswith("Right: ") and "right wrist" in check(target[7]) and "head" in check(target[0])
     assert "exchanged" in check(target[6].flip(0)) and "no joint" in check(target[6] + 1) and "shape" in check(target)
+    assert "is an int" in check(6) and "take target[6], the row itself" in check(6) and "target[7]" in check(7)
+    assert "a float" in check(6.0) and "a bool" in check(True) and "an int, and a tensor" in check(14)
 
 
 @pytest.mark.parametrize("answer, said", [
@@ -212,7 +214,7 @@ def test_a_loss_that_leaves_hidden_joints_out():
              "would be right": lambda r, j, v: 3 * error(r, j)[v].mean()}
     assert all(exercises.visible_loss(answer).startswith("Right") for answer in right.values())
     assert all(said in exercises.visible_loss(answer) for said, answer in wrong.items())
-    assert "is a int" in exercises.visible_loss(3)
+    assert "is an int" in exercises.visible_loss(3)
 
 
 def test_the_scores_of_what_was_trained_on_and_of_what_was_not(monkeypatch):
@@ -505,7 +507,7 @@ def test_repeatable_draws():
     one = torch.Generator().manual_seed(0)
     assert "two different" in exercises.repeatable_draws(lambda seed, step: one)
     assert "global" in exercises.repeatable_draws(global_one)
-    assert "a int" in exercises.repeatable_draws(lambda seed, step: seed) and "a int" in exercises.repeatable_draws(3)
+    assert "an int" in exercises.repeatable_draws(lambda seed, step: seed) and "an int" in exercises.repeatable_draws(3)
 
 
 def test_running_average():
@@ -607,6 +609,9 @@ def test_raised_right_hand():
     assert "left hand" in check({6: [90, 20]}) and "above is smaller" in check({5: [30, 40]})
     assert "forearm is 3" in check({7: [38, 10]}) and "head moved too" in check({0: [54, 60], 5: [30, 40], 7: [26, 22]})
     assert "outside" in check({5: [30, 40], 7: [26, -5]})
+    for longer, said in ((1.14, "Right: "), (1.32, "upper arm is 1.32"), (0.86, "Right: "), (0.8, "upper arm is 0.80")):
+        at = [before[3][0] - 14 * longer, before[3][1] - 12 * longer]
+        assert said in check({5: at, 7: [at[0] - 4, at[1] - 18]}) and ("within 15 %" in check({5: at, 7: [at[0] - 4, at[1] - 18]})) is ("arm is" in said)
     assert "shape" in exercises.raised_right_hand([[1, 2]], before) and "no list" in exercises.raised_right_hand("up", before)
 
 

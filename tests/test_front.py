@@ -176,11 +176,15 @@ def test_wrong_tasks_and_points_are_refused(pipe):
         F.main(["poses"])
 
 
-def test_the_figure_has_every_point():
+def test_the_figure_has_every_point_and_the_names_of_those_that_count():
     rows = F.summarize([row("pose", point, 1, i, 0.5 + i / 4) for point in ("draft", "full", "8 steps") for i in range(2)])
     figure = plots.front(rows, "joints missed", most=1.0, whole=rows, named=("draft", "full"))
     near = figure.axes[0]
-    assert {text.get_text() for text in near.texts} == {"draft", "full", "8 steps"}
+    assert {text.get_text() for text in near.texts} == {"draft", "full", "8 steps"}, "as near and as cheap: all are on the front"
+    dear = [each | {"passes": 2 * each["passes"]} if each["point"] == "8 steps" else each for each in rows]
+    for told, names in ((), {"draft", "full"}), (("8 steps",), {"draft", "full", "8 steps"}):
+        axes = plots.front(dear, "joints missed", most=1.0, whole=rows, named=("draft",), told=told).axes[0]
+        assert {text.get_text() for text in axes.texts} == names and len(axes.containers) == 3, "every point is drawn"
     assert near.get_yscale() == near.get_xscale() == "log" and near.get_ylabel() == "joints missed"
     missed = {text.get_text(): text.xy[1] for text in near.texts}
     assert missed["full"] == pytest.approx(1 - (0.5 + 0.75) / 2)            # what is missing to the best

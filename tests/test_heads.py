@@ -735,7 +735,9 @@ def test_a_curve_and_its_running_mean():
     axes, = plots.curve([1.0, 2.0, 3.0, 6.0], "loss", smooth=2).axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[1, 2, 3, 6], [1.5, 2.5, 4.5]]
     assert list(axes.lines[1].get_xdata()) == [1, 2, 3] and axes.get_ylabel() == "loss" and axes.get_xlabel() == "step"
-    assert len(plots.curve([1.0], "loss", smooth=5).axes[0].lines) == 1
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["each step", "mean of the last 2"]
+    alone, = plots.curve([1.0], "loss", smooth=5).axes
+    assert len(alone.lines) == 1 and alone.get_legend() is None, "one line needs no name"
 
 
 def test_a_switch_is_drawn_upright():

@@ -50,7 +50,7 @@ OTHER = {
 }
 WRONG = {
     "00_start_here": dict(left_arm=270, count="four", head_folder="data/heads/poses", prompt=" ", steps=1.5, step_size=float("nan"), picture=3),
-    "01_diffusion": dict(guidance_scale=0, seed=-1, model="data/none"),
+    "01_diffusion": dict(guidance_scale=0, seed=-1, steps=251, model="data/none"),
     "02_features": dict(joint="elbow", timesteps=[20, 1000], layer=6, timestep=True),
     "03_aggregation": dict(head_folder="data/heads/appearance", pictures=1, timesteps=[]),
     "04_train_a_head": dict(task="appearance", lr=1.0, batch=0, folder=["out"]),
@@ -133,6 +133,26 @@ def test_a_wrong_parameter_stops_in_the_first_cell_by_its_name(name, parameter, 
     with pytest.raises(ValueError, match=rf"^{parameter}\b.* (is|holds) ") as stopped:
         exec(cells_of(COURSE[name])[1].source, values)
     assert len(str(stopped.value)) > len(parameter) + 20, "and says what to choose"
+
+
+@pytest.mark.parametrize("steps, stop", [(5, 0.1), (8, 0.12), (10, 0.1), (20, 0.5)])
+def test_notebook_5_asks_for_a_guided_step(steps, stop):
+    (first, second, *_), values = cells_of(COURSE["05_guided_sampling"]), {}
+    exec(first.source, values)
+    values |= dict(steps=steps, stop=stop)
+    if steps * stop >= 1:
+        return exec(second.source, values)
+    with pytest.raises(ValueError, match=f"^stop is {stop}, so none of {steps} steps is guided; choose"):
+        exec(second.source, values)
+
+
+@pytest.mark.parametrize("steps, row", [(3, [2, 3, 6]), (5, [2, 5, 10]), (6, [2, 5, 6, 12]), (10, [2, 5, 10, 20]), (25, [2, 5, 10, 25, 50]), (250, [2, 5, 10, 250, 500])])
+def test_notebook_1_takes_more_and_more_steps(steps, row):
+    """Whatever `steps` is allowed to be: no number comes twice, and the last change is that of doubling."""
+    line, = re.findall(r"^few = .+$", "\n".join(cell.source for cell in cells_of(COURSE["01_diffusion"])), re.M)
+    values = {"steps": steps}
+    exec(line, values)
+    assert values["few"] == row == sorted(set(row)) and len(row) > 2, "the last change is compared with others"
 
 
 def test_rules_accept_and_refuse():

@@ -108,7 +108,7 @@ READ = {"README.md": [
     "| FLUX dev, {true-sizes#flux-dev/pixels} pixels | {true-sizes#flux-dev/million_weights:.0f} M | {true-sizes#flux-dev/predicted_gb/unguided:.1f} | {true-sizes#flux-dev/predicted_gb/plain:.1f} | {true-sizes#flux-dev/predicted_gb/lean:.1f} | {true-sizes#flux-dev/predicted_gb/least:.1f} | {true-sizes#flux-dev/predicted_gb/reference:.1f} | {true-sizes#flux-dev/fits/6} | {true-sizes#flux-dev/fits/8} | {true-sizes#flux-dev/fits/16} | {true-sizes#flux-dev/fits/24} |",
     "against the same step in the authors' way, a `lean` step of Stable Diffusion 1.5 takes **{true-sizes#sd15/measured/of_reference/lean/time:.2f}** of the time and **{true-sizes#sd15/measured/of_reference/lean/memory:.2f}** of the memory",
     "against an unguided step {true-sizes#sd15/measured/of_unguided/lean/time:.1f} times the time",
-    "below resident memory by at most {true-sizes#sdxl/measured/prediction_below_resident:.0%} % for SDXL and {true-sizes#sd15/measured/prediction_below_resident:.0%} % for Stable Diffusion 1.5",
+    "below resident memory by at most {true-sizes#sdxl/measured/prediction_below_resident:.1%} % for SDXL and {true-sizes#sd15/measured/prediction_below_resident:.1%} % for Stable Diffusion 1.5",
     "are chosen on {code#checked} further labelled pictures",
 ], "data/examples/README.md": [
     "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
@@ -146,6 +146,8 @@ READ = {"README.md": [
     "PCK of {transformer#pictures} guided and {transformer#pictures} unguided pictures of a transformer of the kind of Stable Diffusion 3 "
     "({code#transformer:.1f} M parameters", "(on one thread, `OMP_NUM_THREADS=1`, it is {times#combination on one thread/process_time_ratio} times)",
     "how many people fit into {memory#machine_gb:g} GB by these", "as it is (`bare`), {arrows#steps} steps;",
+], "notebooks/A3_cost.ipynb": [
+    "In time `FULL` is {cost#process_time_ratio/full:.2f} of an unguided picture of {cost#steps} steps, not {front#pose/full/cost:.2f}.",
 ], "notebooks/TEACHING.md": [
     *(f"]({name}.ipynb) | … | … | {{times#notebooks/seconds/{name}}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "A kernel that runs notebook 0 holds {memory#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "

@@ -109,6 +109,17 @@ def test_the_teachers_page_and_the_notebooks_agree_on_what_each_needs():
     assert all(list(NEEDS).index(each) < list(NEEDS).index(number) for number, wanted in NEEDS.items() for each in wanted)
 
 
+SPANS = {"a quarter of a minute": 15, "half a minute": 30, "a minute": 60}
+
+
+@each_notebook
+def test_a_notebook_says_how_long_it_was_measured_to_run(name):
+    """Within a factor of two: an upper bound may be farther off."""
+    said = re.search(r"under a minute|a quarter of a minute|half a minute|a minute", course.read(COURSE[name]).cells[0].source.split("**Time:**")[1])[0]
+    measured = json.loads((ROOT / "data/results/times.json").read_text(encoding="utf-8"))["notebooks"]["seconds"][name]
+    assert measured < 60 if said == "under a minute" else measured / 2 < SPANS[said] < measured * 2, f"{said}, measured {measured} s"
+
+
 def in_time(order):
     """Whether no notebook stands before one that it needs."""
     return all(order.index(need) < place for place, number in enumerate(order) for need in NEEDS[number] if need in order)

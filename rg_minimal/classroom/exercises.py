@@ -24,6 +24,14 @@ from ..readout import HeadConfig
 # ---------------------------------------------------------------------------------------------- for all checks
 
 
+def _kind(answer) -> str:
+    """What an answer is, for messages: "an int", "a list", or a tensor with its shape."""
+    if torch.is_tensor(answer):
+        return f"a tensor of shape {tuple(answer.shape)}"
+    name = type(answer).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def _as_tensor(answer) -> Tensor | None:
     """Numbers however they come, as a tensor: a number, a tensor, an array, lists of any of these; None for anything else."""
     try:
@@ -38,7 +46,7 @@ def _tensor(answer, like: Tensor, name: str = "your tensor") -> Tensor | str:
     """The answer as a tensor of the shape, the device and the kind of numbers of `like`; or the sentence that says why not."""
     made = _as_tensor(answer)
     if made is None or made.dim() == 0 < like.dim() and not torch.is_tensor(answer):
-        return f"Not yet: {name} is a {type(answer).__name__}, and a tensor is asked for."
+        return f"Not yet: {name} is {_kind(answer)}, and a tensor is asked for."
     if made.shape != like.shape:
         return f"Not yet: {name} has shape {tuple(made.shape)}, and {tuple(like.shape)} is asked for."
     if not made.isfinite().all():
@@ -98,6 +106,8 @@ def left_hand(answer, target: Tensor) -> str:
     """0.1: the point (x, y) of the puppet's own left hand, from a pose (14, 2)."""
     if answer is None:
         return "Not done yet: set my_hand to the point of the puppet's left hand, a row of target."
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(JOINTS):
+        return f"Not yet: my_hand is {_kind(answer)}, the number of a row; take target[{answer}], the row itself."
     answer = _tensor(answer, target[0], "my_hand")
     if isinstance(answer, str):
         return answer
@@ -260,7 +270,7 @@ def bottleneck_count(answer, channels: int, width: int, embedding: int) -> str:
         return "Not done yet: set my_count to a whole number."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_count is a {type(answer).__name__}, and a whole number is asked for."
+        return f"Not yet: my_count is {_kind(answer)}, and a whole number is asked for."
     answer = int(value) if value.is_integer() else value
     narrow = width // 4
     parts = {"conv1": channels * narrow, "conv2": 9 * narrow * narrow, "conv3": narrow * width, "the shortcut": channels * width,
@@ -281,11 +291,6 @@ def bottleneck_count(answer, channels: int, width: int, embedding: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------- 4  train a head
-
-def _kind(value) -> str:
-    """A value's type, and its shape where it has one, for messages."""
-    return f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
-
 
 def cell_of_joint(answer, joint) -> str:
     """Notebook 4: the (row, column) of the cell of a 32 x 32 map that holds a joint (x, y) of a 128 x 128 picture."""
@@ -312,7 +317,7 @@ def visible_loss(answer) -> str:
     if answer is None:
         return "Not done yet: write a function my_loss(readout, joints, visible) that returns one number."
     if not callable(answer):
-        return f"Not yet: my_loss is a {type(answer).__name__}, and a function (readout, joints, visible) is asked for."
+        return f"Not yet: my_loss is {_kind(answer)}, and a function (readout, joints, visible) is asked for."
     rng = torch.Generator().manual_seed(0)
     joints, visible = 20 + 88 * torch.rand(2, 14, 2, generator=rng), torch.rand(2, 14, generator=rng) < 0.7
     readout = torch.rand(2, 14, 32, 32, generator=rng)
@@ -371,7 +376,7 @@ def normalised_move(answer) -> str:
     if answer is None:
         return "Not done yet: write a function my_move(gradient, step_size) that returns what is added to the latents."
     if not callable(answer):
-        return f"Not yet: my_move is a {type(answer).__name__}, and a function (gradient, step_size) is asked for."
+        return f"Not yet: my_move is {_kind(answer)}, and a function (gradient, step_size) is asked for."
     gradient = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-4, 1.0, 20.0]).view(3, 1, 1, 1)
     lengths = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()                    # root mean square, one a picture
     norms = gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
@@ -462,7 +467,7 @@ def sketch_precision(answer, found, strokes, near: int = 2) -> str:
         return "Not done yet: put the precision, a number from 0 to 1, into my_precision."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_precision is a {type(answer).__name__}, and a single number is asked for."
+        return f"Not yet: my_precision is {_kind(answer)}, and a single number is asked for."
     wide = lambda x: torch.nn.functional.max_pool2d(x.float(), 2 * near + 1, 1, near) > 0
     share = lambda of, inside: float((of & inside).sum() / of.sum().clamp_min(1))
     right, recall, exact = share(found, wide(strokes)), share(strokes, wide(found)), share(found, strokes)
@@ -487,7 +492,7 @@ def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
         return "Not done yet: put the share of right matches, a number from 0 to 1, into my_pck."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_pck is a {type(answer).__name__}, and a single number is asked for."
+        return f"Not yet: my_pck is {_kind(answer)}, and a single number is asked for."
     error = (found - truth).norm(dim=-1)
     right = float((error <= a * side).float().mean())
     if abs(value - right) <= 1e-3:
@@ -539,7 +544,7 @@ def distance_of_looks(answer, features_a, features_b) -> str:
         return "Not done yet: put the distance, one number, into my_distance."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_distance is a {type(answer).__name__}, and a single number is asked for."
+        return f"Not yet: my_distance is {_kind(answer)}, and a single number is asked for."
     features = [each.detach().float() for each in (features_a, features_b)]
     centred = lambda vectors: [each - each.mean(1, keepdim=True) for each in vectors]
     distance = lambda vectors: 1 - float(torch.nn.functional.cosine_similarity(*vectors, dim=1).mean())
@@ -566,7 +571,7 @@ def agreement_of_looks(answer, seen, wanted) -> str:
         return "Not done yet: put the share, a number from 0 to 1, into my_agreement."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_agreement is a {type(answer).__name__}, and a single number is asked for."
+        return f"Not yet: my_agreement is {_kind(answer)}, and a single number is asked for."
     hits = [[each[name] == look for name, look in wanted.items()] for each in seen]
     count, total = sum(map(sum, hits)), len(seen) * len(wanted)
     if abs(value - count / total) <= 1e-3:
@@ -591,7 +596,7 @@ def fading_schedule(answer) -> str:
     if answer is None:
         return "Not done yet: put a function from the fraction of the steps done to a factor into my_schedule."
     if not callable(answer):
-        return f"Not yet: my_schedule is a {type(answer).__name__}, and a function of one number is asked for."
+        return f"Not yet: my_schedule is {_kind(answer)}, and a function of one number is asked for."
     places = (0.0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.98)
     try:
         values = [_number(answer(place)) for place in places]
@@ -660,7 +665,7 @@ def horizon_samples(answer) -> str:
     if answer is None:
         return "Not done yet: write a function my_samples(count, seed)."
     if not callable(answer):
-        return f"Not yet: my_samples is a {type(answer).__name__}, and a function (count, seed) is asked for."
+        return f"Not yet: my_samples is {_kind(answer)}, and a function (count, seed) is asked for."
     try:
         made, again = answer(3, 5), answer(3, 5)
     except Exception as problem:
@@ -689,7 +694,7 @@ def horizon_loss(answer) -> str:
     if answer is None:
         return "Not done yet: write a function my_loss(readout, rows) that returns one number."
     if not callable(answer):
-        return f"Not yet: my_loss is a {type(answer).__name__}, and a function (readout, rows) is asked for."
+        return f"Not yet: my_loss is {_kind(answer)}, and a function (readout, rows) is asked for."
     rows, centres = torch.tensor([40.0, 90.0]), (torch.arange(32) + 0.5) * 4
     sky = lambda at: (8 * torch.tanh((at[:, None] - centres) / 4))[:, None, :, None].repeat(1, 1, 1, 32)    # logits
     try:
@@ -737,7 +742,7 @@ def feature_memory(answer, shapes: list[tuple[int, int, int]], batch: int, bytes
         return "Not done yet: set my_megabytes to a number of megabytes."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_megabytes is a {type(answer).__name__}, and one number is asked for."
+        return f"Not yet: my_megabytes is {_kind(answer)}, and one number is asked for."
     numbers = sum(channels * height * width for channels, height, width in shapes)
     right = numbers * batch * bytes_each / 1e6
     near = lambda wrong: abs(value - wrong) <= 0.01 * wrong
@@ -763,7 +768,7 @@ def head_config(answer, unet, width: int, out_channels: int) -> str:
     if answer is None:
         return "Not done yet: set my_config to a HeadConfig."
     if not isinstance(answer, HeadConfig):
-        return f"Not yet: my_config is a {type(answer).__name__}; HeadConfig.for_model(...) makes a HeadConfig."
+        return f"Not yet: my_config is {_kind(answer)}; HeadConfig.for_model(...) makes a HeadConfig."
     channels, embedding = denoiser(unet).channels, denoiser(unet).embedding_channels
     if answer.layer_channels != channels:
         return (f"Not yet: this head reads layers of {answer.layer_channels} channels, the UNet has {channels}. Is it for another "
@@ -803,7 +808,7 @@ def share_of_largest(answer) -> str:
     if answer is None:
         return "Not done yet: write my_share(tokens, count)."
     if not callable(answer):
-        return f"Not yet: my_share is a {type(answer).__name__}, and a function of tokens and count is asked for."
+        return f"Not yet: my_share is {_kind(answer)}, and a function of tokens and count is asked for."
     tokens = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 9, 1, 2, 1, 5, 1, 1])
     energy = tokens.square().mean(0)
     share = lambda sizes, count: float(sizes.sort(descending=True).values[:count].sum() / sizes.sum())
@@ -837,7 +842,7 @@ def repeatable_draws(answer) -> str:
     if answer is None:
         return "Not done yet: set my_generator to a function of seed and step that returns a torch.Generator."
     if not callable(answer):
-        return f"Not yet: my_generator is a {type(answer).__name__}, and a function of seed and step is asked for."
+        return f"Not yet: my_generator is {_kind(answer)}, and a function of seed and step is asked for."
     # Of any two numbers up to 10^5, one in a row and one in even steps differ by any third: a factor up to there is seen to be too small.
     row, wide = range(317), range(0, 100_317, 317)
     asked = [*itertools.product(range(4), row), *((0, step) for step in wide), *((seed, 1) for seed in row), *((seed, 0) for seed in wide),
@@ -849,7 +854,7 @@ def repeatable_draws(answer) -> str:
     try:
         before = torch.get_rng_state()
         if not isinstance(answer(0, 1), torch.Generator):
-            return f"Not yet: it returns a {type(answer(0, 1)).__name__}; make a torch.Generator() and seed it."
+            return f"Not yet: it returns {_kind(answer(0, 1))}; make a torch.Generator() and seed it."
         for key in dict.fromkeys(asked):
             drawn[key] = draw(*key)
         again = draw(*(key := (3, 7)))
@@ -877,7 +882,7 @@ def running_average(answer) -> str:
     if answer is None:
         return "Not done yet: set my_average to a function of average, weights and decay."
     if not callable(answer):
-        return f"Not yet: my_average is a {type(answer).__name__}, and a function of three arguments is asked for."
+        return f"Not yet: my_average is {_kind(answer)}, and a function of three arguments is asked for."
     average, weights = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
     try:
         found = answer(average.clone(), weights.clone(), 0.9)
@@ -899,7 +904,7 @@ def pck_of_one(answer, predicted: Tensor, target: Tensor, a: float) -> str:
         return "Not done yet: set my_pck to the fraction of joints that are near enough."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_pck is a {type(answer).__name__}, and one number is asked for; take the mean over the joints."
+        return f"Not yet: my_pck is {_kind(answer)}, and one number is asked for; take the mean over the joints."
     distance, box = (predicted - target).norm(dim=-1), target.amax(0) - target.amin(0)
     share = lambda distances, limit: (distances <= limit).float().mean().item()
     right = share(distance, a * box.max())
@@ -929,7 +934,7 @@ def standard_error(answer, values: Tensor) -> str:
         return "Not done yet: set my_error to the standard error of the mean."
     value, count = _number(answer), values.numel()
     if value is None:
-        return f"Not yet: my_error is a {type(answer).__name__}, and one number is asked for."
+        return f"Not yet: my_error is {_kind(answer)}, and one number is asked for."
     spread = values.float().std().item()
     if abs(value - spread / count ** 0.5) < 0.02 * spread / count ** 0.5:          # with or without Bessel's correction
         return f"Right: the mean is {values.float().mean():.2f}, give or take {value:.2f}."
@@ -972,8 +977,8 @@ def raised_right_hand(answer, before) -> str:
         return f"Not yet: only the right elbow and wrist shall move, but {', '.join(others)} moved too."
     for name, a, b in (("upper arm", shoulder, elbow), ("forearm", elbow, wrist)):
         ratio = ((joints[a] - joints[b]).norm() / (before[a] - before[b]).norm()).item()
-        if not 0.7 <= ratio <= 1.4:
-            return f"Not yet: the {name} is {ratio:.1f} times as long as it was; move the elbow too, and keep both about as long."
+        if not 0.85 <= ratio <= 1.15:                                                                   # as a drag's `whole` has it
+            return f"Not yet: the {name} is {ratio:.2f} times as long as it was; move the elbow too, and keep both as long to within 15 %."
     return "Right: the right hand is above the head, and the arm has kept its length."
 
 
@@ -1005,7 +1010,7 @@ def shared_bytes(answer, saved: list[Tensor]) -> str:
         return "Not done yet: set my_bytes to a number of bytes."
     value = _number(answer)
     if value is None:
-        return f"Not yet: my_bytes is a {type(answer).__name__}, and one number is asked for."
+        return f"Not yet: my_bytes is {_kind(answer)}, and one number is asked for."
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in saved}
     right = sum(storages.values())
     if value == right:
@@ -1028,7 +1033,7 @@ def fastest_that_fits(answer, needed: dict[str, float]) -> str:
     if answer is None:
         return "Not done yet: set my_choice to a function of what is needed, and of a card's gigabytes."
     if not callable(answer):
-        return f"Not yet: my_choice is a {type(answer).__name__}, and a function is asked for."
+        return f"Not yet: my_choice is {_kind(answer)}, and a function is asked for."
     names, cards = list(needed), sorted({each + more for each in needed.values() for more in (-0.05, 0.0, 0.05)} | {0.1, 1000.0})
     for card in cards:
         right = next((name for name, each in needed.items() if each <= card), "no")
@@ -1059,7 +1064,7 @@ def paired_interval(answer, ours: Tensor, theirs: Tensor) -> str:
         return "Not done yet: set my_interval to (low, high)."
     ends = _as_tensor(answer)
     if ends is None or ends.numel() != 2:
-        return f"Not yet: my_interval is a {type(answer).__name__}, and two numbers, (low, high), are asked for."
+        return f"Not yet: my_interval is {_kind(answer)}, and two numbers, (low, high), are asked for."
     low, high = (float(each) for each in ends.flatten())
     if low > high:
         return f"Not yet: the lower end, {low:.3f}, is above the upper one, {high:.3f}."
@@ -1087,7 +1092,7 @@ def labels_to_match(answer) -> str:
     if answer is None:
         return "Not done yet: set my_labels to a function of labels, values and the goal."
     if not callable(answer):
-        return f"Not yet: my_labels is a {type(answer).__name__}, and a function is asked for."
+        return f"Not yet: my_labels is {_kind(answer)}, and a function is asked for."
     cases = [([10, 100, 1000], [0.2, 0.4, 0.8], 0.6), ([10, 100], [0.1, 0.2], 0.5), ([10, 100], [0.6, 0.7], 0.5),
              ([10, 100, 1000], [0.6, 0.2, 0.6], 0.4), ([30, 300], [0.0, 1.0], 1.0)]
     for labels, values, goal in cases:

@@ -17,6 +17,7 @@ import matplotlib.patches
 import matplotlib.patheffects
 import matplotlib.text
 import matplotlib.ticker
+import matplotlib.transforms
 import torch
 from PIL import Image
 from pydantic import BeforeValidator
@@ -186,10 +187,11 @@ def curve(values: Sequence[float], label: Text, x: Text = "step", smooth: Index 
     """A line of values, such as a loss, with a running mean over `smooth` values where asked for."""
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.subplots()
-    axes.plot(values, color=LEFT, linewidth=0.8, alpha=0.45 if smooth else 1.0)
+    axes.plot(values, color=LEFT, linewidth=0.8, alpha=0.45 if smooth else 1.0, label=upright(f"each {x}"))
     if smooth and len(values) >= smooth:
         mean = torch.tensor(values).unfold(0, smooth, 1).mean(1).tolist()
-        axes.plot(range(smooth - 1, len(values)), mean, color=LEFT, linewidth=1.8)
+        axes.plot(range(smooth - 1, len(values)), mean, color=LEFT, linewidth=1.8, label=f"mean of the last {smooth}")
+        axes.legend(fontsize=7.5, frameon=False)
     axes.set(xlabel=x, ylabel=upright(label))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -475,8 +477,8 @@ def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: P
 
 @declared
 def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole: Sequence[dict] = (), named: Texts = (),
-          base: Positive = 100.0, inches: Inches = (9.6, 3.8)) -> Figure:
-    """Control error against cost, both on axes that double, and beside it what becomes of the picture.
+          told: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 3.8)) -> Figure:
+    """Control error against cost, both on logarithmic axes, and beside it what becomes of the picture.
 
     Args:
         rows: summaries of points (`puppets.front.summarize`) of one task; bars are their 95 % intervals.
@@ -484,7 +486,9 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
         most: the best value of "control" where larger is better (1.0 of a PCK): drawn is what is missing to it. None
             where "control" is an error as it is.
         whole: summaries of unguided pictures, for the second panel.
-        named: points that are drawn full and by name; the rest are small and pale, with their names too.
+        named: points that are drawn full and by name; the rest are small and pale. Of these have a name those on the front, to which no
+            other point is both as near and as cheap, and those that are told.
+        told: further points whose names are shown.
         base: the passes of an unguided picture, which cost is given in.
     """
     if not rows:
@@ -492,8 +496,9 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     figure = Figure(figsize=inches, layout="constrained")
     near, quality = figure.subplots(1, 2, width_ratios=(2, 1))
     rows = sorted(rows, key=lambda row: row["passes"])
-    names = _near(near, rows, error, most, named, base)
+    names, bars = _near(near, rows, error, most, named, base, {*named, *told, *_best(rows, most)})
     near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", yscale="log")
+    near.margins(x=0.2, y=0.12)
     _plain_numbers(near.yaxis)
     for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
                                                                               "guided", "o", LEFT)):
@@ -503,41 +508,54 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     quality.set(ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
     _doubles(quality)
     quality.legend(frameon=False, loc="lower right")
-    _apart(figure, names)
+    _apart(figure, names, bars)
     return figure
 
 
 @declared
 def fronts(tasks: dict, named: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 6.4)) -> Figure:
     """Control error against cost of several tasks, a panel each, as in `front`: {name of the error: (summaries of points, the best
-    value of "control" where larger is better, or None)}. Axes of cost double; errors start at nothing."""
+    value of "control" where larger is better, or None)}. Every point has its name; axes of cost are logarithmic, errors start at nothing."""
     if not tasks or not all(rows for rows, _ in tasks.values()):
         raise ValueError("there are no points to show: pass at least one summary of each task")
-    figure, names = Figure(figsize=inches, layout="constrained"), []
+    figure, names, bars = Figure(figsize=inches, layout="constrained"), [], []
     panels = figure.subplots(math.ceil(len(tasks) / 2), 2, squeeze=False).flat
     for (error, (rows, most)), axes in zip(tasks.items(), panels):              # in this order, or `zip` takes one panel more
-        names += _near(axes, rows, error, most, named, base)
+        for found, more in zip((names, bars), _near(axes, rows, error, most, named, base, {row["point"] for row in rows})):
+            found += more
         axes.set_ylim(0, None)
         axes.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)", fontsize=8)
     for axes in list(panels):
         axes.set_axis_off()
-    _apart(figure, names)
+    _apart(figure, names, bars)
     return figure
 
 
-def _near(axes, rows, error: str, most, named, base) -> list:
-    """Draw error against cost of the points of a task, and return their names."""
-    halo, names = matplotlib.patheffects.withStroke(linewidth=2, foreground="white"), []
+def _best(rows, most) -> list[str]:
+    """The points on the front: no other is as near and as cheap."""
+    at = {row["point"]: (_missing(row, most)["control"], row["passes"]) for row in rows}
+    return [name for name, (error, cost) in at.items()
+            if not any(other != (error, cost) and other[0] <= error and other[1] <= cost for other in at.values())]
+
+
+def _near(axes, rows, error: str, most, named, base, shown) -> tuple[list, list]:
+    """Draw error against cost of the points of a task; return the names of those shown, and of each point's bar (axes, cost, low, high)."""
+    halo, names, bars = matplotlib.patheffects.withStroke(linewidth=2, foreground="white"), [], []
     for row in (_missing(row, most) for row in rows):
         strong = row["point"] in named
         colour = RIGHT if row["point"] == "reference" else LEFT if strong else "#9a9a9a"
         _interval(axes, row, "control", base, marker="o" if strong else ".", color=colour, zorder=2 + strong)
-        names.append(axes.annotate(row["point"], (row["passes"] / base, row["control"]), (5, 3), textcoords="offset points", color=colour,
-                                   fontsize=9 if strong else 6.5, fontweight="bold" if strong else "normal", path_effects=[halo]))
+        bars.append((axes, row["passes"] / base, row["control_low"], row["control_high"]))
+        if row["point"] in shown:
+            names.append(axes.annotate(row["point"], (row["passes"] / base, row["control"]), (5, 3), textcoords="offset points",
+                                       color=colour if strong or row["point"] == "reference" else "0.3", fontsize=9 if strong else 7.5,
+                                       fontweight="bold" if strong else "normal", path_effects=[halo],
+                                       arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "0.6", "shrinkA": 1, "shrinkB": 2}))
+            names[-1].set_in_layout(False)                                          # or axes shrink when it is moved
     axes.set_ylabel(error)
     _doubles(axes)
     axes.margins(x=0.2)
-    return names
+    return names, bars
 
 
 def _doubles(axes) -> None:
@@ -549,7 +567,7 @@ def _doubles(axes) -> None:
 
 @declared
 def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: Inches = (6.4, 3.4)) -> Figure:
-    """What labels buy: an error with its 95 % intervals over labelled pictures, both on axes that double. Who needs no labels is a
+    """What labels buy: an error with its 95 % intervals over labelled pictures, both on logarithmic axes. Who needs no labels is a
     line across, with its interval as a band. Points of one training are hollow: what another would change, their intervals do not know.
 
     Args:
@@ -714,17 +732,25 @@ def shares(rows: dict, label: Text, apart: Index = 0, inches: Inches | None = No
     return figure
 
 
-def _apart(figure, names: list) -> None:
-    """Put each name on a side of its point where no other name is yet."""
+def _apart(figure, names: list, bars=()) -> None:
+    """Put each name on a side of its point where no other name is yet; where there are bars (axes, x, low, high), on none of them and
+    inside of its axes, if there is such a place."""
     figure.draw_without_rendering()                                                 # so that sizes are known
-    taken = []
+    ends = [axes.transData.transform([(x, low), (x, high)]) for axes, x, low, high in bars]
+    lines = [matplotlib.transforms.Bbox.from_extents(x - 4, min(a, b) - 4, x + 4, max(a, b) + 4) for (x, a), (_, b) in ends]
+    taken, sides = [], list(itertools.product((1, -1), (5, 9), (3, -3, 11, -11, 20, -20)))
+
+    def at(name, side, x, y):
+        name.set(position=(side * x, y), ha="left" if side > 0 else "right", va="center")
+        return matplotlib.text.Text.get_window_extent(name)                         # of the words alone
+
+    def harm(name, box):
+        room = name.axes.get_window_extent().padded(-8, -2)                         # words are wider in finer pictures
+        outside = bool(bars) and not (room.x0 < box.x0 and box.x1 < room.x1 and room.y0 < box.y0 and box.y1 < room.y1)
+        return sum(map(box.overlaps, taken)) + outside, sum(map(box.overlaps, lines))
+
     for name in sorted(names, key=lambda name: -name.get_fontsize()):
-        for side, x, y in itertools.product((1, -1), (5, 9), (3, -3, 11, -11, 20, -20)):
-            name.set(position=(side * x, y), ha="left" if side > 0 else "right", va="center")
-            box = name.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
+        taken.append(at(name, *min(sides, key=lambda side: harm(name, at(name, *side)))))
 
 
 def _plain_numbers(axis) -> None:

@@ -61,7 +61,7 @@ def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -
     rows = summarize(read_front(table))
     unguided = [row for row in rows if row["task"] == "none" and "," not in row["point"]]
     error, most = ERRORS[task]
-    return front([row for row in rows if row["task"] == task], error, most, unguided, ("draft", "full"))
+    return front([row for row in rows if row["task"] == task], error, most, unguided, ("draft", "full"), ("reference", "50 steps", "10 steps"))
 
 
 @declared
