@@ -142,6 +142,23 @@ def test_learning_rates_that_were_tried_are_told_and_the_usual_ones_alone_are_no
     assert f"Other learning rates than the recipe's: pose, T2I-Adapter: {R.NOT}." in R.gaps(tables)
 
 
+def test_what_was_kept_before_its_last_step_is_said():
+    rows = [{**cost("controlnet"), "labels": 100, "seed": seed, "steps": steps} for seed, steps in ((0, 1000), (1, 700))]
+    rows += [{**cost("adapter"), "labels": 10, "steps": 200}, {**cost("head"), "labels": 100, "steps": 50}]
+    said = "pose: kept before the last step, by the least loss, which starves a baseline: ControlNet with 100 labels (1 of 2)."
+    assert said in R.gaps(R.Tables(HOLDS, training=rows)) and not any("starves" in each for each in R.gaps(R.Tables(HOLDS, training=rows[:1] + rows[2:])))
+
+
+def test_what_was_chosen_at_the_edge_of_what_was_tried_is_said():
+    rows = [{**row(contestant="adapter", control=value), "settings": json.dumps({"scale": scale, "guidance_scale": 3.0})}
+            for scale, value in ((0.75, 0.7), (1.0, 0.8), (1.25, 0.85), (1.5, 0.9))]
+    inside = [{**each, "control": 0.95} if json.loads(each["settings"])["scale"] == 1.25 else each for each in rows]
+    for tuned, said in ((rows, True), (inside, False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(C, "was_tuned", lambda *given: True), patch.setattr(C, "chosen", lambda mine, *given: json.loads(max(mine, key=lambda each: each["control"])["settings"]))
+            assert R.at_the_edge(R.Tables(tune=tuned), "pose", "adapter") == (["scale 1.5"] if said else [])
+
+
 def test_learning_rates_are_compared_in_the_trainings_that_all_have():
     """Another training learns from other pictures, and is easier or harder with any rate."""
     def tried(lr, **losses):

@@ -44,7 +44,7 @@ LABELS = (10, 30, 100, 300, 1000, 10_000)
 CHECKED = 64                            # labelled pictures more, on which the loss is noted
 SHARD = 500                             # labelled pictures a file
 LENGTHS = (200, 400, 1000)                # numbers of steps that are tried of each, see `lengths.py`
-FEW, FEW_STEPS = 30, 400                   # labels up to which a baseline is trained for so many steps
+FEW = {"controlnet": {30: 400}, "adapter": {30: 200, 100: 400}}    # labels up to which a baseline is trained for so many steps
 EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `many.training`
 
 
@@ -231,7 +231,8 @@ class BaselineRecipe(Declared):
 def usual_steps(labels: int, recipe) -> int:
     """How many steps a baseline is trained: its recipe's number, fewer where there are few labels, as `lengths` has found, and as many as
     see each picture `EPOCHS` times where there are many."""
-    return FEW_STEPS if labels <= FEW else max(recipe.steps, math.ceil(EPOCHS * labels / recipe.batch))
+    few = [steps for most, steps in sorted(FEW[recipe.kind].items()) if labels <= most]
+    return few[0] if few else max(recipe.steps, math.ceil(EPOCHS * labels / recipe.batch))
 
 
 def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]:

@@ -434,8 +434,8 @@ def trainings(runs=RUNS) -> list[dict]:
 
 
 def tried_rates(runs=RUNS) -> list[dict]:
-    """What became of baselines with each learning rate: contestant, task, labels, seed, rate, the least loss on pictures that none
-    learned from, and the step that has it."""
+    """What became of baselines with each learning rate: contestant, task, labels, seed, rate, the loss on pictures that none
+    learned from of the state that was kept, and its step."""
     found = [{**which, "contestant": which["contestant"].partition("@")[0], "lr": told["recipe"]["lr"], "loss": told["check_loss"],
               "steps": told["best_step"]} for which, told in _finished(runs) if which["contestant"].partition("@")[0] in KINDS]
     return sorted(found, key=lambda row: tuple(row.values())[:5])

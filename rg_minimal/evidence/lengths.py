@@ -1,18 +1,18 @@
 """How many steps a baseline learns for: tried as settings are, on scenes that the contest does not ask for, and written down.
 
-With few labels a long training learns these pictures by heart, and a short one has to end with a small rate to steer well; the loss on
-other pictures hardly tells the two apart, what the network steers does. `baselines.usual_steps` is what came of it.
+With few labels a long training learns these pictures by heart, their looks included, and a short one does not steer; the loss on other
+pictures tells of looks alone. Chosen is by `contest.merit`, as everything else: `baselines.usual_steps` is what came of it.
 """
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Iterator
 
-from . import baselines as B, contest as C, many as M, seeds
+from . import baselines as B, contest as C, many as M, seeds, statistics as T
 from ..files import add_rows, read_json, rows_so_far
 
 KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "steps": int, "loss": float, "control": float, "whole": float,
-            "pictures": int, "version": str}
+            "attributes": float, "merit": float, "pictures": int, "version": str}
 KEY = ("contestant", "task", "labels", "seed", "steps")
 
 
@@ -37,5 +37,5 @@ def tried(pipe, judge, jobs: list[tuple], table, tuned: list[dict], runs, pictur
             rows += C.measure(pipe, judge, kind, network, cases, 1.0, settings)
         mean = lambda name: sum(row[name] for row in rows) / len(rows)
         add_rows(table, [{"contestant": kind, "task": task, "labels": labels, "seed": seed, "steps": steps,
-                          "loss": told["check_loss"], "control": mean("control"), "whole": mean("whole"), "pictures": len(rows),
-                          "version": version}], KINDS_OF, KEY, "numbers of steps", ordered=True)
+                          "loss": told["check_loss"], **{name: mean(name) for name in T.NUMBERS}, "merit": sum(map(C.merit, rows)) / len(rows),
+                          "pictures": len(rows), "version": version}], KINDS_OF, KEY, "numbers of steps", ordered=True)

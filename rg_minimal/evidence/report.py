@@ -259,6 +259,18 @@ def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
     return found
 
 
+def kept_early(tables: Tables, task: str) -> list[str]:
+    """The baselines whose trainings, by a recipe of before, kept a state before their last one: "ControlNet with 100 labels (1 of 3)", ..."""
+    found = []
+    for name in B.KINDS:
+        mine = pick(tables.training, task=task, contestant=name)
+        for labels in sorted({row["labels"] for row in mine}):
+            here = pick(mine, labels=labels)
+            early = [row for row in here if row["steps"] < B.usual_steps(labels, B.BaselineRecipe(name, task))]
+            found += [f"{named(name)} with {labels:,} labels ({len(early)} of {len(here)})"] if early else []
+    return found
+
+
 def at_the_edge(tables: Tables, task: str, name: str) -> list[str]:
     """The settings that were chosen as the smallest or the largest of three or more that were tried: "scale 1.5", ..."""
     mine = pick(tables.tune, task=task, contestant=name)
@@ -279,7 +291,7 @@ def tuning_table(found: dict[str, list[dict]], task: str) -> str:
 
 def rates(tables: Tables, task: str) -> dict[tuple, list[dict]]:
     """What became of the baselines with each learning rate that was tried, {(contestant, labels): [{"lr", "loss", "steps", "least",
-    "trainings"}, ...]}; "loss" is the mean of the trainings' least losses on pictures that none learned from. Compared are the trainings
+    "trainings"}, ...]}; "loss" is the mean of the losses of what was kept, on pictures that none learned from. Compared are the trainings
     that all rates have, since others learn from other pictures; where there is none, nothing is."""
     rows, found = pick(tables.rates, task=task), {}
     for name, labels in sorted({(row["contestant"], row["labels"]) for row in rows}):
@@ -301,13 +313,14 @@ def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
 
 
 def length_table(tables: Tables, task: str) -> str:
-    """What became of baselines with each number of steps that was tried, as text: the control on tuning scenes, by which the number is
-    chosen, and the loss on pictures that none learned from."""
+    """What became of baselines with each number of steps that was tried, as text: what they steer on tuning scenes, the merit by which the
+    number is chosen, and the loss on pictures that none learned from."""
     rows = pick(tables.lengths, task=task)
-    best = {key: max(row["control"] for row in pick(rows, contestant=key[0], labels=key[1])) for key in {(row["contestant"], row["labels"]) for row in rows}}
-    return text_table((f"{task}, numbers of steps that were tried", "control", "loss on others", "", "pictures", "trainings"), [
-        (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}", f"{row['control']:.3f}", f"{row['loss']:.5f}",
-         "best" if row["control"] == best[row["contestant"], row["labels"]] else "", str(row["pictures"]), "1") for row in rows])
+    best = {key: max(row["merit"] for row in pick(rows, contestant=key[0], labels=key[1])) for key in {(row["contestant"], row["labels"]) for row in rows}}
+    return text_table((f"{task}, numbers of steps that were tried", "loss on others", "control", "whole", "attributes", "merit", "", "pictures"), [
+        (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}", f"{row['loss']:.4f}", f"{row['control']:.3f}", f"{row['whole']:.2f}",
+         f"{row['attributes']:.2f}", f"{row['merit']:.3f}", "most" if row["merit"] == best[row["contestant"], row["labels"]] else "", str(row["pictures"]))
+        for row in rows])
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
@@ -672,6 +685,8 @@ def gaps(tables: Tables) -> list[str]:
     lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if name not in {key[0] for key in rates(tables, task)}]
     if lost:
         found.append(f"Other learning rates than the recipe's: {'; '.join(lost)}: {NOT}.")
+    found += [f"{task}: kept before the last step, by the least loss, which starves a baseline: {', '.join(each)}." for task in B.TASKS
+              if (each := kept_early(tables, task))]
     if not tables.trial:
         found.append(f"The metrics themselves on trial: {NOT}.")
     there = {row["contestant"] for row in tables.contest}
