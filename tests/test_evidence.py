@@ -600,7 +600,8 @@ def test_two_processes_train_and_measure_what_one_does(tmp_path, monkeypatch, ca
         assert all(torch.equal(heads[0][key], heads[1][key]) for key in heads[0])
     before = (tmp_path / "two" / "contest.csv").read_text()
     monkeypatch.setattr(M, "joined", None)
-    assert not list(M.measure_all(C.entries(["pose"], ["head"], [2], [0], [1.0]), tmp_path / "two" / "contest.csv", S.TEST, 1, None,
+    tuned = C.read_table(f"{C.FOLDER}/tune.csv")                     # which counts where a folder has none of its own
+    assert not list(M.measure_all(C.entries(["pose"], ["head"], [2], [0], [1.0]), tmp_path / "two" / "contest.csv", S.TEST, 1, lambda *what: [C.chosen(tuned, *what)],
                                   tmp_path / "two" / "runs"))
     assert (tmp_path / "two" / "contest.csv").read_text() == before
 

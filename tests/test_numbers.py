@@ -109,7 +109,6 @@ READ = {"README.md": [
     "against the same step in the authors' way, a `lean` step of Stable Diffusion 1.5 takes **{true-sizes#sd15/measured/of_reference/lean/time:.2f}** of the time and **{true-sizes#sd15/measured/of_reference/lean/memory:.2f}** of the memory",
     "against an unguided step {true-sizes#sd15/measured/of_unguided/lean/time:.1f} times the time",
     "below resident memory by at most {true-sizes#sdxl/measured/prediction_below_resident:.1%} % for SDXL and {true-sizes#sd15/measured/prediction_below_resident:.1%} % for Stable Diffusion 1.5",
-    "are chosen on {code#checked} further labelled pictures",
 ], "data/examples/README.md": [
     "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
     "with `edges`: the first seven of the {depth#pictures} that are measured |",
@@ -289,7 +288,7 @@ def from_code():
             "drag moves": COUNT[DRAG_FULL["inner_steps"]], "50": 50,
             "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "longer": longer, "longer seeds": COUNT[unguided["50 steps"]["seeds"]],
             "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
-            "checked": baselines.CHECKED, "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
+            "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
             "shipped": round(stored("heads/pose")["extra"]["training"]["pictures"], -2),
             "pose head": weights_in(ROOT / "data" / "heads" / "pose" / "head.safetensors") / 1e6,
             "judge": sum(map(weights_in, (ROOT / "data" / "judge").glob("*.safetensors"))) / 1e6,

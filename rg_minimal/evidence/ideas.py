@@ -28,6 +28,7 @@ from ..pipelines import encode_prompts, load_head, load_pipeline
 from ..puppets.heads import depth_objective, edge_objective, pose_objective
 from ..puppets.training import TrainingState
 from ..readout import Guidance, HeadConfig, Objective, normalized_step, take_readings
+from ..undo import seeded
 
 OBJECTIVES = {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}
 
