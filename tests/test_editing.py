@@ -17,7 +17,9 @@ from tiny import tiny_pipe as make_tiny_pipe
 
 @pytest.fixture(scope="module")
 def tiny_pipe():
-    return make_tiny_pipe()
+    """Pictures of 128 x 128 pixels, as puppets are edited in."""
+    blocks = dict(block_out_channels=(8, 8, 16), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
+    return make_tiny_pipe(unet={"sample_size": 32}, vae={**blocks, "sample_size": 128})
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +145,14 @@ def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
     source = Source.from_states(tiny_pipe, states, "a puppet")
     pose = new_head(tiny_pipe, "pose")
     settings = drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)], appearance=looks, anatomy=pose)
-    assert [type(each).__name__ for each in settings["objectives"]] == ["CorrespondenceObjective", "SpatialObjective", "AppearanceObjective"]
+    assert [type(each).__name__ for each in settings["objectives"]] == ["CorrespondenceObjective", "KeypointObjective", "AppearanceObjective"]
     assert settings["keep"] is source and drag(head, source, [(10, 10)], [(20, 10)], radius=0)["latents"] is source.start
     assert settings["variance_noise"].shape == (4, *source.start.shape) and settings["eta"] == 0.5
     assert torch.equal(settings["variance_noise"], drag(head, source, [(10, 10)], [(20, 10)], fixed=[(10, 25)])["variance_noise"])
     assert "variance_noise" not in drag(head, source, [(10, 10)], [(20, 10)], eta=0)
     assert settings["objectives"][0].anti_ghosting[-1] == 0 and settings["objectives"][0].anti_ghosting[0] > 0
     new, _ = sample(tiny_pipe, "a puppet", num_inference_steps=4, **settings)
-    assert new.shape[1:] == (3, 32, 32) and new.isfinite().all()
+    assert new.shape[1:] == (3, 128, 128) and new.isfinite().all()
     with pytest.raises(ValueError, match="4 steps of noise, not 5; .* with which its source was sampled"):
         sample(tiny_pipe, "a puppet", num_inference_steps=5, **settings)
     dressed = identity(looks, source, boxes=((0, 0, 10, 10), (5, 5, 20, 20)))
@@ -161,7 +163,7 @@ def test_an_edit_is_settings_for_the_sampler(tiny_pipe):
 
 @pytest.mark.parametrize("anatomy", [False, True])
 def test_a_drag_needs_a_source_with_a_trajectory(tiny_pipe, anatomy):
-    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     source = Source.from_picture(tiny_pipe, picture, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="invert the picture"):
         drag(new_head(tiny_pipe, "correspondence"), source, [(10, 10)], [(20, 10)],

@@ -528,7 +528,7 @@ def make_head(task: str | Task, folder: SomeName, pipe, work: SomeName = "runs/h
     the raw features: at each timestep the best of the decoder's layers.
     """
     task, start = get_task(task, **changes), time.time()
-    check_place(folder, asdict(new_head(pipe, task).config)), refuse_file(work), check_batch(task.batch)
+    check_batch(task.batch), refuse_file(work), check_place(folder, asdict(new_head(pipe, task).config))
     samples, held_out = collect(pipe, task, max(task.count, FEW)), collect_held_out(pipe, task)
     prepared = time.time() - start
     report(f"{task.name}: {len(samples)} {task.unit} and {SCORED} held-out ones rendered and encoded, {prepared:.0f} s")

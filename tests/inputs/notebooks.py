@@ -38,7 +38,7 @@ WRONG = {                                                           # what looks
     "A3_cost": dict(true_size=["sd16", None], size=[16, 1024, 128.5], true_pixels=[0]),
     "A4_evidence": dict(labels=[0, 101], train_steps=[1, 2.5], batch=[0], cases=[1], seed=[-1, 10], shown=[0, 7]),
 }
-RIGHT = {"00_start_here": dict(left_arm=90, right_arm=12.5, count=1), "01_diffusion": dict(guidance_scale=2, steps=2),
+RIGHT = {"00_start_here": dict(left_arm=90, right_arm=12.5, count=1), "01_diffusion": dict(guidance_scale=2, steps=3),
          "02_features": dict(timesteps=[0, 999], pictures=5), "04_train_a_head": dict(lr=1e-2, folder="out"), "05_guided_sampling": dict(stop=1),
          "07_drag": dict(arrows=[[[60, 60], [80, 50.5]]], pinned=[], turn=-30), "08_appearance": dict(prompts=["a"], factors=[1]),
          "09_combining": dict(turns={"left": 40}, pose_weight=0), "10_your_own_head": dict(sun=12), "A2_how_the_numbers_are_measured": dict(a=0.05)}

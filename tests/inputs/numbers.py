@@ -74,8 +74,9 @@ def relative():
 
 
 @functools.cache
-def source():
-    return sources.Source.from_states(pipe(), pipelines.guided_sample(pipe(), "a puppet", num_inference_steps=3, generator=tiny.seed()))
+def source(side=32):
+    made = pipelines.guided_sample(pipe(), "a puppet", num_inference_steps=3, generator=tiny.seed(), height=side, width=side)
+    return sources.Source.from_states(pipe(), made)
 
 
 def of(made, **values):
@@ -285,7 +286,7 @@ refuse_these("measurement", lambda what: measure.measurement(what, None, None, "
 # ---- edits ---------------------------------------------------------------------------------------------------------------
 
 def dragged(**changed):
-    return editing.drag(relative(), source(), **{"handles": [[20, 20]], "targets": [[30, 20]], **changed})
+    return editing.drag(relative(), source(128), **{"handles": [[20, 20]], "targets": [[30, 20]], **changed})
 
 
 refuse("drag", dragged, few=4, amount="fraction", stop="fraction", anatomy_weight="not negative", looks_weight="not negative",
@@ -298,7 +299,7 @@ refuse("joined", lambda **given: editing.joined([[1, 2], [9, 9]], [[1, 2], [9, 9
 refuse("carry", lambda radius: editing.carry(torch.rand(1, 4, 16, 16), [[1, 2]], [[3, 4]], radius, tiny.seed()), radius="not negative")
 refuse("identity", lambda **given: editing.identity(head(), source(), **given), few=4, start="fraction", stop="fraction", step_size="not negative",
        eta="fraction")
-refuse("grab", lambda **given: grab.grab(relative(), head(), source(), **{"handles": [[20, 20]], "targets": [[30, 20]], **given}),
+refuse("grab", lambda **given: grab.grab(relative(), head(), source(128), **{"handles": [[20, 20]], "targets": [[30, 20]], **given}),
        handles="points", targets="points", amount="fraction")
 refuse("drag", dragged, few=4, grab="truth")
 refuse("drag_case", lambda seed: drags.drag_case("puppet", JOINTS[0], seed), seed="seed")
