@@ -87,7 +87,7 @@ class HeadConfig(Declared):
     embedding_channels: Count = 1280            # E of the denoiser's timestep embedding
     width: Count = 384                          # channels all layers are projected to (384 in the paper)
     out_channels: Index = 0                     # k of a spatial head; 0 is a relative head: its `width` features
-    hidden_channels: Two = (128, 32)         # of the output head
+    hidden_channels: Two = (128, 32)            # of the output head
     activation: Literal["tanh", "none"] = "tanh"    # 'tanh' for maps in a bounded range, 'none' for heatmaps and logits
     use_timestep: Truth = True                  # False ignores t
     resize_late: Truth = False                  # True runs each bottleneck at its layer's own size and resizes after:

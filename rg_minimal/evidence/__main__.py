@@ -34,9 +34,12 @@ def follow(states) -> None:
                   flush=True)
 
 
-def count(progress) -> None:
+def count(progress) -> int:
+    """Say how far it is; returns what was done."""
+    done = 0
     for done, of in progress:
         print(f"{done} of {of}", flush=True)
+    return done
 
 
 def train(options) -> None:
@@ -105,10 +108,9 @@ def measure(options, todo, name, scenes, pictures, settings) -> None:
     if several(options):
         count(M.measure_all(todo, table(options, name), scenes, pictures, settings, options.runs, options.workers, options.scheduler))
     else:
-        pipe, judge = M.loaded()
-        if not C.missing(C.rows_of(table(options, name), pipe), todo, scenes, pictures, settings):
+        made = count(C.run(*M.loaded(), todo, table(options, name), scenes, pictures, settings, options.runs))
+        if not made:
             print(f"{table(options, name)} has all of these rows: to measure them again, add --folder with another folder")
-        count(C.run(pipe, judge, todo, table(options, name), scenes, pictures, settings, options.runs))
 
 
 def note_costs(options) -> None:
@@ -188,8 +190,9 @@ def ablate(options) -> None:
         raise ValueError(f"--scores-only guides with nothing: leave out {', '.join(others)}")
     if not options.scores_only:                                             # what `play` would refuse when all is trained
         refuse_tables(options)
+        known = tuned_rows(options)
         for task in options.tasks:
-            C.chosen(tuned_rows(options), "head", task)
+            C.chosen(known, "head", task)
     pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:

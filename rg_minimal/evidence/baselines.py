@@ -43,9 +43,9 @@ RUNS = "runs/evidence"
 LABELS = (10, 30, 100, 300, 1000, 10_000)
 CHECKED = 64                            # labelled pictures more, on which the loss is noted
 SHARD = 500                             # labelled pictures a file
-LENGTHS = (200, 400, 1000)                # numbers of steps that are tried of each, see `lengths.py`
+LENGTHS = (200, 400, 1000)              # numbers of steps that are tried of each, see `lengths.py`
 FEW = {"controlnet": {30: 400}, "adapter": {30: 200, 100: 400}}    # labels up to which a baseline is trained for so many steps
-EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `many.training`
+EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `usual_steps`
 
 
 # ---------------------------------------------------------------------------------------------- labelled pictures
