@@ -68,12 +68,11 @@ def _counts(value) -> tuple[int, ...]:
     return counts
 
 
-def _sides(value) -> tuple[int, ...]:
+def _sides(value) -> tuple[int, int]:
     try:
-        height, width = _counts(value)
+        return _two(value)
     except ValueError:
         raise ValueError("pass (height, width) in pixels, two whole numbers of at least 1") from None
-    return height, width
 
 
 def _truth(value) -> bool:
