@@ -398,7 +398,9 @@ def tuned(name, best, others=0.3, labels=1000, pictures=2, task="pose"):
 
 
 def test_settings_are_chosen_from_equally_many():
-    assert {len(each.grid) for name, each in C.CONTESTANTS.items() if name != "unguided" and "+" not in name} == {8}
+    alone = [name for name in C.CONTESTANTS if name != "unguided" and "+" not in name]
+    assert {len({json.dumps(each) for each in C.budget(name, task)}) for name in alone for task in ("pose", "depth", "edges")} == {8}
+    assert C.budget("head:mirrored", "edges") == C.budget("head", "edges") != C.budget("head", "depth"), "an ablation has what the head has"
     rows, (first, *_, last) = tuned("head", 7), C.budget("head", "pose")
     assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == last
     assert C.chosen(rows, "adapter", "pose") == C.chosen(rows, "head", "depth") == {} and not C.was_tuned(rows, "adapter+head", "pose")

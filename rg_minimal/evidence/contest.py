@@ -14,7 +14,7 @@ import json
 import math
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -135,6 +135,8 @@ def _grid(**choices) -> tuple[dict, ...]:
 _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2)),
            "detector": _grid(step_size=(0.05, 0.1, 0.2, 0.4), stop=(0.5, 0.8)),
            "baseline": _grid(scale=(0.75, 1.0, 1.25, 1.5), guidance_scale=(1.5, SCALE)),
+           "farther": _grid(scale=(1.0, 1.5, 2.0, 2.5), guidance_scale=(1.5, SCALE)),
+           "finer": _grid(step_size=(0.02, 0.03, 0.05, 0.08), inner_steps=(1, 2)),
            "loop": _grid(step_size=(0.05, 0.08, 0.12, 0.18), goal=(0.2, 0.4)),
            "predictor": _grid(step_size=(0.1, 0.2, 0.4, 0.8), stop=(0.5, 0.8))}
 
@@ -142,18 +144,20 @@ _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2
 @dataclass(frozen=True)
 class Contestant:
     """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries, equally
-    many settings for everybody who is trained and works alone."""
+    many settings for everybody who is trained and works alone; `moved` has the grids of tasks where the best of `grid` lay at
+    its edge."""
     parts: tuple[str, ...]              # what was trained, by names of folders
     make: Callable
     grid: tuple[dict, ...] = ({},)
+    moved: dict[str, tuple[dict, ...]] = field(default_factory=dict)
 
 
 CONTESTANTS = {
     "unguided": Contestant((), lambda pipe, cases, trained, strength: _guided(pipe, cases, None, 0.0)),
-    "head": Contestant(("head",), _guided, _BUDGET["guided"]),
+    "head": Contestant(("head",), _guided, _BUDGET["guided"], {"edges": _BUDGET["finer"]}),
     "linear": Contestant(("linear",), _guided, _BUDGET["guided"]),
     "detector": Contestant(("detector",), _guided, _BUDGET["detector"]),
-    **{kind: Contestant((kind,), _baseline, _BUDGET["baseline"]) for kind in KINDS},
+    **{kind: Contestant((kind,), _baseline, _BUDGET["baseline"], dict.fromkeys(("depth", "edges"), _BUDGET["farther"])) for kind in KINDS},
     **{f"{kind}+head": Contestant((kind, "head"), _together) for kind in KINDS},         # at what was chosen for each alone
     "loop": Contestant(("head",), _looped, _BUDGET["loop"]),
     "predictor": Contestant(("predictor", "head"), _predicted, _BUDGET["predictor"])}
@@ -381,7 +385,8 @@ def _alone(name: str) -> str:
 
 def budget(name: str, task: str) -> list[dict]:
     """All settings that `tune` tries."""
-    return list(_known(name).grid)
+    known = _known(_alone(name))
+    return list(known.moved.get(task, known.grid))
 
 
 # ---------------------------------------------------------------------------------------------- does a row come back?
