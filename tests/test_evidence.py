@@ -9,7 +9,7 @@ import torch
 
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
-from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, lengths as L, many as M, report, rivals as R, seeds as S, statistics as T
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, recipes, report, rivals as R, seeds as S, statistics as T
 from rg_minimal.evidence import __main__ as evidence
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
@@ -123,7 +123,7 @@ def test_a_killed_training_is_not_finished_by_another_recipe(tiny, tmp_path, mon
 
 @pytest.mark.parametrize("command", [
     "tune pose --strengths 2", "tune pose --labels 10", "report pose", "report --workers 2", "all pose --check", "ablate --contestants head",
-    "ablate --rates 1e-3", "train pose --pictures 3", "train --strengths 2", "contest --kinds head", "contest --tuned-on 8"])
+    "train pose --rates 1e-3", "train pose --pictures 3", "train --strengths 2", "contest --kinds head", "contest --tuned-on 8"])
 def test_an_option_that_a_command_does_not_use_is_refused(command, capsys):
     with pytest.raises(SystemExit):
         main(command.split())
@@ -146,8 +146,7 @@ def commanded(monkeypatch, tmp_path):
 
     def train(options):
         done.append("train")
-        for job in evidence.jobs_of(options):
-            place = evidence.folder(options, *job)
+        for place in evidence.folders(options, evidence.jobs_of(options)):
             place.mkdir(parents=True, exist_ok=True), (place / "training.json").write_text("{}")
     monkeypatch.setattr(evidence, "train", train)
     monkeypatch.setattr(C, "write_real", lambda *_: None)
@@ -175,8 +174,6 @@ def commanded(monkeypatch, tmp_path):
     ("--labels 100", "head is to be tuned with .*head-pose-1000-0.*--tuned-with 1000 has to be among --labels"),
     ("--labels 100 --tuned-with 100 --seeds 1", "to be tuned with .*head-pose-100-0.*0 among --seeds"),
     ("--labels 100 --tuned-with 100 --kinds head", "linear is to be tuned with .*linear-pose-100-0.*linear among --kinds"),
-    ("--labels 1000 --rates 1e-3", "controlnet is to be tuned with .*controlnet-pose-1000-0.*without --rates"),
-    ("--labels 1000 --kinds head --rates 1e-3", "--rates are of controlnet and adapter, and --kinds is head: add one of them"),
     ("--labels 1000 --kinds controlnet adapter predictor", "predictor learns from .*head-pose-1000-0, which holds no finished training: add head to --kinds"),
     ("--labels 1000 --seeds 10 0", "seeds below 10"), ("--labels 100 --tuned-with 20000", "at most 10000 labels"),
     ("--labels 100 --tuned-with 100 --kinds head --contestants unguided head controlnet+head", r"controlnet\+head is to be measured with .*controlnet-pose-100-0.*add controlnet")])
@@ -192,8 +189,7 @@ def test_all_goes_on_where_nothing_is_lacking(commanded):
     course = ["train", "tune", "contest", "contest"]
     few = "all pose --tuned-with 100 --tuned-on 8 --pictures 8 --ablations mirrored"
     assert command(f"{few} --labels 100 300 --seeds 0 1") == course and command(f"{few} --labels 10 --kinds head --contestants head") == course
-    assert command(f"{few} --labels 100 --seeds 1 --rates 1e-3") == course, "the usual rate was trained before"
-    assert command(f"{few} --labels 100 --kinds head") == course, "as were the others"
+    assert command(f"{few} --labels 100 --kinds head") == course, "the others were trained before"
     assert command("all pose --tuned-with 300 --tuned-on 8 --pictures 8 --labels 300 --contestants head --ablations mirrored") == course
     with pytest.raises(ValueError, match="--tuned-with is 100, and .*tune.csv has a tuning of head in pose with 300 labels, which counts: pass --tuned-with 300"):
         command(f"{few} --labels 100")
@@ -221,7 +217,6 @@ def test_a_tuning_with_fewer_labels_says_that_another_one_counts(commanded, caps
 
 
 @pytest.mark.parametrize("line, says", [
-    ("train pose --kinds head detector --rates 1e-3", "--rates are of controlnet and adapter, and --kinds is head detector"),
     ("train pose --kinds controlnet predictor --labels 10", "add head to --kinds"),
     ("ablate pose --scores-only --pictures 8", "--scores-only guides with nothing: leave out --pictures"),
     ("ablate pose --scores-only --strengths 2 --pictures 8", "leave out --strengths, --pictures")])
@@ -233,11 +228,9 @@ def test_options_that_would_have_no_effect_are_refused_before_anything_is_traine
 
 
 def test_who_learns_from_another_may_be_named_first(tmp_path):
-    line = "train pose --kinds predictor controlnet head --labels 10 --rates 1e-3 2e-3 --runs".split()
+    line = "train pose --kinds predictor controlnet head --labels 10 --runs".split()
     options = evidence.commands().parse_args([*line, str(tmp_path)])
-    assert [job[0] for job in evidence.jobs_of(options)] == ["controlnet", "controlnet", "head", "predictor"]
-    assert [evidence.folder(options, *job).name for job in evidence.jobs_of(options)] == [
-        "controlnet@0.001-pose-10-0", "controlnet-pose-10-0", "head-pose-10-0", "predictor-pose-10-0"]
+    assert [job[0] for job in evidence.jobs_of(options)] == ["controlnet", "head", "predictor"]
 
 
 def test_ablations_are_not_trained_where_they_could_not_be_measured(tmp_path, monkeypatch):
@@ -246,24 +239,6 @@ def test_ablations_are_not_trained_where_they_could_not_be_measured(tmp_path, mo
     options = evidence.commands().parse_args(["ablate", "pose", "--folder", str(tmp_path), "--runs", str(tmp_path / "runs")])
     with pytest.raises(ValueError, match="not all 8 settings of head in pose"):
         options.run(options)
-
-
-def test_another_learning_rate_has_a_folder_and_a_table_of_its_own(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
-    shared = ["train", "depth", "--kinds", "controlnet", "--labels", "4", "--steps", "2", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
-    main(shared)
-    main([*shared, "--rates", "1e-3", "4e-3"])
-    assert sorted(path.name for path in (tmp_path / "runs").glob("c*")) == ["controlnet-depth-4-0", "controlnet@0.001-depth-4-0", "controlnet@0.004-depth-4-0"]
-    tables = report.read_tables(str(tmp_path))
-    assert [row["contestant"] for row in tables.training] == ["controlnet"]
-    assert [(row["lr"], row["contestant"]) for row in tables.rates] == [(rate, "controlnet") for rate in (1e-3, 2e-3, 4e-3)]
-    assert len({row["loss"] for row in tables.rates}) == 3
-    (tmp_path / "runs").rename(tmp_path / "away")                               # as on another machine
-    main([*shared, "--rates", "8e-3"])
-    after = report.read_tables(str(tmp_path))
-    assert [row["lr"] for row in after.rates] == [1e-3, 2e-3, 4e-3, 8e-3] and after.training == tables.training
-    with pytest.raises(SystemExit):
-        main([*shared, "--rates", "0"])
 
 
 def test_what_is_kept_of_a_baseline_is_its_last_state(tiny, tmp_path, monkeypatch):
@@ -282,7 +257,7 @@ def test_what_is_kept_of_a_baseline_is_its_last_state(tiny, tmp_path, monkeypatc
     assert all(torch.equal(value, B.load_baseline(short.folder).state_dict()[name]) for name, value in kept.state_dict().items()) and last is not kept
 
 
-def test_numbers_of_steps_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, monkeypatch, capsys):
+def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, monkeypatch, capsys):
     asked = []
 
     def measured(pipe, judge, name, network, cases, strength, settings):
@@ -290,21 +265,24 @@ def test_numbers_of_steps_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_
         return [{"task": "depth", "control": 0.25, "whole": 1.0, "attributes": 0.5}] * cases[1]
     monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
     monkeypatch.setattr(C, "measure", measured), monkeypatch.setattr(C, "make_cases", lambda pipe, task, first, count: (first, count))
-    line = ["lengths", "depth", "--kinds", "controlnet", "--labels", "4", "--pictures", "10", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
+    line = ["recipes", "depth", "--kinds", "controlnet", "--labels", "4", "--pictures", "10", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
     main([*line, "--lengths", "2", "3"])
     assert f"settings are those that were chosen in {C.FOLDER}" in capsys.readouterr().out
     best = C.chosen(C.read_table(f"{C.FOLDER}/tune.csv"), "controlnet", "depth")
     assert asked == [("controlnet", (S.TUNE.first + start, count), 1.0, best) for _ in range(2) for start, count in ((0, 8), (8, 2))]
-    main([*line, "--lengths", "3", "4"])
-    rows = L.read_table(tmp_path / "lengths.csv")
-    assert [row["steps"] for row in rows] == [2, 3, 4] and len(asked) == 6, "what is there is not tried again"
-    assert {(row["pictures"], row["merit"]) for row in rows} == {(10, 0.375)} and len({row["loss"] for row in rows}) == 3
-    assert sorted(path.name for path in (tmp_path / "runs" / "lengths").iterdir()) == ["2", "3", "4"]
+    main([*line, "--lengths", "3", "4"]), main([*line, "--lengths", "3", "--rates", "0.001", "0.002"])
+    rows = recipes.read_table(tmp_path / "recipes.csv")
+    assert [(row["steps"], row["lr"]) for row in rows] == [(2, 2e-3), (3, 1e-3), (3, 2e-3), (4, 2e-3)] and len(asked) == 8, "what is there is not tried again"
+    assert {(row["pictures"], row["merit"]) for row in rows} == {(10, 0.375)} and len({row["loss"] for row in rows}) == 4
+    assert sorted(path.name for path in (tmp_path / "runs" / "recipes").iterdir()) == ["2-0.002", "3-0.001", "3-0.002", "4-0.002"]
     tables = report.read_tables(str(tmp_path))
-    assert "ControlNet, 4 labels: 3" in report.length_table(tables, "depth") and report.tried_by(tables) == [
-        "python -m rg_minimal.evidence lengths depth --kinds controlnet --labels 4 --seeds 0 --lengths 2 3 4"]
-    with pytest.raises(SystemExit):
-        main([*line, "--lengths", "0"])
+    assert "ControlNet, 4 labels: 3, 0.001" in report.recipe_table(tables, "depth") and report.tried_by(tables) == [
+        "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 2 3 4 --rates 0.002",
+        "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 3 --rates 0.001"]
+    assert B.BaselineRecipe("controlnet", "depth", 4, runs=str(tmp_path / "runs")).folder not in {path.parent for path in (tmp_path / "runs").rglob("training.json")}
+    for wrong in ("--lengths 0", "--rates 0", "--rates nan"):
+        with pytest.raises(SystemExit):
+            main([*line, *wrong.split()])
 
 
 def test_rows_that_are_there_are_said_to_be_there(tiny, tmp_path, monkeypatch, capsys):

@@ -245,7 +245,7 @@ METHOD = ["paces", "files", "checks", "maps", "undo", "pictures", "autoencoders"
 PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.previews", "puppets.transformer", "puppets.heads", "puppets.export", "puppets.grab", "puppets.editing",
            "puppets.cases", "puppets.tokens", "puppets.measure", "puppets.front"]
 EVIDENCE = ["evidence", "evidence.seeds", "evidence.learn", "evidence.baselines", "evidence.rivals", "evidence.ideas", "evidence.statistics", "evidence.contest", "evidence.ablations",
-            "evidence.many", "evidence.lengths", "evidence.drags", "evidence.trial", "evidence.report", "evidence.__main__"]
+            "evidence.many", "evidence.recipes", "evidence.drags", "evidence.trial", "evidence.report", "evidence.__main__"]
 ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"files"},
          "puppets.judge": {"checks", "files", "pictures", "puppets.world", "puppets.training"}, "files": set(), "checks": set(),
          "undo": set(), "processes": set(), "pictures": {"checks"}}

@@ -131,14 +131,16 @@ def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
     assert said in R.report(R.Tables(rows, tune=tables.tune)) and R.NOT in R.tuning_table({}, "pose")
 
 
-def test_learning_rates_that_were_tried_are_told_and_the_usual_ones_alone_are_not():
-    def tried(lr, loss, contestant="controlnet", seed=0):
-        return {"contestant": contestant, "task": "pose", "labels": 300, "seed": seed, "lr": lr, "loss": loss, "steps": 400}
-    tables = R.Tables(HOLDS, rates=[tried(2e-3, 0.011), tried(2e-3, 0.013, seed=1), tried(1e-3, 0.014), tried(2e-3, 0.01, "adapter")])
-    found = R.rates(tables, "pose")
-    assert list(found) == [("controlnet", 300)] and [(each["lr"], round(each["loss"], 4), each["least"], each["trainings"]) for each in found["controlnet", 300]] == [
-        (1e-3, 0.014, False, 1), (2e-3, 0.011, True, 1)]
-    assert "ControlNet, 300 labels: 0.002" in R.report(tables) and R.rates(tables, "depth") == {}
+def test_recipes_that_were_tried_are_told_and_what_was_not_tried_as_well():
+    def tried(lr, merit, contestant="controlnet", labels=300, steps=1000):
+        return {"contestant": contestant, "task": "pose", "labels": labels, "seed": 0, "steps": steps, "lr": lr, "loss": 0.01, "control": 0.9, "whole": 1.0,
+                "attributes": 1.0, "merit": merit, "pictures": 32, "version": "a"}
+    rows = [tried(1e-3, 0.8), tried(2e-3, 0.9), tried(2e-3, 0.7, steps=400), tried(2e-3, 0.6, "adapter"), tried(1e-3, 0.95, "adapter", steps=400)]
+    tables = R.Tables(HOLDS, recipes=rows)
+    assert R.rates(tables, "pose", "controlnet") == {1e-3, 2e-3} and len(R.rates(tables, "pose", "adapter")) == 1, "these two differ in steps as well"
+    best = [line for line in R.recipe_table(tables, "pose").split("\n") if "most" in line]
+    assert len(best) == 2 and "ControlNet, 300 labels: 1,000, 0.002" in best[0] and "T2I-Adapter, 300 labels: 400, 0.001" in best[1]
+    assert R.recipe_table(tables, "pose") in R.report(tables) and R.NOT in R.recipe_table(tables, "depth")
     assert f"Other learning rates than the recipe's: pose, T2I-Adapter: {R.NOT}." in R.gaps(tables)
 
 
@@ -157,17 +159,6 @@ def test_what_was_chosen_at_the_edge_of_what_was_tried_is_said():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(C, "was_tuned", lambda *given: True), patch.setattr(C, "chosen", lambda mine, *given: json.loads(max(mine, key=lambda each: each["control"])["settings"]))
             assert R.at_the_edge(R.Tables(tune=tuned), "pose", "adapter") == (["scale 1.5"] if said else [])
-
-
-def test_learning_rates_are_compared_in_the_trainings_that_all_have():
-    """Another training learns from other pictures, and is easier or harder with any rate."""
-    def tried(lr, **losses):
-        return [{"contestant": "adapter", "task": "pose", "labels": 10, "seed": int(seed[1:]), "lr": lr, "loss": loss, "steps": 100 * (1 + int(seed[1:]))}
-                for seed, loss in losses.items()]
-    found = R.rates(R.Tables(rates=tried(2e-3, s0=0.010, s1=0.020, s2=0.030) + tried(1e-3, s0=0.011, s2=0.031)), "pose")["adapter", 10]
-    assert [(each["lr"], round(each["loss"], 4), each["steps"], each["least"], each["trainings"]) for each in found] == [
-        (1e-3, 0.021, 200, False, 2), (2e-3, 0.02, 200, True, 2)]
-    assert R.rates(R.Tables(rates=tried(2e-3, s0=0.010) + tried(1e-3, s1=0.011)), "pose") == {}, "no training has both"
 
 
 def test_costs_are_those_of_all_parts():
@@ -366,11 +357,11 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert all(each["attributes"]["value"] > -0.01 for (name, labels), each in rival.items() if name in B.KINDS and labels >= 100), "and many cost none"
     head = [row["attributes"] for row in R.pick(tables.contest, task="pose", contestant="head", labels=10, strength=1.0)]
     assert sum(head) / len(head) > 0.99, "a head loses none"
-    short, long = (R.pick(tables.lengths, task="pose", contestant="controlnet", labels=30, steps=steps)[0] for steps in (200, 400))
+    short, long = (R.pick(tables.recipes, task="pose", contestant="controlnet", labels=30, steps=steps, lr=2e-3)[0] for steps in (200, 400))
     assert short["loss"] < long["loss"] and short["control"] < long["control"] - 0.02, "less loss after two hundred steps, nearer after four hundred"
     for name, steps in (("controlnet", {10: 400, 30: 400}), ("adapter", {10: 200, 30: 200})):
         for labels, usual in steps.items():
-            tried = R.pick(tables.lengths, task="pose", contestant=name, labels=labels)
+            tried = R.pick(tables.recipes, task="pose", contestant=name, labels=labels)
             assert max(tried, key=lambda each: each["merit"])["steps"] == usual == B.usual_steps(labels, B.BaselineRecipe(name, "pose")), "the best was taken"
     costs, depth, edges = ({each["contestant"]: each for each in R.costs(tables, task)} for task in ("pose", "depth", "edges"))
     assert costs["head"]["seconds"] / costs["controlnet"]["seconds"] == pytest.approx(1.1, abs=0.15), "about as long"

@@ -1,8 +1,7 @@
 """The commands, `python -m rg_minimal.evidence ...`. Each may be killed at any moment and goes on.
 
     train pose --labels 100 1000 --seeds 0       heads, baselines and rivals, into runs/evidence
-    train pose --kinds controlnet --labels 300 --rates 1e-3 4e-3     with other learning rates, into .../rates.csv
-    lengths pose --labels 30 --lengths 200 1000  with other numbers of steps, and what they steer, into .../lengths.csv
+    recipes pose --labels 30 --lengths 200 400 --rates 1e-3 2e-3     baselines by other recipes, and what they steer, into .../recipes.csv
     tune pose                                    the same number of settings for everybody, into data/results/evidence/tune.csv
     contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
     contest pose --check                         a row, drawn at random, computed again
@@ -19,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import ablations as A, baselines as B, contest as C, drags as D, lengths as L, many as M, report, seeds, trial as T
+from . import ablations as A, baselines as B, contest as C, drags as D, many as M, recipes as R, report, seeds, trial as T
 from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
 from ..files import add_rows, refuse_file, rows_so_far
 from ..pipelines import find_folder, load_head
@@ -56,46 +55,41 @@ def train(options) -> None:
         note_costs(options)
 
 
-def try_lengths(options) -> None:
-    """Train baselines with several numbers of steps, and measure what each steers on tuning scenes."""
+def try_recipes(options) -> None:
+    """Train baselines with several numbers of steps and learning rates, and measure what each steers on tuning scenes."""
     refuse_file(options.runs), refuse_file(options.folder)
     seeds.TUNE.part(0, options.pictures)
-    jobs = [(kind, task, labels, seed, steps) for task in options.tasks for kind in options.kinds for labels in options.labels
-            for seed in options.seeds for steps in options.lengths]
-    for _, _, labels, seed, _ in jobs:
-        seeds.training_scenes(seed, labels)
-    follow(L.tried(*M.loaded(), jobs, table(options, "lengths"), tuned_rows(options), options.runs, options.pictures))
+    jobs = [B.BaselineRecipe(kind, task, labels, seed, steps, lr=rate) for task in options.tasks for kind in options.kinds for labels in options.labels
+            for seed in options.seeds for rate in options.rates for steps in options.lengths]
+    for each in jobs:
+        seeds.training_scenes(each.seed, each.labels)
+    follow(R.tried(*M.loaded(), jobs, table(options, "recipes"), tuned_rows(options), options.runs, options.pictures))
 
 
 def jobs_of(options) -> list[tuple]:
     """What is to be trained, (kind, task, labels, seed, changes) each, those first that others learn from. ValueError, before the first
     training, where one of them could not begin."""
-    if options.rates and not set(options.kinds) & set(B.KINDS):
-        raise ValueError(f"--rates are of {' and '.join(B.KINDS)}, and --kinds is {' '.join(options.kinds)}: add one of them, or leave out --rates")
     kinds = sorted(options.kinds, key=lambda kind: kind in M.LEARNS_FROM)
-    jobs = [(kind, task, labels, seed, changes) for seed in options.seeds for labels in options.labels for task in options.tasks
-            for kind in kinds for changes in changes_of(options, kind)]
-    filled = {folder(options, *job) for job in jobs}
-    for kind, task, labels, seed, changes in jobs:
+    jobs = [(kind, task, labels, seed, changes_of(options)) for seed in options.seeds for labels in options.labels for task in options.tasks
+            for kind in kinds]
+    filled = folders(options, jobs)
+    for kind, task, labels, seed, _ in jobs:
         seeds.training_scenes(seed, labels)
         first = B.folder_of(M.LEARNS_FROM.get(kind, kind), task, labels, seed, options.runs)
         if kind in M.LEARNS_FROM and first not in filled and not any((each / "training.json").exists() for each in (
-                first, folder(options, kind, task, labels, seed, changes))):
+                first, B.folder_of(kind, task, labels, seed, options.runs))):
             raise ValueError(f"{kind} learns from {first}, which holds no finished training: add {M.LEARNS_FROM[kind]} to --kinds")
     return jobs
 
 
-def folder(options, kind: str, task: str, labels: int, seed: int, changes: dict) -> Path:
-    """What a training fills."""
-    if kind in B.KINDS:
-        return B.BaselineRecipe(kind, task, labels, seed, runs=str(options.runs), **changes).folder
-    return B.folder_of(kind, task, labels, seed, options.runs)
+def folders(options, jobs: list[tuple]) -> set[Path]:
+    """What trainings fill."""
+    return {B.folder_of(*job[:4], options.runs) for job in jobs}
 
 
-def changes_of(options, kind: str) -> list[dict]:
-    """The recipes of a kind, as changes of its own: one, or for baselines one of each learning rate that is asked for."""
-    steps = {"steps": options.steps} if options.steps else {}
-    return [{**steps, "lr": rate} for rate in options.rates] if options.rates and kind in B.KINDS else [steps]
+def changes_of(options) -> dict:
+    """What a recipe is to have that is not its own."""
+    return {"steps": options.steps} if options.steps else {}
 
 
 def several(options) -> bool:
@@ -114,9 +108,8 @@ def measure(options, todo, name, scenes, pictures, settings) -> None:
 
 
 def note_costs(options) -> None:
-    """Add what trainings cost to the tables; rows of trainings that are not on this machine stay."""
-    for name, rows, kinds, key in (("training", C.trainings(options.runs), report.COSTS, 4), ("rates", C.tried_rates(options.runs), report.RATES, 5)):
-        add_rows(table(options, name), rows, kinds, list(kinds)[:key], name, ordered=True)
+    """Add what trainings cost to the table; rows of trainings that are not on this machine stay."""
+    add_rows(table(options, "training"), C.trainings(options.runs), report.COSTS, list(report.COSTS)[:4], "training", ordered=True)
 
 
 def table(options, name: str) -> Path:
@@ -198,9 +191,9 @@ def ablate(options) -> None:
         for labels in options.labels:
             for task in options.tasks:
                 names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
-                follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options, "head")[0]))
+                follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options)))
                 for name in names:
-                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe, **changes_of(options, "head")[0]))
+                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe, **changes_of(options)))
                 count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
                                         options.runs))
     if not options.scores_only:
@@ -220,7 +213,7 @@ def everything(options) -> None:
 def refuse_all(options) -> None:
     """ValueError, before hours of training, where tuning or the contest would then lack what nobody has trained, or could not go by what is
     tuned."""
-    filled = {folder(options, *job) for job in jobs_of(options)}
+    filled = folders(options, jobs_of(options))
     refuse_tables(options)
     for seed in options.seeds:
         seeds.training_scenes(seed, options.tuned_with)                     # of the ablations
@@ -234,12 +227,12 @@ def refuse_all(options) -> None:
         for part, lost in C.lacking(name, task, labels, seed, options.runs).items():
             if lost not in filled:
                 raise ValueError(f"{name} is to be tuned with {lost}, which holds no finished training, and this command would not train it: --tuned-with "
-                                 f"{labels} has to be among --labels, 0 among --seeds, and {part} among --kinds, without --rates")
+                                 f"{labels} has to be among --labels, 0 among --seeds, and {part} among --kinds")
     for name, task, labels, seed in dict.fromkeys(to_measure(options, tuned, rows, {each[:2] for each in todo})):
         for part, lost in C.lacking(name, task, labels, seed, options.runs).items():
             if lost not in filled:
                 raise ValueError(f"{name} is to be measured with {lost}, which holds no finished training, and this command would not train it: add {part} to "
-                                 f"--kinds, without --rates, or leave {name} out of --contestants")
+                                 f"--kinds, or leave {name} out of --contestants")
 
 
 def to_measure(options, tuned: list[dict], rows: list[dict], open_: set) -> list[tuple]:
@@ -305,8 +298,6 @@ def options_of_all() -> dict[str, dict]:
             "--seeds": dict(nargs="+", type=option(Index), default=[0], help="of the trainings, each with pictures of its own"),
             "--kinds": dict(nargs="+", choices=TRAINED, default=list(TRAINED), help="what is trained"),
             "--steps": dict(type=option(Count), help="of each training; each kind's own by default"),
-            "--rates": dict(nargs="+", type=number(Positive),
-                            help="learning rates of ControlNet and T2I-Adapter; one of their own by default"),
             "--contestants": dict(nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS)),
             "--strengths": dict(nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned"),
             "--pictures": dict(type=option(Count), default=64, help="held-out scenes, the same for everybody"),
@@ -322,7 +313,7 @@ def options_of_all() -> dict[str, dict]:
 
 
 SHARED = ("--workers", "--scheduler", "--runs", "--folder")
-TRAINS = ("tasks", "--labels", "--seeds", "--kinds", "--steps", "--rates")
+TRAINS = ("tasks", "--labels", "--seeds", "--kinds", "--steps")
 TUNES = ("tasks", "--contestants", "--tuned-with", "--tuned-on")
 PLAYS = ("tasks", "--labels", "--seeds", "--contestants", "--strengths", "--pictures")
 COMMANDS = {                                                # what each runs, and which options it has: no more than it uses
@@ -345,16 +336,18 @@ def commands() -> argparse.ArgumentParser:
         for each in dict.fromkeys(used):
             part.add_argument(each, **known[each])
         part.set_defaults(run=run)
-    parts.choices["ablate"].set_defaults(labels=[100], rates=None)
+    parts.choices["ablate"].set_defaults(labels=[100])
     parts.choices["all"].set_defaults(check=None)
     parts.choices["report"].set_defaults(tasks=())
-    part = parts.add_parser("lengths", help="numbers of steps of the baselines, tried on tuning scenes", description="numbers of steps of the baselines, tried on tuning scenes")
+    said = "numbers of steps and learning rates of the baselines, tried on tuning scenes"
+    part = parts.add_parser("recipes", help=said, description=said)
     for each in ("tasks", "--labels", "--seeds", "--runs", "--folder"):
         part.add_argument(each, **known[each])
     part.add_argument("--kinds", nargs="+", choices=B.KINDS, default=list(B.KINDS), help="what is trained")
     part.add_argument("--lengths", nargs="+", type=option(Count), default=list(B.LENGTHS), help="numbers of steps")
+    part.add_argument("--rates", nargs="+", type=number(Positive), default=[B.BaselineRecipe.lr], help="learning rates")
     part.add_argument("--pictures", type=option(Count), default=32, help="tuning scenes that each is measured on")
-    part.set_defaults(run=try_lengths)
+    part.set_defaults(run=try_recipes)
     own = {"trial": (try_metrics, "metrics of drags on answers of known quality"),
            "ghosting": (ghosting, "our drags with and without the anti-ghosting term"),
            "cases": (write_cases, "the drags and their exact answers as files"),

@@ -43,7 +43,7 @@ RUNS = "runs/evidence"
 LABELS = (10, 30, 100, 300, 1000, 10_000)
 CHECKED = 64                            # labelled pictures more, on which the loss is noted
 SHARD = 500                             # labelled pictures a file
-LENGTHS = (200, 400, 1000)              # numbers of steps that are tried of each, see `lengths.py`
+LENGTHS = (200, 400, 1000)              # numbers of steps that are tried of each, see `recipes.py`
 FEW = {"controlnet": {30: 400}, "adapter": {30: 200, 100: 400}}    # labels up to which a baseline is trained for so many steps
 EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `usual_steps`
 
@@ -202,7 +202,7 @@ def sample_baseline(pipe, network, prompts: list[str], shown: Tensor, *, scale: 
 
 @dataclass(frozen=True)
 class BaselineRecipe(Declared):
-    """All numbers of a training. Kind, task, labels, seed and learning rate name its folder; another recipe in there is refused."""
+    """All numbers of a training. Kind, task, labels and seed name its folder; another recipe in there is refused."""
     kind: Literal[KINDS]
     task: Literal[TASKS]
     labels: Count = 1000
@@ -223,13 +223,11 @@ class BaselineRecipe(Declared):
 
     @property
     def folder(self) -> Path:
-        """Another learning rate than the usual one is part of the name."""
-        name = self.kind if self.lr == type(self).lr else f"{self.kind}@{self.lr:g}"
-        return folder_of(name, self.task, self.labels, self.seed, self.runs)
+        return folder_of(self.kind, self.task, self.labels, self.seed, self.runs)
 
 
 def usual_steps(labels: int, recipe) -> int:
-    """How many steps a baseline is trained: its recipe's number, fewer where there are few labels, as `lengths` has found, and as many as
+    """How many steps a baseline is trained: its recipe's number, fewer where there are few labels, as `recipes` has found, and as many as
     see each picture `EPOCHS` times where there are many."""
     few = [steps for most, steps in sorted(FEW[recipe.kind].items()) if labels <= most]
     return few[0] if few else max(recipe.steps, math.ceil(EPOCHS * labels / recipe.batch))

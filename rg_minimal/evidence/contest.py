@@ -431,19 +431,10 @@ def look_apart(row: dict, again: dict) -> float:
 
 
 def trainings(runs=RUNS) -> list[dict]:
-    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds; those with another learning
-    rate than the usual one are left to `tried_rates`."""
+    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds."""
     return [{**which, "parameters": told["parameters"], "training_seconds": told["training_seconds"],
              "device": told.get("device", "cpu"), "steps": told.get("best_step", told["recipe"]["steps"])}
-            for which, told in _finished(runs) if "@" not in which["contestant"]]
-
-
-def tried_rates(runs=RUNS) -> list[dict]:
-    """What became of baselines with each learning rate: contestant, task, labels, seed, rate, the loss on pictures that none
-    learned from of the state that was kept, and its step."""
-    found = [{**which, "contestant": which["contestant"].partition("@")[0], "lr": told["recipe"]["lr"], "loss": told["check_loss"],
-              "steps": told["best_step"]} for which, told in _finished(runs) if which["contestant"].partition("@")[0] in KINDS]
-    return sorted(found, key=lambda row: tuple(row.values())[:5])
+            for which, told in _finished(runs)]
 
 
 def _finished(runs) -> Iterator[tuple[dict, dict]]:

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import ablations as A, baselines as B, contest as C, lengths, many as M, statistics as T, trial
+from . import ablations as A, baselines as B, contest as C, many as M, recipes, statistics as T, trial
 from ..checks import Count, FileName, declared
 from ..files import rows_so_far
 from ..pipelines import find_folder
@@ -26,7 +26,6 @@ from ..puppets.heads import get_task
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
          "device": str, "steps": int}
-RATES = {"contestant": str, "task": str, "labels": int, "seed": int, "lr": float, "loss": float, "steps": int}
 NAMES = {"unguided": "unguided", "head": "our head", "linear": "best raw layer", "detector": "picture detector",
          "controlnet": "ControlNet", "adapter": "T2I-Adapter", "controlnet+head": "ControlNet + head",
          "adapter+head": "T2I-Adapter + head", **{f"layer{i}": f"layer {i} alone" for i in range(6)},
@@ -57,8 +56,7 @@ class Tables:
     contest: list[dict] = field(default_factory=list)
     tune: list[dict] = field(default_factory=list)
     training: list[dict] = field(default_factory=list)
-    rates: list[dict] = field(default_factory=list)
-    lengths: list[dict] = field(default_factory=list)
+    recipes: list[dict] = field(default_factory=list)
     ablations: list[dict] = field(default_factory=list)
     real: list[dict] = field(default_factory=list)
     trial: list[dict] = field(default_factory=list)
@@ -74,7 +72,7 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
         raise ValueError(f"there is no folder {folder}: name one that holds contest.csv and the other tables")
     tune = C.read_table(place / "tune.csv")
     rows, partial = whole_arms(C.read_table(place / "contest.csv"), tune)
-    kinds = {"training": COSTS, "rates": RATES, "lengths": lengths.KINDS_OF, "ablations": A.KINDS_OF, "real": C.REAL_KINDS}
+    kinds = {"training": COSTS, "recipes": recipes.KINDS_OF, "ablations": A.KINDS_OF, "real": C.REAL_KINDS}
     others = {name: rows_so_far(place / f"{name}.csv", kind, name) for name, kind in kinds.items()}
     tables = Tables(rows, tune, **others, trial=trial.read_table(place / "trial.csv"),
                     ghosting=trial.read_table(place / "ghosting.csv"), partial=tuple(partial))
@@ -289,38 +287,29 @@ def tuning_table(found: dict[str, list[dict]], task: str) -> str:
     return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures", "labels"), rows)
 
 
-def rates(tables: Tables, task: str) -> dict[tuple, list[dict]]:
-    """What became of the baselines with each learning rate that was tried, {(contestant, labels): [{"lr", "loss", "steps", "least",
-    "trainings"}, ...]}; "loss" is the mean of the losses of what was kept, on pictures that none learned from. Compared are the trainings
-    that all rates have, since others learn from other pictures; where there is none, nothing is."""
-    rows, found = pick(tables.rates, task=task), {}
-    for name, labels in sorted({(row["contestant"], row["labels"]) for row in rows}):
-        mine = pick(rows, contestant=name, labels=labels)
-        each_has = {lr: {row["seed"] for row in pick(mine, lr=lr)} for lr in sorted({row["lr"] for row in mine})}
-        here = {lr: pick(mine, lr=lr, seed=set.intersection(*each_has.values())) for lr in each_has}
-        if len(here) > 1 and all(here.values()):
-            losses = {lr: _mean(part, "loss") for lr, part in here.items()}
-            found[name, labels] = [{"lr": lr, "loss": losses[lr], "steps": _mean(part, "steps"), "trainings": len(part),
-                                    "least": losses[lr] == min(losses.values())} for lr, part in here.items()]
-    return found
+def recipe_table(tables: Tables, task: str) -> str:
+    """What became of baselines with each number of steps and learning rate that was tried, as text: what they steer on tuning scenes, the
+    merit by which a recipe is chosen, and the loss on pictures that none learned from."""
+    rows, best = pick(tables.recipes, task=task), {}
+    for row in rows:
+        best[_whose(row)] = max(best.get(_whose(row), 0.0), row["merit"])
+    return text_table((f"{task}, recipes that were tried: steps, rate", "loss on others", "control", "whole", "attributes", "merit", "", "pictures"), [
+        (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}, {row['lr']:g}", f"{row['loss']:.4f}", f"{row['control']:.3f}",
+         f"{row['whole']:.2f}", f"{row['attributes']:.2f}", f"{row['merit']:.3f}", "most" if row["merit"] == best[_whose(row)] else "",
+         str(row["pictures"])) for row in rows])
 
 
-def rate_table(found: dict[tuple, list[dict]], task: str) -> str:
-    """`rates` as text."""
-    rows = [(f"{named(name)}, {labels:,} labels: {each['lr']:g}", f"{each['loss']:.5f}", f"{each['steps']:.0f}", "least" if each["least"] else "",
-             str(each["trainings"])) for (name, labels), part in found.items() for each in part]
-    return text_table((f"{task}, learning rates that were tried", "loss on others", "steps", "", "trainings"), rows)
+def rates(tables: Tables, task: str, name: str) -> set[float]:
+    """The learning rates of a baseline that were tried, all else alike."""
+    alike: dict[tuple, set] = {}
+    for row in pick(tables.recipes, task=task, contestant=name):
+        alike.setdefault((*_whose(row), row["steps"]), set()).add(row["lr"])
+    return max(alike.values(), key=len, default=set())
 
 
-def length_table(tables: Tables, task: str) -> str:
-    """What became of baselines with each number of steps that was tried, as text: what they steer on tuning scenes, the merit by which the
-    number is chosen, and the loss on pictures that none learned from."""
-    rows = pick(tables.lengths, task=task)
-    best = {key: max(row["merit"] for row in pick(rows, contestant=key[0], labels=key[1])) for key in {(row["contestant"], row["labels"]) for row in rows}}
-    return text_table((f"{task}, numbers of steps that were tried", "loss on others", "control", "whole", "attributes", "merit", "", "pictures"), [
-        (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}", f"{row['loss']:.4f}", f"{row['control']:.3f}", f"{row['whole']:.2f}",
-         f"{row['attributes']:.2f}", f"{row['merit']:.3f}", "most" if row["merit"] == best[row["contestant"], row["labels"]] else "", str(row["pictures"]))
-        for row in rows])
+def _whose(row: dict) -> tuple:
+    """Which training a recipe is of."""
+    return row["task"], row["contestant"], row["labels"], row["seed"]
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
@@ -682,7 +671,7 @@ def gaps(tables: Tables) -> list[str]:
         for begun, said in ((False, "not tuned, and are defaults"), (True, "not tuned to the end, and those that were measured last count")):
             these = [f"{task}, {named(name)}" for task, name in untuned if bool(pick(tables.tune, task=task, contestant=name)) is begun]
             found += [f"Settings were {said}: {'; '.join(these)}."] if these else []
-    lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if name not in {key[0] for key in rates(tables, task)}]
+    lost = [f"{task}, {named(name)}" for task in tasks_of(tables.contest) for name in B.KINDS if len(rates(tables, task, name)) < 2]
     if lost:
         found.append(f"Other learning rates than the recipe's: {'; '.join(lost)}: {NOT}.")
     found += [f"{task}: trained by a recipe of before, which kept the state of least loss and may starve: {', '.join(each)}." for task in B.TASKS
@@ -779,18 +768,16 @@ def everything(tables: Tables) -> list[str]:
 
 
 def tried_by(tables: Tables) -> list[str]:
-    """The commands that try the learning rates and numbers of steps in `rates.csv` and `lengths.csv`, where there are several."""
-    found = []
-    for task in B.TASKS:
-        for (name, labels), part in rates(tables, task).items():
-            tried = " ".join(format(each["lr"], "g") for each in part)
-            seeds = sorted({row["seed"] for row in pick(tables.rates, task=task, contestant=name, labels=labels, lr=part[0]["lr"])})
-            found.append(f"python -m rg_minimal.evidence train {task} --kinds {name} --labels {labels} --seeds {' '.join(map(str, seeds[:1]))} "
-                         f"--rates {tried}")
-    for task, name, labels, seed in dict.fromkeys(tuple(row[key] for key in ("task", "contestant", "labels", "seed")) for row in tables.lengths):
-        steps = [str(row["steps"]) for row in pick(tables.lengths, task=task, contestant=name, labels=labels, seed=seed)]
-        found.append(f"python -m rg_minimal.evidence lengths {task} --kinds {name} --labels {labels} --seeds {seed} --lengths {' '.join(steps)}")
-    return found
+    """The commands that try the recipes in `recipes.csv`."""
+    several: dict[tuple, list] = {}
+    for row in tables.recipes:
+        several.setdefault((*_whose(row), row["lr"]), []).append(row["steps"])
+    alike: dict[tuple, list] = {}
+    for (*which, lr), steps in several.items():
+        alike.setdefault((*which, *sorted(steps)), []).append(lr)
+    return [f"python -m rg_minimal.evidence recipes {task} --kinds {name} --labels {labels} --seeds {seed} --lengths {' '.join(map(str, steps))} "
+            f"--rates {' '.join(f'{each:g}' for each in sorted(tried))}"
+            for (task, name, labels, seed, *steps), tried in sorted(alike.items(), key=lambda each: B.TASKS.index(each[0][0]))]
 
 
 def _products(triples) -> list[tuple[list, list, list]]:
@@ -847,7 +834,7 @@ def report(tables: Tables, at: int = 100) -> str:
     """Everything as text."""
     parts = ["\n".join(sentence(answer(tables, task, rival, at)) for task in B.TASKS for rival in B.KINDS)]
     for task in tasks_of(tables.contest):
-        parts += [tuning_table(tuning(tables, task), task), rate_table(rates(tables, task), task), length_table(tables, task), cost_table(tables, task, at),
+        parts += [tuning_table(tuning(tables, task), task), recipe_table(tables, task), cost_table(tables, task, at),
                   together_table(rivals(tables, task), f"{task}, each alone"), trade_table(trade(tables, task)),
                   together_table(together(tables, task)), idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
