@@ -725,7 +725,7 @@ def test_intervals_against_known_answers():
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 0.1 / 20,
                                                          rel=0.15)     # the spread of pairs, not of pictures
     shares = torch.tensor([[float(i % 10 < count) for i in range(1000)] for count in (4, 5, 6)])
-    wide = T.resampled([shares], lambda mean: mean)
+    wide = T.resampled([shares], lambda mean: mean, draws=20_000)
     assert (wide["high"] - wide["low"]) / 2 == pytest.approx(4.303 * 0.1 / 3 ** 0.5, rel=0.1), "three trainings spread by 0.1"
     spread = T.resampled([torch.tensor([[0.0] * 50, [1.0] * 50])], lambda a: a)
     assert (spread["low"], spread["value"], spread["high"]) == (0.0, 0.5,
@@ -740,6 +740,17 @@ def test_an_interval_over_few_trainings_holds_the_truth_in_19_of_20_cases(count)
         found = T.resampled([trainings + 0.001 * torch.randn(count, 8, generator=rng)], lambda mean: mean, draws=500)
         hits += found["low"] <= 0.5 <= found["high"]
     assert 0.925 <= hits / 1000 <= 0.97
+
+
+@pytest.mark.parametrize("pictures, rest", [(0.0, 0.04), (0.04, 0.04), (0.04, 0.004)])
+def test_what_pictures_do_otherwise_in_each_training_is_counted_once(pictures, rest):
+    """It moves the means of trainings and the means of pictures alike: counted twice, an interval would hold the truth in all cases."""
+    rng, hits = torch.Generator().manual_seed(0), 0
+    for _ in range(400):
+        grid = 0.5 + pictures * torch.randn(1, 64, generator=rng) + rest * torch.randn(3, 64, generator=rng)
+        found = T.resampled([grid], lambda mean: mean, draws=300)
+        hits += found["low"] <= 0.5 <= found["high"]
+    assert 0.92 <= hits / 400 <= 0.985
 
 
 def test_what_shares_its_trainings_is_compared_within_them():
@@ -757,6 +768,8 @@ def test_pairs_that_are_all_alike_may_still_differ():
     found = T.paired(torch.ones(1, 64), torch.ones(1, 64))
     assert (found["low"], found["value"], found["high"]) == pytest.approx((0.025 ** (1 / 64) - 1, 0, 1 - 0.025 ** (1 / 64)))
     assert T.paired(torch.full((1, 64), 5.0), torch.full((1, 64), 5.0))["high"] == 0          # pixels: of these nothing is known
+    few = T.few_pairs(torch.ones(1, 16), torch.ones(1, 16))
+    assert (few["low"], few["value"], few["high"], few["n"]) == pytest.approx((0.025 ** (1 / 16) - 1, 0, 1 - 0.025 ** (1 / 16), 16))
 
 
 def test_a_share_of_none_or_all_has_an_interval_too():

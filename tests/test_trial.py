@@ -106,6 +106,11 @@ def test_a_trial_goes_on_and_comes_to_a_verdict(metrics, tmp_path):
     assert [list(each) for each in shown.values()] == [["exact first", *D.BAD]] * len(T.METRICS)
     texts = [text.get_text() for text in plots.shares(shown, "called good", 1).axes[0].texts]
     assert len(texts) == 2 * len(T.METRICS) * (1 + len(D.BAD)) and "100%" in texts
+    list(T.run(metrics, table, 2, seed=1))                                 # another noise, of two of three cases
+    T.summarize(T.read_table(table), draws=50), T.said(T.read_table(table))
+    two = T.read_table(table) + [{**row, "answer": T.DRAG} for row in rows if row["answer"] == "second"]
+    drag = [each for each in T.summarize(two, draws=50) if each["answer"] == T.DRAG]
+    assert {each["n"] for each in drag} == {3}, "our own recipe answers with one noise, and is compared in that"
     with open(table, newline="") as file:
         changed = [{**row, "version": "another"} for row in csv.DictReader(file)]
     write_rows(table, changed, T.KINDS_OF)

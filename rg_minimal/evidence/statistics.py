@@ -1,7 +1,8 @@
 """Numbers with intervals: paired differences, labels needed to match another, the Frechet distance.
 
 Rows are dicts as `contest.read_table` gives them. Intervals of 95 % come from drawing pictures again (the bootstrap); where
-there are several trainings, of which two or three say little about how much trainings differ, their mean is moved by Student's t.
+there are several trainings, of which two or three say little about how much trainings differ, their mean is moved by Student's t, and what
+pictures do otherwise in each training is counted there alone.
 Of one training the interval is over pictures alone: another training may come out otherwise.
 """
 from __future__ import annotations
@@ -36,14 +37,14 @@ def grid(rows: list[dict], number: str = "control", **which) -> Tensor:
     return torch.tensor([[float(found[seed, picture]) for picture in pictures] for seed in trainings])
 
 
-def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRAWS, seed: int = 0, together: bool = False) -> dict:
+def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRAWS, seed: int = 0, bounded: bool = True) -> dict:
     """`value` of the means of several grids (trainings, pictures), which share their pictures: {"value", "low", "high",
     "n", "seeds"}.
 
-    Pictures are drawn for all grids at once, so what is compared stays paired; trainings for each grid by itself, or, where row k of
-    each is of the same training or of the same labelled pictures, for all of them `together`.
+    Pictures are drawn for all grids at once, so what is compared stays paired; trainings for each grid by itself: what shares its
+    trainings is better passed as one grid of differences, which is not `bounded`.
     """
-    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed, together)])
+    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed, bounded)])
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
     return {"value": value(*(float(each.mean()) for each in grids)), "low": float(low), "high": float(high),
             "n": grids[0].shape[1], "seeds": min(len(each) for each in grids)}
@@ -60,24 +61,30 @@ def shared_by(grid: Tensor, draws: int = DRAWS, seed: int = 0) -> dict:
     return found
 
 
-def _drawn(grids: list[Tensor], draws: int, seed: int, together: bool = False) -> list[list[float]]:
-    """The means of all grids, for each time that pictures are drawn again and trainings are moved: (draws, grids).
-
-    What is measured lies between 0 and 1, or the most that was seen, and so do its means; of trainings that are moved `together` only
-    differences are asked for, which that would bend.
-    """
+def _drawn(grids: list[Tensor], draws: int, seed: int, bounded: bool = True) -> list[list[float]]:
+    """The means of all grids, for each time that pictures are drawn again and trainings are moved: (draws, grids). What is measured lies
+    between 0 and 1, or the most that was seen, and so do its means, but for differences."""
     counts = {each.shape[1] for each in grids}
     if len(counts) != 1:
         raise ValueError(f"grids have {sorted(counts)} pictures; pass those of the same pictures")
     n, rng = counts.pop(), torch.Generator().manual_seed(seed)
-    pictures = _times(draws, n, rng)                                                                # (draws, n)
-    means, trainings = [], None
-    for each in grids:
-        if trainings is None or not together:
-            trainings = 1 + _moved(draws, len(each), rng)
-        drawn = (trainings @ each.double() * pictures).sum(1) / (len(each) * n)
-        means.append(drawn if together else drawn.clamp(min(0.0, float(each.min())), max(1.0, float(each.max()))))
+    pictures, means = _times(draws, n, rng), []                                                     # (draws, n)
+    for each in (grid.double() for grid in grids):
+        trainings = 1 + _moved(draws, len(each), rng)
+        drawn = trainings @ each.mean(1) / len(each) + _own(each) * (pictures - 1) @ each.mean(0) / n
+        means.append(drawn.clamp(min(0.0, float(each.min())), max(1.0, float(each.max()))) if bounded else drawn)
     return torch.stack(means, 1).tolist()
+
+
+def _own(grid: Tensor) -> float:
+    """How far pictures' means over trainings (trainings, pictures) spread by themselves, as a share: the rest is what pictures do otherwise in
+    each training, which moves the trainings' means already. In an analysis of variance the residual is taken off."""
+    count, n = grid.shape
+    spread = float(grid.mean(0).var()) if n > 1 else 0.0
+    if count == 1 or spread == 0:
+        return 1.0
+    rest = grid - grid.mean(0) - grid.mean(1, keepdim=True) + grid.mean()
+    return math.sqrt(max(0.0, 1 - float(rest.square().sum()) / ((count - 1) * (n - 1)) / count / spread))
 
 
 def _moved(draws: int, count: int, rng) -> Tensor:
@@ -101,7 +108,15 @@ def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> 
     in each row; where one has fewer rows, or more, they are taken as independent. Shares that are alike in all pairs may
     still differ: as `shared_by`, of n pairs a share of 1 - 0.025 ** (1 / n) that differ would look like this in one case of forty.
     """
-    found = resampled([one, other], lambda a, b: a - b, draws, seed, together=len(one) == len(other))
+    if len(one) == len(other):
+        found = resampled([one - other], lambda apart: apart, draws, seed, bounded=False)
+    else:
+        found = resampled([one, other], lambda a, b: a - b, draws, seed)
+    return _alike(found, one, other)
+
+
+def _alike(found: dict, one: Tensor, other: Tensor) -> dict:
+    """An interval of shares that no pair tells apart: see `paired`."""
     if found["low"] == found["value"] == found["high"] == 0 and min(one.min(), other.min()) >= 0 and max(one.max(), other.max()) <= 1:
         edge = 1 - 0.025 ** (1 / one.shape[1])
         found |= {"low": -edge, "high": edge}
@@ -112,7 +127,8 @@ def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> 
 def few_pairs(one: Tensor, other: Tensor) -> dict:
     """`paired` of few pictures, (1, pictures) each, whose mean is moved by Student's t: of sixteen pictures drawn again the interval would
     be too narrow. Also the "median" of the differences, and how many "less" and how many "more" there are."""
-    found, apart = paired(one.mT, other.mT), one - other
+    apart = one - other
+    found = _alike(resampled([apart.mT], lambda mean: mean, bounded=False), one, other)
     return found | {"n": apart.numel(), "seeds": len(one), "median": float(apart.median()), "less": int((apart < 0).sum()), "more": int((apart > 0).sum())}
 
 

@@ -265,10 +265,10 @@ def summarize(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> list[dict]:
         exact = _badness(rows, metric, "exact")
         bar = -told.bar if told.bar is not None else float(torch.quantile(exact.flatten(), GOOD))
         for name in names:
-            here = {row["picture"] for row in rows if row["answer"] == name}
-            both = [row for row in rows if row["picture"] in here and row["answer"] in (name, "exact")]
+            here = {(row["picture"], row["seed"]) for row in rows if row["answer"] == name}
+            both = [row for row in rows if (row["picture"], row["seed"]) in here and row["answer"] in (name, "exact")]
             mine = grid(both, metric, answer=name)
-            more = resampled([mine, grid(both, metric, answer="exact")], lambda a, b: a - b, draws, seed, together=True)
+            more = resampled([mine - grid(both, metric, answer="exact")], lambda apart: apart, draws, seed, bounded=False)
             parts = {"": resampled([mine], lambda mean: mean, draws, seed), "more_": more,
                      "good_": shared_by((_badness(both, metric, name) <= bar).float(), draws, seed)}
             found.append({"metric": metric, "answer": name, "n": mine.shape[1], "bar": -bar if told.larger else bar,
