@@ -692,7 +692,7 @@ FAULTS = (
           "test_evidence.py::test_all_refuses_before_it_trains_what_it_would_refuse_after"),
     fault("`all` wants networks for what is measured already", COMMANDS_OF, "anew = [each for each in todo if any((part, each[1]) in open_ for part in each[0].split(\"+\"))]",
           "anew = todo", "test_evidence.py::test_what_is_tuned_and_measured_needs_no_network_again"),
-    fault("ablations are trained that cannot be measured", COMMANDS_OF, 'C.chosen(known, "head", task)', "pass",
+    fault("ablations are trained that cannot be measured", COMMANDS_OF, 'C.chosen(known, "head", task, options.labels[0])', "pass",
           "test_evidence.py::test_ablations_are_not_trained_where_they_could_not_be_measured"),
     fault("learners are trained before their teachers", COMMANDS_OF, "sorted(options.kinds, key=lambda kind: kind in M.LEARNS_FROM)", "options.kinds",
           "test_evidence.py::test_who_learns_from_another_may_be_named_first"),

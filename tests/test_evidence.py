@@ -191,9 +191,7 @@ def test_all_goes_on_where_nothing_is_lacking(commanded):
     assert command(f"{few} --labels 100 300 --seeds 0 1") == course and command(f"{few} --labels 10 --kinds head --contestants head") == course
     assert command(f"{few} --labels 100 --kinds head") == course, "the others were trained before"
     assert command("all pose --tuned-with 300 --tuned-on 8 --pictures 8 --labels 300 --contestants head --ablations mirrored") == course
-    with pytest.raises(ValueError, match="--tuned-with is 100, and .*tune.csv has a tuning of head in pose with 300 labels, which counts: pass --tuned-with 300"):
-        command(f"{few} --labels 100")
-    assert done == []
+    assert command(f"{few} --labels 100") == course
 
 
 def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
@@ -205,15 +203,6 @@ def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
         command(f"{line} --kinds head --tuned-on 16")
     with pytest.raises(ValueError, match="linear is to be measured with"):
         command(f"{line} --kinds head --pictures 16")
-
-
-def test_a_tuning_with_fewer_labels_says_that_another_one_counts(commanded, capsys):
-    command, _ = commanded
-    few = "all pose --labels 100 1000 --contestants head --tuned-on 8 --pictures 8 --ablations mirrored"
-    command(few)
-    assert capsys.readouterr().out == ""
-    command("tune pose --contestants head --tuned-with 100 --tuned-on 8")
-    assert capsys.readouterr().out == "head in pose: its tuning with 1000 labels counts, which are more\n"
 
 
 @pytest.mark.parametrize("line, says", [
@@ -268,7 +257,7 @@ def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, mon
     line = ["recipes", "depth", "--kinds", "controlnet", "--labels", "4", "--pictures", "10", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]
     main([*line, "--lengths", "2", "3"])
     assert f"settings are those that were chosen in {C.FOLDER}" in capsys.readouterr().out
-    best = C.chosen(C.read_table(f"{C.FOLDER}/tune.csv"), "controlnet", "depth")
+    best = C.chosen(C.read_table(f"{C.FOLDER}/tune.csv"), "controlnet", "depth", 4)
     assert asked == [("controlnet", (S.TUNE.first + start, count), 1.0, best) for _ in range(2) for start, count in ((0, 8), (8, 2))]
     main([*line, "--lengths", "3", "4"]), main([*line, "--lengths", "3", "--rates", "0.001", "0.002"])
     rows = recipes.read_table(tmp_path / "recipes.csv")
@@ -380,10 +369,10 @@ def test_settings_are_chosen_from_equally_many():
     assert {len({json.dumps(each) for each in C.budget(name, task)}) for name in alone for task in ("pose", "depth", "edges")} == {8}
     assert C.budget("head:mirrored", "edges") == C.budget("head", "edges") != C.budget("head", "depth"), "an ablation has what the head has"
     rows, (first, *_, last) = tuned("head", 7), C.budget("head", "pose")
-    assert C.chosen(rows, "head", "pose") == C.chosen(rows, "head:mirrored", "pose") == last
-    assert C.chosen(rows, "adapter", "pose") == C.chosen(rows, "head", "depth") == {} and not C.was_tuned(rows, "adapter+head", "pose")
+    assert C.chosen(rows, "head", "pose", 1000) == C.chosen(rows, "head:mirrored", "pose", 1000) == last
+    assert C.chosen(rows, "adapter", "pose", 1000) == C.chosen(rows, "head", "depth", 1000) == {} and not C.was_tuned(rows, "adapter+head", "pose")
     rows[-1]["whole"] = rows[-2]["whole"] = 0.1
-    assert C.chosen(rows, "head", "pose") == C.chosen(rows[::-1], "head", "pose") == first, "of equals the first of the budget, not of the table"
+    assert C.chosen(rows, "head", "pose", 1000) == C.chosen(rows[::-1], "head", "pose", 1000) == first, "of equals the first of the budget, not of the table"
     assert C.merit(rows_of("head", [0.1], task="depth")[0]) == pytest.approx(0.9)
 
 
@@ -392,26 +381,28 @@ def test_a_tuning_that_was_killed_chooses_nothing():
     for killed in (ended[:2], ended[:-1], ended[:-2], [*ended[:-1], {**ended[-1], "picture": 9}]):
         assert not C.was_tuned(killed, "head", "pose") and C.tunings(killed, "head", "pose") == {}
         with pytest.raises(ValueError, match=r"not all 8 settings of head .* tune pose --contestants head --tuned-with 1000 --tuned-on 16"):
-            C.chosen(killed, "head:mirrored", "pose")
+            C.chosen(killed, "head:mirrored", "pose", 1000)
         for labels in (100, 10_000):                                            # one that was made to its end counts instead
             other = [{**row, "labels": labels} for row in killed]
-            assert C.chosen(ended + other, "head", "pose") == C.chosen(other + ended, "head", "pose") == grid[3]
+            assert C.chosen(ended + other, "head", "pose", 1000) == C.chosen(other + ended, "head", "pose", 1000) == grid[3]
     with pytest.raises(ValueError, match="--tuned-on 20"):
-        C.chosen([{**ended[0], "picture": 19}], "head", "pose")
+        C.chosen([{**ended[0], "picture": 19}], "head", "pose", 1000)
 
 
-def test_of_several_tunings_the_one_with_most_labels_counts():
+def test_of_several_tunings_the_one_with_the_nearest_number_of_labels_counts():
     """Whatever was measured last: when it is asked for again, nothing is left to measure that could come last."""
-    few, many = tuned("head", 5, labels=100), tuned("head", 2, labels=1000)
-    todo = C.entries(["pose"], ["head"], [1000], [0], [1.0])
+    few, many = tuned("head", 5, labels=10), tuned("head", 2, labels=1000)
+    todo, best = C.entries(["pose"], ["head"], [1000], [0], [1.0]), C.budget("head", "pose")
     for rows in (few + many, many + few):
-        assert C.missing(rows, todo, S.TUNE, 2, C.budget) == [] and C.chosen(rows, "head", "pose") == C.budget("head", "pose")[2]
+        assert C.missing(rows, todo, S.TUNE, 2, C.budget) == []
+        assert [C.chosen(rows, "head", "pose", labels) for labels in (10, 30, 100, 300, 10_000)] == [best[5], best[5], best[2], best[2], best[2]]
+    assert C.chosen(few, "head", "pose", 10_000) == best[5], "where there is one, it is the nearest"
 
 
 def test_what_was_chosen_from_the_stored_table():
     rows, guided = C.read_table(f"{C.FOLDER}/tune.csv"), lambda size, moves: {"step_size": size, "inner_steps": moves}
     network = lambda scale, guidance: {"scale": scale, "guidance_scale": guidance}
-    found = {task: {name: C.chosen(rows, name, task) for name in C.CONTESTANTS if name != "unguided" and "+" not in name} for task in B.TASKS}
+    found = {task: {name: C.chosen(rows, name, task, 1000) for name in C.CONTESTANTS if name != "unguided" and "+" not in name} for task in B.TASKS}
     assert found["pose"] == {"head": guided(0.05, 1), "linear": guided(0.08, 1), "detector": {"step_size": 0.1, "stop": 0.5},
                              "controlnet": network(1.0, 1.5), "adapter": network(1.25, 1.5), "loop": {"step_size": 0.08, "goal": 0.2},
                              "predictor": {"step_size": 0.1, "stop": 0.8}}
@@ -422,8 +413,8 @@ def test_what_was_chosen_from_the_stored_table():
 
 def test_a_pair_takes_what_was_chosen_for_each_alone(pipe, monkeypatch):
     rows = tuned("head", 6) + tuned("adapter", 4)
-    settings = C.chosen(rows, "adapter+head", "pose")
-    assert settings == {"scale": 1.25, "guidance_scale": 1.5, "step_size": 0.12, "inner_steps": 1} and C.was_tuned(rows, "adapter+head", "pose")
+    settings = C.chosen(rows, "adapter+head", "pose", 1000)
+    assert settings == {"scale": 2.0, "guidance_scale": 1.5, "step_size": 0.12, "inner_steps": 1} and C.was_tuned(rows, "adapter+head", "pose")
     seen = {}
     monkeypatch.setattr(C, "steered", lambda conditioning, network, shown, scale: seen.update(scale=scale))
     monkeypatch.setattr(C, "sample", lambda pipe, prompt, aims, **told: seen.update(told) or [None])

@@ -127,13 +127,13 @@ def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
             0.05, 0.08, 0.08, 0.12, 0.12)), (0.03, 0.5, False, 4, 100)]
     assert found["adapter"][0]["merit"] == 0.125 and not found["adapter"][0]["chosen"] and R.tuning(tables, "depth") == {}
     said = R.tuning_table(found, "pose")
-    assert said.count("chosen") == 1 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 0.75" in said
+    assert said.count("chosen") == 1 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 1, guidance scale 1.5" in said
     assert said in R.report(R.Tables(rows, tune=tables.tune)) and R.NOT in R.tuning_table({}, "pose")
 
 
 def test_recipes_that_were_tried_are_told_and_what_was_not_tried_as_well():
     def tried(lr, merit, contestant="controlnet", labels=300, steps=1000):
-        return {"contestant": contestant, "task": "pose", "labels": labels, "seed": 0, "steps": steps, "lr": lr, "loss": 0.01, "control": 0.9, "whole": 1.0,
+        return {"contestant": contestant, "task": "pose", "labels": labels, "seed": 0, "steps": steps, "lr": lr, "settings": "{}", "loss": 0.01, "control": 0.9, "whole": 1.0,
                 "attributes": 1.0, "merit": merit, "pictures": 32, "version": "a"}
     rows = [tried(1e-3, 0.8), tried(2e-3, 0.9), tried(2e-3, 0.7, steps=400), tried(2e-3, 0.6, "adapter"), tried(1e-3, 0.95, "adapter", steps=400)]
     tables = R.Tables(HOLDS, recipes=rows)
@@ -152,13 +152,18 @@ def test_what_was_kept_before_its_last_step_is_said():
 
 
 def test_what_was_chosen_at_the_edge_of_what_was_tried_is_said():
-    rows = [{**row(contestant="adapter", control=value), "settings": json.dumps({"scale": scale, "guidance_scale": 3.0})}
-            for scale, value in ((0.75, 0.7), (1.0, 0.8), (1.25, 0.85), (1.5, 0.9))]
-    inside = [{**each, "control": 0.95} if json.loads(each["settings"])["scale"] == 1.25 else each for each in rows]
-    for tuned, said in ((rows, True), (inside, False)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(C, "was_tuned", lambda *given: True), patch.setattr(C, "chosen", lambda mine, *given: json.loads(max(mine, key=lambda each: each["control"])["settings"]))
-            assert R.at_the_edge(R.Tables(tune=tuned), "pose", "adapter") == (["scale 1.5"] if said else [])
+    edge, inside = tuned("adapter", 7), tuned("adapter", 2, labels=10)          # the largest of four scales, and one between
+    assert R.at_the_edge(R.Tables(tune=edge), "pose", "adapter") == ["scale 2.5"] == R.at_the_edge(R.Tables(tune=inside + edge), "pose", "adapter")
+    assert R.at_the_edge(R.Tables(tune=inside), "pose", "adapter") == R.at_the_edge(R.Tables(tune=edge[:-1]), "pose", "adapter") == []
+
+
+def test_numbers_of_steps_at_the_edge_of_what_was_tried_are_said():
+    def tried(labels, **merits):
+        return [{"contestant": "controlnet", "task": "pose", "labels": labels, "seed": 0, "steps": int(steps[1:]), "lr": 2e-3, "settings": "{}", "merit": merit}
+                for steps, merit in merits.items()]
+    rows = tried(10, s200=0.8, s400=0.9) + tried(30, s200=0.8, s400=0.9, s1000=0.7) + tried(100, s1000=0.9)
+    assert R.steps_at_the_edge(R.Tables(recipes=rows), "pose") == ["ControlNet with 10 labels (400 of 200, 400)", "ControlNet with 100 labels (1,000 alone)"]
+    assert any("more or fewer may be better still: ControlNet with 10 labels" in each for each in R.gaps(R.Tables(HOLDS, recipes=rows)))
 
 
 def test_costs_are_those_of_all_parts():

@@ -119,5 +119,5 @@ def test_the_pictures_of_the_contest_are_its_first_ones_with_tuned_settings(tmp_
         (trained, cases.first, settings)) or cases.frames.image) for name, each in contest.CONTESTANTS.items()})
     figure, names = sheets.draw_contest(count=2), ("unguided", "head", *sheets.baselines.KINDS)
     tuned = report.read_tables().tune
-    assert asked == [*((name, "pose", 10, 0) for name in names), *((name, seeds.TEST.first, contest.chosen(tuned, name, "pose")) for name in names)]
+    assert asked == [*((name, "pose", 10, 0) for name in names), *((name, seeds.TEST.first, contest.chosen(tuned, name, "pose", 10)) for name in names)]
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["asked for", "unguided", "our head", "ControlNet", "T2I-Adapter"]

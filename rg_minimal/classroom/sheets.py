@@ -91,7 +91,7 @@ def draw_contest(task: Literal[baselines.TASKS] = "pose", labels: Count = 10, co
     cases = contest.make_cases(pipe, task, seeds.TEST.first, count)
     rows = {"asked for": list(cases.shown)}
     for name, parts in trained.items():
-        settings = contest.chosen(tuned, name, task)
+        settings = contest.chosen(tuned, name, task, labels)
         rows[report.named(name)] = list(contest.CONTESTANTS[name].make(pipe, cases, parts, 1.0, **settings))
     return picture_rows(rows, inches=1.25)
 

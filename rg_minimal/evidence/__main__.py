@@ -119,18 +119,10 @@ def table(options, name: str) -> Path:
 def tune(options) -> None:
     todo = to_tune(options)
     measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
-    for name, task, labels in more_labels(options, C.read_table(table(options, "tune"))):
-        print(f"{name} in {task}: its tuning with {labels} labels counts, which are more")
 
 
 def to_tune(options) -> list[tuple]:
     return C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1], [options.tuned_with], [0], [1.0])
-
-
-def more_labels(options, rows: list[dict]) -> list[tuple]:
-    """(contestant, task, labels) where another tuning than the one that is asked for has more labels, so that it counts."""
-    found = [(name, task, max(C.tunings(rows, name, task), default=0)) for name, task, *_ in to_tune(options)]
-    return [each for each in found if each[2] > options.tuned_with]
 
 
 def contest(options) -> None:
@@ -168,7 +160,7 @@ def play(options, contestants) -> None:
     tuned = tuned_rows(options)
     refuse_tables(options)
     todo = C.entries(options.tasks, contestants, options.labels, options.seeds, options.strengths)
-    measure(options, todo, "contest", seeds.TEST, options.pictures, lambda name, task: [C.chosen(tuned, name, task)])
+    measure(options, todo, "contest", seeds.TEST, options.pictures, lambda *asked: [C.chosen(tuned, *asked)])
     C.write_real(*M.loaded(), table(options, "real"), options.runs)
 
 
@@ -185,7 +177,7 @@ def ablate(options) -> None:
         refuse_tables(options)
         known = tuned_rows(options)
         for task in options.tasks:
-            C.chosen(known, "head", task)
+            C.chosen(known, "head", task, options.labels[0])
     pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:
@@ -219,9 +211,6 @@ def refuse_all(options) -> None:
         seeds.training_scenes(seed, options.tuned_with)                     # of the ablations
     pipe = M.loaded()[0]
     tuned, rows = (C.rows_of(table(options, name), pipe) for name in ("tune", "contest"))
-    for name, task, labels in more_labels(options, tuned):
-        raise ValueError(f"--tuned-with is {options.tuned_with}, and {table(options, 'tune')} has a tuning of {name} in {task} with {labels} labels, "
-                         f"which counts: pass --tuned-with {labels}, or another --folder")
     todo = [key[:4] for key, _ in C.missing(tuned, to_tune(options), seeds.TUNE, options.tuned_on, C.budget)]
     for name, task, labels, seed in dict.fromkeys(todo):
         for part, lost in C.lacking(name, task, labels, seed, options.runs).items():
@@ -241,9 +230,9 @@ def to_measure(options, tuned: list[dict], rows: list[dict], open_: set) -> list
     anew = [each for each in todo if any((part, each[1]) in open_ for part in each[0].split("+"))]
     for task in options.tasks:                                              # the ablations have what the head has
         if ("head", task) not in open_ and not options.scores_only:
-            C.chosen(tuned, "head", task)
+            C.chosen(tuned, "head", task, options.tuned_with)
     others = C.missing(rows, [each for each in todo if each not in anew], seeds.TEST, options.pictures,
-                       lambda name, task: [C.chosen(tuned, name, task)])
+                       lambda *asked: [C.chosen(tuned, *asked)])
     return [each[:4] for each in anew] + [key[:4] for key, _ in others]
 
 
@@ -301,7 +290,7 @@ def options_of_all() -> dict[str, dict]:
             "--contestants": dict(nargs="+", choices=list(C.CONTESTANTS), default=list(C.CONTESTANTS)),
             "--strengths": dict(nargs="+", type=number(NonNegative), default=[1.0], help="factors of what was tuned"),
             "--pictures": dict(type=option(Count), default=64, help="held-out scenes, the same for everybody"),
-            "--tuned-with": dict(type=option(Count), default=1000, help="labels of those whose settings are tuned; of several tunings that with most labels counts"),
+            "--tuned-with": dict(type=option(Count), default=1000, help="labels of those whose settings are tuned; of several tunings the one with the nearest number counts"),
             "--tuned-on": dict(type=option(Count), default=C.TUNED_ON, help="scenes that settings are tried on"),
             "--ablations": dict(nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS)),
             "--scores-only": dict(action="store_true", help="of ablations: score the readouts, do not guide with them"),

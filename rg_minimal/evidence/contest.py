@@ -157,7 +157,8 @@ CONTESTANTS = {
     "head": Contestant(("head",), _guided, _BUDGET["guided"], {"edges": _BUDGET["finer"]}),
     "linear": Contestant(("linear",), _guided, _BUDGET["guided"]),
     "detector": Contestant(("detector",), _guided, _BUDGET["detector"]),
-    **{kind: Contestant((kind,), _baseline, _BUDGET["baseline"], dict.fromkeys(("depth", "edges"), _BUDGET["farther"])) for kind in KINDS},
+    "controlnet": Contestant(("controlnet",), _baseline, _BUDGET["baseline"], dict.fromkeys(("depth", "edges"), _BUDGET["farther"])),
+    "adapter": Contestant(("adapter",), _baseline, _BUDGET["farther"]),
     **{f"{kind}+head": Contestant((kind, "head"), _together) for kind in KINDS},         # at what was chosen for each alone
     "loop": Contestant(("head",), _looped, _BUDGET["loop"]),
     "predictor": Contestant(("predictor", "head"), _predicted, _BUDGET["predictor"])}
@@ -279,8 +280,8 @@ def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: i
         settings: Callable | None = None,
         runs=RUNS) -> Iterator[tuple[int, int]]:
     """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a
-    list of (contestant, task, labels, seed, strength), and `settings(contestant, task)` a list of the settings to
-    measure."""
+    list of (contestant, task, labels, seed, strength), and `settings(contestant, task, labels)` a list of the settings
+    to measure."""
     work = missing(rows_of(table, pipe), todo, scenes, pictures, settings)
     for number, made in enumerate(measured(pipe, judge, work, scenes, pictures, runs), 1):
         add_to(table, made)
@@ -306,7 +307,7 @@ def missing(rows: list[dict], todo: list[tuple], scenes: seeds.Scenes, pictures:
     """What `run` has to measure: (values of `SETTING`, first picture of a batch), in order."""
     scenes.part(0, pictures)
     done = {(*(row[name] for name in SETTING), row["picture"]) for row in rows}
-    keys = [(*entry, json.dumps(each)) for entry in todo for each in (settings(*entry[:2]) if settings else [{}])]
+    keys = [(*entry, json.dumps(each)) for entry in todo for each in (settings(*entry[:3]) if settings else [{}])]
     return [(key, start) for key in keys for start in range(0, pictures, BATCH)
             if not all((*key, picture) in done for picture in range(start, min(start + BATCH, pictures)))]
 
@@ -335,25 +336,30 @@ def merit(row: dict) -> float:
     return (1 - row["control"] if row["task"] == "depth" else row["control"]) * row["whole"] * row["attributes"]
 
 
-def chosen(rows: list[dict], name: str, task: str) -> dict:
-    """The setting of this contestant with the largest mean merit of its tuning; its defaults where nothing was tuned. A pair has what was
-    chosen for each of the two alone, an ablation what the head has.
+def chosen(rows: list[dict], name: str, task: str, labels: int) -> dict:
+    """The setting of this contestant with the largest mean merit of its tuning, when it has learned from so many `labels`; its defaults where
+    nothing was tuned. A pair has what was chosen for each of the two alone, an ablation what the head has.
 
-    A tuning counts when it was made to its end (`tunings`), and of several that with most labels, whatever was measured last: so the
-    contest, which does not know what was tuned with, and the report go by the same one. ValueError where none was made to its end.
+    A tuning counts when it was made to its end (`tunings`), and of several the nearest one (`nearest`). ValueError where none was made to its
+    end.
     """
     if "+" in name:
-        return {what: value for part in name.split("+") for what, value in chosen(rows, part, task).items()}
+        return {what: value for part in name.split("+") for what, value in chosen(rows, part, task, labels).items()}
     begun, ended = _tuned(rows, name, task), tunings(rows, name, task)
     if not begun:
         return {}
     if not ended:
-        labels = max(row["labels"] for row in begun)
-        scenes = max(TUNED_ON, *(row["picture"] + 1 for row in begun if row["labels"] == labels))
+        most = max(row["labels"] for row in begun)
+        scenes = max(TUNED_ON, *(row["picture"] + 1 for row in begun if row["labels"] == most))
         raise ValueError(f"not all {len(budget(name, task))} settings of {_alone(name)} in {task} were tried on the same pictures: tune it to its end "
-                         f"with python -m rg_minimal.evidence tune {task} --contestants {_alone(name)} --tuned-with {labels} --tuned-on {scenes}")
-    merits = ended[max(ended)]
+                         f"with python -m rg_minimal.evidence tune {task} --contestants {_alone(name)} --tuned-with {most} --tuned-on {scenes}")
+    merits = ended[nearest(list(ended), labels)]
     return json.loads(max(merits, key=merits.get))
+
+
+def nearest(several: list[int], labels: int) -> int:
+    """Which of several numbers of labels is nearest, as a ratio; of two as near the larger one."""
+    return min(several, key=lambda each: (round(abs(math.log(each / max(labels, 1))), 6), -each))
 
 
 def tunings(rows: list[dict], name: str, task: str) -> dict[int, dict[str, float]]:
@@ -383,8 +389,8 @@ def _alone(name: str) -> str:
     return "head" if name.startswith("head:") else name
 
 
-def budget(name: str, task: str) -> list[dict]:
-    """All settings that `tune` tries."""
+def budget(name: str, task: str, labels: int | None = None) -> list[dict]:
+    """All settings that `tune` tries, with however many labels."""
     known = _known(_alone(name))
     return list(known.moved.get(task, known.grid))
 

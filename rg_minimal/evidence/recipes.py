@@ -5,6 +5,7 @@ pictures tells of looks alone. Chosen is by `contest.merit`, as everything else:
 """
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
@@ -13,9 +14,9 @@ from . import baselines as B, contest as C, seeds, statistics as T
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, rows_so_far
 
-KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "steps": int, "lr": float, "loss": float, "control": float, "whole": float,
+KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "steps": int, "lr": float, "settings": str, "loss": float, "control": float, "whole": float,
             "attributes": float, "merit": float, "pictures": int, "version": str}
-KEY = ("contestant", "task", "labels", "seed", "steps", "lr")
+KEY = ("contestant", "task", "labels", "seed", "steps", "lr", "settings")
 
 
 def read_table(table) -> list[dict]:
@@ -29,11 +30,12 @@ def tried(pipe, judge, jobs: list[B.BaselineRecipe], table, tuned: list[dict], r
     there = {tuple(row[name] for name in KEY) for row in read_table(table) if row["pictures"] >= pictures and row["version"] == version}
     for job in jobs:
         recipe = replace(job, runs=str(Path(runs) / "recipes" / f"{job.steps}-{job.lr:g}"))
-        key = recipe.kind, recipe.task, recipe.labels, recipe.seed, recipe.steps, recipe.lr
+        settings = C.chosen(tuned, recipe.kind, recipe.task, recipe.labels)
+        key = recipe.kind, recipe.task, recipe.labels, recipe.seed, recipe.steps, recipe.lr, json.dumps(settings)
         if key in there:
             continue
         yield from B.train_baseline(recipe, pipe)
-        network, settings, rows = B.load_baseline(recipe.folder).to(denoiser(pipe).device), C.chosen(tuned, recipe.kind, recipe.task), []
+        network, rows = B.load_baseline(recipe.folder).to(denoiser(pipe).device), []
         for start in range(0, pictures, C.BATCH):
             cases = C.make_cases(pipe, recipe.task, seeds.TUNE.first + start, min(C.BATCH, pictures - start))
             rows += C.measure(pipe, judge, recipe.kind, network, cases, 1.0, settings)

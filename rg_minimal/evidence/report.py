@@ -100,7 +100,7 @@ def whole_arms(rows: list[dict], tuned: list[dict] = ()) -> tuple[list[dict], li
     found, kinds = {}, {}
     for key, part in every.items():
         task, name, *_ = key
-        best = C.chosen(tuned, name, task) if C.was_tuned(tuned, name, task) else json.loads(part[-1]["settings"])
+        best = C.chosen(tuned, name, task, key[2]) if C.was_tuned(tuned, name, task) else json.loads(part[-1]["settings"])
         found[key] = [row for row in part if json.loads(row["settings"]) == best]
         kinds.setdefault(_kind(key), []).append(frozenset(row["picture"] for row in found[key]))
     usual, done, partial = {kind: _usual(pictures) for kind, pictures in kinds.items()}, [], []
@@ -243,17 +243,16 @@ def _counted(found: dict) -> str:
 
 def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
     """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "chosen", "n", "labels"}, ...]},
-    in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen, in the tuning that
-    `contest.chosen` goes by."""
+    in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen, in each tuning that was
+    made to its end."""
     rows, found = pick(tables.tune, task=task), {}
     for name in dict.fromkeys(row["contestant"] for row in rows):
         mine, ended = pick(rows, contestant=name), C.tunings(rows, name, task)
-        best = (max(ended), C.chosen(rows, name, task)) if ended else None
         for labels, settings in dict.fromkeys((row["labels"], row["settings"]) for row in mine):
             here = pick(mine, labels=labels, settings=settings)
             found.setdefault(name, []).append({
                 "settings": json.loads(settings), "merit": sum(map(C.merit, here)) / len(here), "control": _mean(here, "control"),
-                "whole": _mean(here, "whole"), "chosen": (labels, json.loads(settings)) == best, "n": len(here), "labels": labels})
+                "whole": _mean(here, "whole"), "chosen": settings == max(ended[labels], key=ended[labels].get) if labels in ended else False, "n": len(here), "labels": labels})
     return found
 
 
@@ -271,12 +270,12 @@ def kept_early(tables: Tables, task: str) -> list[str]:
 
 def at_the_edge(tables: Tables, task: str, name: str) -> list[str]:
     """The settings that were chosen as the smallest or the largest of three or more that were tried: "scale 1.5", ..."""
-    mine = pick(tables.tune, task=task, contestant=name)
-    if not C.was_tuned(tables.tune, name, task):
-        return []
-    best, tried = C.chosen(mine, name, task), [json.loads(each) for each in dict.fromkeys(row["settings"] for row in mine)]
-    values = {what: sorted({each[what] for each in tried}) for what in best}
-    return [f"{what.replace('_', ' ')} {best[what]:g}" for what, several in values.items() if len(several) > 2 and best[what] in (several[0], several[-1])]
+    found: list[str] = []
+    for merits in C.tunings(tables.tune, name, task).values():
+        best, tried = json.loads(max(merits, key=merits.get)), [json.loads(each) for each in merits]
+        values = {what: sorted({each[what] for each in tried}) for what in best}
+        found += [f"{what.replace('_', ' ')} {best[what]:g}" for what, several in values.items() if len(several) > 2 and best[what] in (several[0], several[-1])]
+    return list(dict.fromkeys(found))
 
 
 def tuning_table(found: dict[str, list[dict]], task: str) -> str:
@@ -287,6 +286,9 @@ def tuning_table(found: dict[str, list[dict]], task: str) -> str:
     return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures", "labels"), rows)
 
 
+WHOSE = ("task", "contestant", "labels", "seed", "settings")
+
+
 def recipe_table(tables: Tables, task: str) -> str:
     """What became of baselines with each number of steps and learning rate that was tried, as text: what they steer on tuning scenes, the
     merit by which a recipe is chosen, and the loss on pictures that none learned from."""
@@ -295,8 +297,18 @@ def recipe_table(tables: Tables, task: str) -> str:
         best[_whose(row)] = max(best.get(_whose(row), 0.0), row["merit"])
     return text_table((f"{task}, recipes that were tried: steps, rate", "loss on others", "control", "whole", "attributes", "merit", "", "pictures"), [
         (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}, {row['lr']:g}", f"{row['loss']:.4f}", f"{row['control']:.3f}",
-         f"{row['whole']:.2f}", f"{row['attributes']:.2f}", f"{row['merit']:.3f}", "most" if row["merit"] == best[_whose(row)] else "",
+         f"{row['whole']:.2f}", f"{row['attributes']:.2f}", f"{row['merit']:.3f}", "most" if row["merit"] == best[_whose(row)] and len(pick(rows, **{each: row[each] for each in WHOSE})) > 1 else "",
          str(row["pictures"])) for row in rows])
+
+
+def steps_at_the_edge(tables: Tables, task: str) -> list[str]:
+    """With how many labels a baseline's number of steps is the smallest or largest of those that were tried."""
+    several: dict[tuple, dict[int, float]] = {}
+    for row in pick(tables.recipes, task=task, lr=B.BaselineRecipe.lr):
+        several.setdefault((row["contestant"], row["labels"]), {})[row["steps"]] = row["merit"]
+    said = lambda steps, best: f"{best:,} of {', '.join(f'{each:,}' for each in steps)}" if len(steps) > 1 else f"{best:,} alone"
+    return [f"{named(name)} with {labels:,} labels ({said(sorted(merits), best)})" for (name, labels), merits in several.items()
+            if (best := max(merits, key=merits.get)) in (min(merits), max(merits))]
 
 
 def rates(tables: Tables, task: str, name: str) -> set[float]:
@@ -308,8 +320,8 @@ def rates(tables: Tables, task: str, name: str) -> set[float]:
 
 
 def _whose(row: dict) -> tuple:
-    """Which training a recipe is of."""
-    return row["task"], row["contestant"], row["labels"], row["seed"]
+    """Which trainings a recipe is compared with: by the same labelled pictures, steered by the same settings."""
+    return tuple(row[each] for each in WHOSE)
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
@@ -655,6 +667,9 @@ def gaps(tables: Tables) -> list[str]:
                 if (where := at_the_edge(tables, task, name))]
         if edge:
             found.append(f"{task}: chosen at the edge of what was tried, so that more may be better still: {'; '.join(edge)}.")
+        steps = steps_at_the_edge(tables, task)
+        if steps:
+            found.append(f"{task}: numbers of steps at the edge of what was tried, so that more or fewer may be better still: {'; '.join(steps)}.")
         done = {row["ablation"] for row in scored}
         heads = {row["contestant"].removeprefix("head:") for row in rows if ":" in row["contestant"]}
         known = [name for name, each in A.ABLATIONS.items() if task in each.tasks]
@@ -763,7 +778,7 @@ def trained_by(rows: list[dict]) -> list[str]:
 def everything(tables: Tables) -> list[str]:
     """The commands that make all tables anew in an empty folder, in an order in which each finds what it needs."""
     ablated = [line for task in B.TASKS for line in scored_by(tables.ablations, task)]
-    return [*trained_by(tables.training), *tried_by(tables), *tuned_by(tables.tune), *commands_of(tables.contest), *ablated,
+    return [*trained_by(tables.training), *tuned_by(tables.tune), *tried_by(tables), *commands_of(tables.contest), *ablated,
             *(["python -m rg_minimal.evidence trial --drags 16"] if tables.trial else []), *(["python -m rg_minimal.evidence ghosting"] if tables.ghosting else [])]
 
 
@@ -771,10 +786,10 @@ def tried_by(tables: Tables) -> list[str]:
     """The commands that try the recipes in `recipes.csv`."""
     several: dict[tuple, list] = {}
     for row in tables.recipes:
-        several.setdefault((*_whose(row), row["lr"]), []).append(row["steps"])
+        several.setdefault((*_whose(row)[:-1], row["lr"]), []).append(row["steps"])
     alike: dict[tuple, list] = {}
     for (*which, lr), steps in several.items():
-        alike.setdefault((*which, *sorted(steps)), []).append(lr)
+        alike.setdefault((*which, *sorted(set(steps))), []).append(lr)
     return [f"python -m rg_minimal.evidence recipes {task} --kinds {name} --labels {labels} --seeds {seed} --lengths {' '.join(map(str, steps))} "
             f"--rates {' '.join(f'{each:g}' for each in sorted(tried))}"
             for (task, name, labels, seed, *steps), tried in sorted(alike.items(), key=lambda each: B.TASKS.index(each[0][0]))]
