@@ -421,7 +421,7 @@ def test_a_pair_takes_what_was_chosen_for_each_alone(pipe, monkeypatch):
     cases = C.make_cases(pipe, "pose", S.TUNE.first, 1)
     monkeypatch.setattr(C.Cases, "objective", lambda self, head, **told: None)
     C.CONTESTANTS["adapter+head"].make(pipe, cases, (None, None), 1.0, **settings)
-    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (1.25, 1.5, 0.12)
+    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (2.0, 1.5, 0.12)
 
 
 def test_a_batch_is_done_when_all_its_pictures_are():
