@@ -817,6 +817,8 @@ def test_a_figure_says_what_its_whiskers_are_and_which_points_are_of_one_trainin
                                  for x in line.get_xdata())
     mixed = of(unguided=[point(0, 1)], head=[point(10, 3), point(100, 1)])
     assert hollow(mixed) == [100] and mixed.get_title("left") == "whiskers: 95 % intervals of n = 64 pictures and of trainings; hollow: one training"
+    low = plots.efficiency({"head": [{**point(10, 3), "high": 1.0}]}, "error", 1.0).axes[0]
+    assert low.get_title("left").endswith("and of trainings\nwhiskers that end at 0.001 reach 0")
     single, several = of(head=[point(10, 1)]), of(unguided=[point(0, 1)], head=[point(10, 2)], adapter=[point(10, 3, 32)])
     assert set(hollow(single)) == {10} and single.get_title("left") == "whiskers: 95 % intervals of n = 64 pictures; hollow: one training"
     assert hollow(several) == [] and several.get_title("left") == "whiskers: 95 % intervals of n = 32 to 64 pictures and of trainings"
@@ -833,6 +835,32 @@ def test_frechet_distance_against_known_answers():
     assert torch.allclose(((one * torch.tensor([5.0, 1.0, 0.1]) - mean) @ axes).std(0), torch.ones(2), atol=1e-3)
     with pytest.raises(ValueError, match="at least 32 rows"):
         T.frechet(one[:5], one)
+
+
+def test_frechet_distances_are_compared_in_pairs():
+    """What is the same in both, however far from renderings, drops out."""
+    rng = torch.Generator().manual_seed(0)
+    real, one = (torch.randn(count, 4, generator=rng) for count in (400, 64))
+    same = T.frechet_paired(one, one, real)
+    assert same["low"] == same["value"] == same["high"] == 0 and same["n"] == 64
+    apart = T.frechet_paired(one + 0.5, one, real)
+    assert 0 < apart["low"] < apart["value"] < apart["high"]
+    assert apart["value"] == pytest.approx(T.frechet(one + 0.5, real) - T.frechet(one, real))
+    far, alone = T.frechet_paired(one + 2.1, one + 2, real), T.frechet_interval(one + 2, real)
+    assert far["high"] - far["low"] < (alone["high"] - alone["low"]) / 3
+    with pytest.raises(ValueError, match="of the same pictures"):
+        T.frechet_paired(one[:40], one, real)
+
+
+def test_the_axes_of_the_looks_lie_beside_the_table(monkeypatch, tmp_path):
+    axes = (torch.randn(128), torch.randn(128, C.LOOKS))
+    monkeypatch.setattr(C, "version_of", lambda pipe: "a"), monkeypatch.setattr(C, "real_looks", lambda *given: (axes, torch.zeros(3, C.LOOKS)))
+    C.write_real(None, None, tmp_path / "real.csv")
+    assert all(torch.equal(a, b) for a, b in zip(C.stored_axes(tmp_path / "real.csv"), axes))
+    (tmp_path / "real.safetensors").unlink(), C.write_real(None, None, tmp_path / "real.csv")
+    assert (tmp_path / "real.safetensors").exists(), "a table of before gets them, too"
+    mean, main = C.stored_axes(f"{C.FOLDER}/real.csv")
+    assert mean.shape == (128,) and main.shape == (128, C.LOOKS)
 
 
 # ---- ablations and commands --------------------------------------------------------------------------------------------

@@ -195,6 +195,8 @@ def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     assert list(found) == ["unguided", "head"] and [each["strength"] for each in found["head"]] == [0.5, 1.0]
     assert found["head"][1]["control"]["value"] == pytest.approx(0.7, abs=2e-3) and found["head"][1]["control"]["n"] == 40
     assert found["head"][0]["frechet"]["value"] == pytest.approx(0, abs=1e-3)           # the very same looks
+    assert found["head"][0]["farther"]["value"] == pytest.approx(0, abs=1e-3) and found["head"][1]["farther"] is None, "against strength 1, in pairs"
+    assert found["unguided"][0]["farther"] is None and "more than at 1" in R.trade_table(found)
     assert R.trade(R.Tables(spread), "pose")["head"][0]["frechet"] is None
     figure = plots.trade(found, "what is missing", {"whole": "whole puppets", "frechet": "Frechet distance"}, 1.0)
     assert figure.axes[0].containers[1][0].get_xdata()[1] == pytest.approx(0.3, abs=2e-3) and figure.axes[0].xaxis_inverted()
@@ -202,6 +204,15 @@ def test_what_control_costs_is_of_the_same_pictures_for_everybody():
     assert figure.get_supxlabel().endswith("nearer to the right\nwhiskers: 95 % intervals of n = 40 pictures; hollow: one training")
     assert [line[0].get_markerfacecolor() for line in figure.axes[0].containers] == ["0.45", "white"]
     assert R.trade(R.Tables(arm("unguided", 0, 0.1)), "pose") == {}
+
+
+def test_how_far_renderings_are_from_others_is_of_many_splits():
+    rng = torch.Generator().manual_seed(0)
+    real = [{"look": " ".join(f"{value:.4f}" for value in row), "version": "a"} for row in torch.randn(200, 4, generator=rng).tolist()]
+    least = R.floor(real, 64)
+    assert least["low"] < least["value"] < least["high"] and least == R.floor(real, 64)
+    assert least["value"] == pytest.approx(R.floor(real[::-1], 64)["value"], rel=0.15), "whichever come first"
+    assert R.floor(real, 180) is None and R.floor(real, 20) is None and R.floor([], 64) is None
 
 
 def test_strengths_are_compared_in_the_trainings_that_all_have():
@@ -252,6 +263,7 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     assert part["value"] == pytest.approx(-0.05, abs=1e-5) and part["n"] == 8
     axes, = plots.differences(gone, "PCK").axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["told 999 - t, 100 labels"]
+    assert axes.get_title("left") == "whiskers: 95 % intervals of n = 8 pairs of pictures; one training each"
 
 
 def test_commands_that_are_named_are_commands():

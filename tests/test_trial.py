@@ -104,7 +104,9 @@ def test_a_trial_goes_on_and_comes_to_a_verdict(metrics, tmp_path):
     assert T.ranked(rows, "judge")["value"] == 1 and 0.5 <= T.ranked(rows, "whole", "second")["value"] <= 1, "a tie counts half"
     shown = T.verdict(rows)
     assert [list(each) for each in shown.values()] == [["exact first", *D.BAD]] * len(T.METRICS)
-    texts = [text.get_text() for text in plots.shares(shown, "called good", 1).axes[0].texts]
+    axes, = plots.shares(shown, "called good", 1).axes
+    assert {text.get_text() for text in axes.get_xticklabels()} == {f"{name}\nn = 3" for name in ("exact first", *D.BAD)}
+    texts = [text.get_text() for text in axes.texts]
     assert len(texts) == 2 * len(T.METRICS) * (1 + len(D.BAD)) and "100%" in texts
     list(T.run(metrics, table, 2, seed=1))                                 # another noise, of two of three cases
     T.summarize(T.read_table(table), draws=50), T.said(T.read_table(table))

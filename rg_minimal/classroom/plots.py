@@ -315,6 +315,7 @@ def bars(values: dict[str, float], label: Text, highlight: Texts = (), inches: I
     return figure
 
 
+LEAST = 1e-3                            # the least error on axes that double, which have no 0
 STYLES = (("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#D55E00", "D", ":"),
           ("#CC79A7", "v", "-"), ("#56B4E9", "P", "--"), ("#333333", "X", "-."))     # Okabe and Ito, each with a mark
 
@@ -603,15 +604,18 @@ def efficiency(curves: dict, error: Text, most: Positive | None = None, inches: 
     axes.set_ylabel(upright(error), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set_title(_what_whiskers_are([each for rows in curves.values() for each in rows]), fontsize=7.5, color="0.35", loc="left")
+    every = [each for rows in curves.values() for each in rows]
+    axes.set_title(_what_whiskers_are(every, most), fontsize=7.5, color="0.35", loc="left")
     return figure
 
 
-def _what_whiskers_are(rows: list[dict]) -> str:
-    """What a figure has to say of its intervals: over what they are, how many pictures there are, and which points are of one training."""
-    counts, trainings = sorted({each["n"] for each in rows}), {min(each["seeds"], 2) for each in rows if each["labels"]}
-    return (f"whiskers: 95 % intervals of n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} pictures"
-            + (" and of trainings" if 2 in trainings else "") + ("; hollow: one training" if 1 in trainings else ""))
+def _what_whiskers_are(rows: list[dict], most: float | None = None) -> str:
+    """What a figure has to say of its intervals: over what they are, how many pictures there are, which points are of one training, and which
+    end where an error is 0, which no such axis has."""
+    counts, trainings = {each["n"] for each in rows}, {min(each["seeds"], 2) for each in rows if each["labels"]}
+    return (f"whiskers: 95 % intervals of n = {_from_to(counts)} pictures"
+            + (" and of trainings" if 2 in trainings else "") + ("; hollow: one training" if 1 in trainings else "")
+            + (f"\nwhiskers that end at {LEAST:g} reach 0" if most is not None and any(most - each["high"] < LEAST for each in rows) else ""))
 
 
 @declared
@@ -647,7 +651,7 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
         axes.set_ylabel(upright(label), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
-    told = _what_whiskers_are([row["control"] | {"labels": row["labels"]} for rows in found.values() for row in rows])
+    told = _what_whiskers_are([row["control"] | {"labels": row["labels"]} for rows in found.values() for row in rows], most)
     figure.supxlabel(f"{error}; nearer to the right\n{told}", fontsize=8)
     figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=4)
     _apart(figure, strengths)
@@ -656,8 +660,8 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
 
 @declared
 def differences(found: dict, label: Text, inches: Inches | None = None) -> Figure:
-    """A point with its 95 % interval for each {name: {"value", "low", "high"}}, one below the other, beside a line at 0; what holds 0
-    is pale."""
+    """A point with its 95 % interval for each {name: {"value", "low", "high", "n", "seeds"}}, one below the other, beside a line at 0; what
+    holds 0 is pale."""
     if not found:
         raise ValueError("there are no differences to show: pass at least one")
     figure = Figure(figsize=inches or (5.6, 0.7 + 0.24 * len(found)), layout="constrained")
@@ -672,7 +676,15 @@ def differences(found: dict, label: Text, inches: Inches | None = None) -> Figur
     axes.set_xlabel(upright(label), fontsize=8)
     axes.tick_params(labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
+    counts, seeds = ({each[what] for each in found.values()} for what in ("n", "seeds"))
+    axes.set_title(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures"
+                   + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35", loc="left")
     return figure
+
+
+def _from_to(several) -> str:
+    """Numbers as their ends: "64", "16 to 64"."""
+    return " to ".join(map(str, dict.fromkeys((min(several), max(several)))))
 
 
 @declared
@@ -708,8 +720,8 @@ def _ends(rows) -> list[list[float]]:
 
 @declared
 def shares(rows: dict, label: Text, apart: Index = 0, inches: Inches | None = None) -> Figure:
-    """A table of shares with their 95 % intervals, for {row: {column: {"value", "low", "high"}}}, dark where they are large. The first
-    `apart` columns stand apart from the others."""
+    """A table of shares with their 95 % intervals, for {row: {column: {"value", "low", "high", "n"}}}, dark where they are large. The first
+    `apart` columns stand apart from the others. Below a column's name is how many it is a share of."""
     if not rows or not all(rows.values()):
         raise ValueError("there is nothing to show: pass at least one row with a column")
     columns = list(next(iter(rows.values())))
@@ -724,7 +736,8 @@ def shares(rows: dict, label: Text, apart: Index = 0, inches: Inches | None = No
             axes.text(j, i + 0.26, f"{found['low']:.0%} to {found['high']:.0%}", ha="center", va="center", fontsize=5.5, color=ink)
     if apart:
         axes.axvline(apart - 0.5, color="white", linewidth=5)
-    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    counts = {name: {each[name]["n"] for each in rows.values()} for name in columns}
+    axes.set_xticks(range(len(columns)), [f"{name}\nn = {_from_to(counts[name])}" for name in columns], fontsize=8)
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
@@ -760,7 +773,7 @@ def _plain_numbers(axis) -> None:
 
 
 def _missing(row: dict, most: float | None, middle: str = "control", low: str = "control_low", high: str = "control_high",
-             least: float = 1e-3) -> dict:
+             least: float = LEAST) -> dict:
     """A summary with its number turned into an error: what is missing to `most`, and never 0, which no such axis has."""
     if most is None:
         return row

@@ -229,15 +229,22 @@ def _written(looks: Tensor) -> list[str]:
 
 
 def write_real(pipe, judge, table, runs=RUNS) -> None:
-    """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`; one of this model is left
-    as it is."""
+    """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`, and their axes beside it (`stored_axes`); one
+    of this model is left as it is."""
     version = version_of(pipe)
     rows = rows_so_far(table, REAL_KINDS, "renderings")
     if rows and rows[0]["version"] != version:
         raise ValueError(f"{table} has renderings of another model ({rows[0]['version']}); keep it elsewhere, or name another folder")
-    if not rows:
-        write_rows(table, [{"look": each, "version": version} for each in _written(real_looks(pipe, judge, runs)[1])],
-                   REAL_KINDS)
+    if not rows or not Path(table).with_suffix(".safetensors").exists():
+        (mean, main), found = real_looks(pipe, judge, runs)
+        write_tensors(Path(table).with_suffix(".safetensors"), {"mean": mean, "axes": main.contiguous()})
+        write_rows(table, [{"look": each, "version": version} for each in _written(found)], REAL_KINDS)
+
+
+def stored_axes(table) -> tuple[Tensor, Tensor]:
+    """The axes of the Frechet distance, as `measure` wants them, from beside the table of renderings."""
+    found = read_tensors(Path(table).with_suffix(".safetensors"))[0]
+    return found["mean"], found["axes"]
 
 
 def real_looks(pipe, judge, folder=RUNS) -> tuple[tuple[Tensor, Tensor], Tensor]:

@@ -236,7 +236,7 @@ def _ends(found: dict, turned: float | None = None) -> str:
 
 
 def _counted(found: dict) -> str:
-    return f"n = {found['n']} pictures, {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each or more."
+    return f"n = {found['n']} pictures, at least {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each."
 
 
 # ---------------------------------------------------------------------------------------------- what was tuned
@@ -386,13 +386,18 @@ def text_table(head: tuple, rows: list[tuple]) -> str:
 
 def trade(tables: Tables, task: str) -> dict[str, list[dict]]:
     """For each contestant that was measured at several strengths, and for nobody's guidance, what control costs:
-    {contestant: [{"strength", "labels", "control", "whole", "attributes", "frechet"}, ...]}, each number {"value", "low",
+    {contestant: [{"strength", "labels", "control", "whole", "attributes", "frechet", "farther"}, ...]}, each number {"value", "low",
     "high", "n", "seeds"}, of the same trainings at all strengths of one contestant. "frechet" is of the first of these trainings, so that it
-    is of equally many pictures for everybody, and None where there are too few or no renderings to compare with."""
+    is of equally many pictures for everybody, and None where there are too few or no renderings to compare with; "farther" is how much more it
+    is than at strength 1, in pairs, and None at strength 1."""
     chosen = _several_strengths(pick(tables.contest, task=task))
     kept = shared([row for part in chosen.values() for row in part])
-    return {name: [_quality(tables, pick(kept, contestant=name, labels=part[0]["labels"], strength=strength))
-                   for strength in sorted({row["strength"] for row in part})] for name, part in chosen.items()}
+    found = {}
+    for name, part in chosen.items():
+        by_strength = {strength: pick(kept, contestant=name, labels=part[0]["labels"], strength=strength)
+                       for strength in sorted({row["strength"] for row in part})}
+        found[name] = [_quality(tables, rows) | {"farther": _farther(rows, by_strength.get(1.0, []), tables.real)} for rows in by_strength.values()]
+    return found
 
 
 def _several_strengths(rows: list[dict]) -> dict[str, list[dict]]:
@@ -431,9 +436,24 @@ def distance(rows: list[dict], real: list[dict], least: int = 32) -> dict | None
     return T.frechet_interval(C.looks_of(rows), C.looks_of(real))
 
 
-def floor(real: list[dict], count: int) -> dict | None:
-    """The Frechet distance of `count` of the renderings to the others: what no picture can be below."""
-    return distance(real[:count], real[count:])
+def _farther(rows: list[dict], usual: list[dict], real: list[dict]) -> dict | None:
+    """`statistics.frechet_paired` of the first training's pictures at a strength and at 1; None at 1, and where there is nothing to compare."""
+    rows, usual = (sorted(pick(each, seed=min((row["seed"] for row in each), default=0)), key=lambda row: row["picture"]) for each in (rows, usual))
+    if rows == usual or distance(rows, real) is None or distance(usual, real) is None:
+        return None
+    return T.frechet_paired(*(C.looks_of(each) for each in (rows, usual, real)))
+
+
+def floor(real: list[dict], count: int, splits: int = 40) -> dict | None:
+    """The Frechet distance of `count` of the renderings to the others, in several random splits: the mean, and where 95 % of them lie. So far
+    are pictures that nobody could tell from renderings."""
+    if not 32 <= count <= len(real) - 32:
+        return None
+    looks, rng = C.looks_of(real), torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(real), generator=rng) for _ in range(splits)]
+    found = torch.tensor([T.frechet(looks[each[:count]], looks[each[count:]]) for each in orders])
+    low, high = torch.quantile(found, torch.tensor([0.025, 0.975]))
+    return {"value": float(found.mean()), "low": float(low), "high": float(high), "n": count}
 
 
 def floor_said(tables: Tables, found: dict[str, list[dict]]) -> str:
@@ -441,8 +461,8 @@ def floor_said(tables: Tables, found: dict[str, list[dict]]) -> str:
     count = min((each["frechet"]["n"] for part in found.values() for each in part if each["frechet"]), default=0)
     least = floor(tables.real, count)
     return f"Frechet distance of renderings to others: {NOT}." if least is None else (
-        f"Frechet distance of {count} renderings to {len(tables.real) - count} others: {least['value']:.2f} ({_ends(least)}). What lies below its upper end is "
-        "as good as renderings, as far as so few pictures tell.")
+        f"Frechet distance of {count} renderings to {len(tables.real) - count} others, in random splits: {least['value']:.2f} on average, "
+        f"{least['low']:.2f} to {least['high']:.2f} in 95 % of them. What lies in there is as good as renderings, as far as so few pictures tell.")
 
 
 def trade_table(found: dict[str, list[dict]]) -> str:
@@ -450,9 +470,9 @@ def trade_table(found: dict[str, list[dict]]) -> str:
     show = lambda each: NOT if each is None else f"{each['value']:.3f} ({_ends(each)})"
     rows = [(named(name), f"{each['labels']:,}", f"{each['strength']:g}", *(show(each[number]) for number in
                                                                           ("control", "whole", "attributes", "frechet")),
-             str(each["control"]["n"]), str(each["control"]["seeds"]) if each["labels"] else "none")
+             "" if each["farther"] is None else _plus(each["farther"]), str(each["control"]["n"]), str(each["control"]["seeds"]) if each["labels"] else "none")
             for name, part in found.items() for each in part]
-    return text_table(("control strength", "labels", "strength", "control", *NUMBERS.values(), "Frechet, one training", "n", "trainings"), rows)
+    return text_table(("control strength", "labels", "strength", "control", *NUMBERS.values(), "Frechet, one training", "more than at 1", "n", "trainings"), rows)
 
 
 # ---------------------------------------------------------------------------------------------- together

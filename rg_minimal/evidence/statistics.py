@@ -243,3 +243,18 @@ def frechet_interval(one: Tensor, other: Tensor, draws: Count = 200, seed: Seed 
     value = frechet(one, other)
     low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2])) - drawn.mean() + value
     return {"value": value, "low": max(float(low), 0.0), "high": float(high), "n": len(one)}
+
+
+@declared
+def frechet_paired(one: Tensor, other: Tensor, real: Tensor, draws: Count = 200, seed: Seed = 0) -> dict:
+    """How much farther `one` is from `real` than `other`, both (n, k) of the same captions and noise: they are drawn again in pairs, as is what
+    both are compared with, and the ends lie about the value as in `frechet_interval`."""
+    if one.shape != other.shape:
+        raise ValueError(f"features have shapes {tuple(one.shape)} and {tuple(other.shape)}; pass those of the same pictures")
+    rng, drawn = torch.Generator().manual_seed(seed), []
+    for _ in range(draws):
+        here, there = (torch.randint(len(each), (len(each),), generator=rng) for each in (one, real))
+        drawn.append(frechet(one[here], real[there]) - frechet(other[here], real[there]))
+    value, drawn = frechet(one, real) - frechet(other, real), torch.tensor(drawn)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])) - drawn.mean() + value
+    return {"value": value, "low": float(low), "high": float(high), "n": len(one)}

@@ -296,8 +296,8 @@ def verdict(rows: list[dict]) -> dict[str, dict]:
     found = {says[name]: {"exact first": each} for name, each in firsts(rows).items()}
     for each in told:
         if each["answer"] != "exact":
-            found[says[each["metric"]]][each["answer"]] = {end: each[f"good{way}"] for end, way in
-                                                                   (("value", ""), ("low", "_low"), ("high", "_high"))}
+            found[says[each["metric"]]][each["answer"]] = {"n": each["n"], **{end: each[f"good{way}"] for end, way in
+                                                                   (("value", ""), ("low", "_low"), ("high", "_high"))}}
     return found
 
 
