@@ -157,7 +157,7 @@ def commanded(monkeypatch, tmp_path):
         work = C.missing(C.read_table(evidence.table(options, name)), todo, scenes, pictures, settings)
         for key, _ in work:
             key[0].startswith("head:") or C.require(*key[:4], options.runs)
-        numbers = {"control": 1.0, "whole": 1.0, "attributes": 1.0, "passes": 1.0, "seconds": 1.0, "look": "", "version": "a"}
+        numbers = {"control": 1.0, "whole": 1.0, "attributes": 1.0, "passes": 1.0, "seconds": 1.0, "look": "", "version": "a", "network": ""}
         made = [{**dict(zip(C.SETTING, key)), "picture": start + i, **numbers} for key, start in work for i in range(C.BATCH)]
         C.add_to(evidence.table(options, name), made)
     monkeypatch.setattr(evidence, "measure", measure)
@@ -224,7 +224,7 @@ def test_who_learns_from_another_may_be_named_first(tmp_path):
 
 def test_ablations_are_not_trained_where_they_could_not_be_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(M, "loaded", None)
-    C.add_to(tmp_path / "tune.csv", [{**row, "look": "", "passes": 1.0, "seconds": 1.0, "version": "a"} for row in tuned("head", 2)[:5]])
+    C.add_to(tmp_path / "tune.csv", [{**row, "look": "", "passes": 1.0, "seconds": 1.0, "version": "a", "network": ""} for row in tuned("head", 2)[:5]])
     options = evidence.commands().parse_args(["ablate", "pose", "--folder", str(tmp_path), "--runs", str(tmp_path / "runs")])
     with pytest.raises(ValueError, match="not all 8 settings of head in pose"):
         options.run(options)
@@ -442,7 +442,7 @@ def test_who_was_not_trained_is_named_before_anything_is_made(pipe, tmp_path, mo
 
 
 def test_rows_of_two_commands_on_one_table_are_all_kept(tmp_path):
-    table, rows = tmp_path / "contest.csv", [{**row, "look": "", "passes": 1.0, "seconds": 1.0, "version": "a"} for row in rows_of("head", [0.5] * 4)]
+    table, rows = tmp_path / "contest.csv", [{**row, "look": "", "passes": 1.0, "seconds": 1.0, "version": "a", "network": ""} for row in rows_of("head", [0.5] * 4)]
     C.add_to(table, rows[:2]), C.add_to(table, rows[2:]), C.add_to(table, [{**rows[0], "control": 0.75}])
     assert [row["control"] for row in C.read_table(table)] == [0.75, 0.5, 0.5, 0.5]
     assert evidence.commands().parse_args(["contest", "--strengths", "0.33333"]).strengths == [0.3333], "what a table can hold"
@@ -499,6 +499,21 @@ def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypa
     table.write_text(table.read_text().replace(rows[0]["version"], "other"))
     with pytest.raises(ValueError, match="another model"):
         next(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path))
+
+
+def test_what_was_trained_anew_is_measured_anew(tmp_path):
+    key = ("controlnet", "pose", 4, 0)
+    folder = tmp_path / "controlnet-pose-4-0"
+    rows = [{**dict(zip(C.SETTING, (*key, 1.0, "{}"))), "picture": 0, "network": network} for network in ("", "0a1b2c3d")]
+    assert C.network_of(*key, tmp_path) == "" and C.of_these(rows, tmp_path) == rows, "on another machine all stay"
+    folder.mkdir(), (folder / "training.json").write_text("{}"), (folder / "weights.safetensors").write_bytes(b"one")
+    first = C.network_of(*key, tmp_path)
+    made = [{**rows[0], "network": first}]
+    assert len(first) == 8 and C.of_these(rows + made, tmp_path) == rows[:1] + made, "what does not say its network stays"
+    (folder / "weights.safetensors").write_bytes(b"two")
+    assert C.network_of(*key, tmp_path) != first and C.of_these(made, tmp_path) == []
+    assert C.missing(C.of_these(made, tmp_path), [(*key, 1.0)], S.TEST, 1) == [((*key, 1.0, "{}"), 0)]
+    assert C.network_of("unguided", "pose", 0, 0, tmp_path) == "" and C.network_of("controlnet+head", *key[1:], tmp_path) == ""
 
 
 def test_a_row_agrees_with_what_another_processor_rounds_otherwise_and_with_nothing_else():

@@ -16,7 +16,7 @@ from rg_minimal.files import write_rows
 def row(contestant="head", labels=100, picture=0, control=0.5, **changes):
     look = " ".join(f"{value:.3f}" for value in torch.randn(C.LOOKS, generator=torch.Generator().manual_seed(picture)).tolist())
     return {"contestant": contestant, "task": "pose", "labels": labels, "seed": 0, "picture": picture, "strength": 1.0, "control": control,
-            "whole": 1.0, "attributes": 1.0, "passes": 50.0, "seconds": 2.0, "look": look, "settings": "{}", "version": "a", **changes}
+            "whole": 1.0, "attributes": 1.0, "passes": 50.0, "seconds": 2.0, "look": look, "settings": "{}", "version": "a", "network": "", **changes}
 
 
 def arm(contestant, labels, control, pictures=8, **changes):
@@ -25,7 +25,7 @@ def arm(contestant, labels, control, pictures=8, **changes):
 
 def cost(contestant, labels=100, seed=0, **changes):
     return {"contestant": contestant, "task": "pose", "labels": labels, "seed": seed, "parameters": 1000, "training_seconds": 60.0,
-            "device": "cpu", "steps": 400, **changes}
+            "device": "cpu", "steps": 400, "network": "", **changes}
 
 
 def tuned(name="head", best=0, labels=1000, pictures=2):
@@ -129,6 +129,14 @@ def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
     said = R.tuning_table(found, "pose")
     assert said.count("chosen") == 1 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 1, guidance scale 1.5" in said
     assert said in R.report(R.Tables(rows, tune=tables.tune)) and R.NOT in R.tuning_table({}, "pose")
+
+
+def test_what_was_measured_before_it_was_trained_anew_is_said():
+    old, new = arm("controlnet", 100, 0.5, network="a"), [{**cost("controlnet"), "network": "b"}]
+    said = "pose: measured before they were trained anew: ControlNet with 100 labels, seed 0."
+    assert said in R.gaps(R.Tables(HEAD + old, training=new))
+    for rows, costs in ((old, []), (old, [{**new[0], "network": "a"}]), (old, [{**new[0], "network": ""}]), (arm("controlnet", 100, 0.5), new)):
+        assert not any("trained anew" in each for each in R.gaps(R.Tables(HEAD + rows, training=costs)))
 
 
 def test_recipes_that_were_tried_are_told_and_what_was_not_tried_as_well():

@@ -44,7 +44,7 @@ TUNED_ON = 16                           # scenes that settings are tried on, whe
 STEPS = FULL["num_inference_steps"]     # of everybody
 KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "picture": int, "strength": float,
             "control": float, "whole": float, "attributes": float, "passes": float, "seconds": float, "look": str,
-            "settings": str, "version": str}
+            "settings": str, "version": str, "network": str}
 REAL_KINDS = {"look": str, "version": str}
 SETTING = ("contestant", "task", "labels", "seed", "strength", "settings")      # what the rows of one batch share
 
@@ -190,6 +190,25 @@ def require(name: str, task: str, labels: int, seed: int, runs=RUNS) -> None:
         raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
 
 
+def network_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> str:
+    """A checksum of all that a contestant was trained to; empty where there is nothing, or not on this machine."""
+    if lacking(name, task, labels, seed, runs):
+        return ""
+    files = [file for part in _known(name).parts for file in sorted(folder_of(part, task, labels, seed, runs).glob("*.safetensors"))]
+    return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}" if files else ""
+
+
+def of_these(rows: list[dict], runs=RUNS) -> list[dict]:
+    """The rows but those of networks that were trained anew since: what is in `runs` now is another. Rows of networks that are not there
+    stay."""
+    now: dict[tuple, str] = {}
+    for row in rows:
+        which = tuple(row[name] for name in SETTING[:4])
+        if which not in now:
+            now[which] = network_of(*which, runs)
+    return [row for row in rows if now[tuple(row[name] for name in SETTING[:4])] in ("", row["network"]) or not row["network"]]
+
+
 def _known(name: str) -> Contestant:
     if name in CONTESTANTS:
         return CONTESTANTS[name]
@@ -286,10 +305,10 @@ def entries(tasks, contestants, labels, trainings, strengths) -> list[tuple]:
 def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: int = 64,
         settings: Callable | None = None,
         runs=RUNS) -> Iterator[tuple[int, int]]:
-    """Measure what `table` lacks, a batch at a time, and write it after each; yields (batches done, of). `todo` is a
-    list of (contestant, task, labels, seed, strength), and `settings(contestant, task, labels)` a list of the settings
+    """Measure what `table` lacks, or has of networks that were trained anew since (`network_of`), a batch at a time, and write it after
+    each; yields (batches done, of). `todo` is a list of (contestant, task, labels, seed, strength), and `settings(contestant, task, labels)` a list of the settings
     to measure."""
-    work = missing(rows_of(table, pipe), todo, scenes, pictures, settings)
+    work = missing(of_these(rows_of(table, pipe), runs), todo, scenes, pictures, settings)
     for number, made in enumerate(measured(pipe, judge, work, scenes, pictures, runs), 1):
         add_to(table, made)
         yield number, len(work)
@@ -324,15 +343,15 @@ def measured(pipe, judge, work: list[tuple], scenes: seeds.Scenes, pictures: int
     for name, task, labels, seed in dict.fromkeys(key[:4] for key, _ in work):
         require(name, task, labels, seed, runs)
     axes, version = real_looks(pipe, judge, runs)[0] if work else None, version_of(pipe)
-    loaded, cases = (None, None), {}
+    loaded, cases, network = (None, None), {}, ""
     for key, start in work:
         name, task, labels, seed, strength, said = key
         if loaded[0] != key[:4]:
-            loaded = key[:4], load_parts(name, task, labels, seed, pipe, runs)
+            loaded, network = (key[:4], load_parts(name, task, labels, seed, pipe, runs)), network_of(name, task, labels, seed, runs)
         if (task, start) not in cases:
             cases[task, start] = make_cases(pipe, task, scenes.first + start, min(BATCH, pictures - start))
         made = measure(pipe, judge, name, loaded[1], cases[task, start], strength, json.loads(said), axes)
-        yield [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version} for i, row in enumerate(made)]
+        yield [{**dict(zip(SETTING, key)), "picture": start + i, **row, "version": version, "network": network} for i, row in enumerate(made)]
 
 
 # ---------------------------------------------------------------------------------------------- tuning
@@ -444,10 +463,14 @@ def look_apart(row: dict, again: dict) -> float:
 
 
 def trainings(runs=RUNS) -> list[dict]:
-    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds."""
-    return [{**which, "parameters": told["parameters"], "training_seconds": told["training_seconds"],
-             "device": told.get("device", "cpu"), "steps": told.get("best_step", told["recipe"]["steps"])}
-            for which, told in _finished(runs)]
+    """What the trainings in `runs` cost: contestant, task, labels, seed, parameters, training seconds, and which networks they left."""
+    found = []
+    for which, told in _finished(runs):
+        name, *rest = which.values()
+        found.append({**which, "parameters": told["parameters"], "training_seconds": told["training_seconds"], "device": told.get("device", "cpu"),
+                      "steps": told.get("best_step", told["recipe"]["steps"]),
+                      "network": network_of(name if name in CONTESTANTS else f"head:{name}", *rest, runs)})
+    return found
 
 
 def _finished(runs) -> Iterator[tuple[dict, dict]]:

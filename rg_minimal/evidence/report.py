@@ -25,7 +25,7 @@ from ..pipelines import find_folder
 from ..puppets.heads import get_task
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
-         "device": str, "steps": int}
+         "device": str, "steps": int, "network": str}
 NAMES = {"unguided": "unguided", "head": "our head", "linear": "best raw layer", "detector": "picture detector",
          "controlnet": "ControlNet", "adapter": "T2I-Adapter", "controlnet+head": "ControlNet + head",
          "adapter+head": "T2I-Adapter + head", **{f"layer{i}": f"layer {i} alone" for i in range(6)},
@@ -266,6 +266,14 @@ def kept_early(tables: Tables, task: str) -> list[str]:
             early = [row for row in here if row["steps"] != B.usual_steps(labels, B.BaselineRecipe(name, task))]
             found += [f"{named(name)} with {labels:,} labels ({len(early)} of {len(here)})"] if early else []
     return found
+
+
+def trained_since(tables: Tables, task: str) -> list[str]:
+    """What was measured with other networks than those that `training.csv` tells of."""
+    now = {(row["contestant"], row["labels"], row["seed"]): row["network"] for row in pick(tables.training, task=task)}
+    old = {key for row in pick(tables.contest, task=task) if row["network"] and now.get(key := (row["contestant"].removeprefix("head:"), row["labels"], row["seed"]), "")
+           not in ("", row["network"])}
+    return [f"{named(name)} with {labels:,} labels, seed {seed}" for name, labels, seed in sorted(old)]
 
 
 def at_the_edge(tables: Tables, task: str, name: str) -> list[str]:
@@ -711,6 +719,7 @@ def gaps(tables: Tables) -> list[str]:
         found.append(f"Other learning rates than the recipe's: {'; '.join(lost)}: {NOT}.")
     found += [f"{task}: trained by a recipe of before, which kept the state of least loss and may starve: {', '.join(each)}." for task in B.TASKS
               if (each := kept_early(tables, task))]
+    found += [f"{task}: measured before they were trained anew: {'; '.join(each)}." for task in B.TASKS if (each := trained_since(tables, task))]
     if not tables.trial:
         found.append(f"The metrics themselves on trial: {NOT}.")
     there = {row["contestant"] for row in tables.contest}
