@@ -70,8 +70,7 @@ class LinearHead(Rival):
 
 
 def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **changes) -> Iterator[TrainingState]:
-    """As `train_readout`; which layer is best is decided on the other pictures that also choose the baselines'
-    checkpoints."""
+    """As `train_readout`; which layer is best is decided on other labelled pictures, which nobody learned from."""
     pipe = load_pipeline() if pipe is None else pipe
     own, folder = TASKS[task], folder_of("linear", task, labels, seed, runs)
     config = replace(new_head(pipe, task).config, extra=dict(own.extra), activation="none")
