@@ -364,9 +364,11 @@ def tuned(name, best, others=0.3, labels=1000, pictures=2, task="pose"):
             for row in rows_of(name, [0.9 if number == best else others] * pictures, labels=labels, task=task)]
 
 
-def test_settings_are_chosen_from_equally_many():
+def test_settings_are_chosen_from_as_many_for_all_and_a_few_more_for_the_networks():
     alone = [name for name in C.CONTESTANTS if name != "unguided" and "+" not in name]
-    assert {len({json.dumps(each) for each in C.budget(name, task)}) for name in alone for task in ("pose", "depth", "edges")} == {8}
+    many = {(name, task): len({json.dumps(each) for each in C.budget(name, task)}) for name in alone for task in ("pose", "depth", "edges")}
+    assert {many["head", task] for task in ("pose", "depth", "edges")} == {8} == {count for (name, _), count in many.items() if name not in B.KINDS}
+    assert {many[name, task] for name in B.KINDS for task in ("pose", "depth", "edges")} == {8, 10}, "at least as many for the rivals"
     assert C.budget("head:mirrored", "edges") == C.budget("head", "edges") != C.budget("head", "depth"), "an ablation has what the head has"
     rows, (first, *_, last) = tuned("head", 7), C.budget("head", "pose")
     assert C.chosen(rows, "head", "pose", 1000) == C.chosen(rows, "head:mirrored", "pose", 1000) == last
@@ -414,14 +416,14 @@ def test_what_was_chosen_from_the_stored_table():
 def test_a_pair_takes_what_was_chosen_for_each_alone(pipe, monkeypatch):
     rows = tuned("head", 6) + tuned("adapter", 4)
     settings = C.chosen(rows, "adapter+head", "pose", 1000)
-    assert settings == {"scale": 2.0, "guidance_scale": 1.5, "step_size": 0.12, "inner_steps": 1} and C.was_tuned(rows, "adapter+head", "pose")
+    assert settings == {"scale": 1.5, "guidance_scale": 1.5, "step_size": 0.12, "inner_steps": 1} and C.was_tuned(rows, "adapter+head", "pose")
     seen = {}
     monkeypatch.setattr(C, "steered", lambda conditioning, network, shown, scale: seen.update(scale=scale))
     monkeypatch.setattr(C, "sample", lambda pipe, prompt, aims, **told: seen.update(told) or [None])
     cases = C.make_cases(pipe, "pose", S.TUNE.first, 1)
     monkeypatch.setattr(C.Cases, "objective", lambda self, head, **told: None)
     C.CONTESTANTS["adapter+head"].make(pipe, cases, (None, None), 1.0, **settings)
-    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (2.0, 1.5, 0.12)
+    assert (seen["scale"], seen["guidance_scale"], seen["step_size"]) == (1.5, 1.5, 0.12)
 
 
 def test_a_batch_is_done_when_all_its_pictures_are():

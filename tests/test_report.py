@@ -127,7 +127,7 @@ def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
             0.05, 0.08, 0.08, 0.12, 0.12)), (0.03, 0.5, False, 4, 100)]
     assert found["adapter"][0]["merit"] == 0.125 and not found["adapter"][0]["chosen"] and R.tuning(tables, "depth") == {}
     said = R.tuning_table(found, "pose")
-    assert said.count("chosen") == 1 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 1, guidance scale 1.5" in said
+    assert said.count("chosen") == 1 and "our head: step size 0.05, inner steps 1" in said and "T2I-Adapter: scale 0.75, guidance scale 1.5" in said
     assert said in R.report(R.Tables(rows, tune=tables.tune)) and R.NOT in R.tuning_table({}, "pose")
 
 
@@ -160,7 +160,7 @@ def test_what_was_kept_before_its_last_step_is_said():
 
 
 def test_what_was_chosen_at_the_edge_of_what_was_tried_is_said():
-    edge, inside = tuned("adapter", 7), tuned("adapter", 2, labels=10)          # the largest of four scales, and one between
+    edge, inside = tuned("adapter", 9), tuned("adapter", 2, labels=10)          # the largest of five scales, and one between
     assert R.at_the_edge(R.Tables(tune=edge), "pose", "adapter") == ["scale 2.5"] == R.at_the_edge(R.Tables(tune=inside + edge), "pose", "adapter")
     assert R.at_the_edge(R.Tables(tune=inside), "pose", "adapter") == R.at_the_edge(R.Tables(tune=edge[:-1]), "pose", "adapter") == []
 

@@ -135,7 +135,7 @@ def _grid(**choices) -> tuple[dict, ...]:
 _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2)),
            "detector": _grid(step_size=(0.05, 0.1, 0.2, 0.4), stop=(0.5, 0.8)),
            "baseline": _grid(scale=(0.75, 1.0, 1.25, 1.5), guidance_scale=(1.5, SCALE)),
-           "farther": _grid(scale=(1.0, 1.5, 2.0, 2.5), guidance_scale=(1.5, SCALE)),
+           "farther": _grid(scale=(0.75, 1.0, 1.5, 2.0, 2.5), guidance_scale=(1.5, SCALE)),
            "finer": _grid(step_size=(0.02, 0.03, 0.05, 0.08), inner_steps=(1, 2)),
            "loop": _grid(step_size=(0.05, 0.08, 0.12, 0.18), goal=(0.2, 0.4)),
            "predictor": _grid(step_size=(0.1, 0.2, 0.4, 0.8), stop=(0.5, 0.8))}
@@ -143,9 +143,9 @@ _BUDGET = {"guided": _grid(step_size=(0.03, 0.05, 0.08, 0.12), inner_steps=(1, 2
 
 @dataclass(frozen=True)
 class Contestant:
-    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries, equally
-    many settings for everybody who is trained and works alone; `moved` has the grids of tasks where the best of `grid` lay at
-    its edge."""
+    """`make(pipe, cases, trained, strength, **settings)` makes pictures (B, 3, 128, 128); `grid` is what `tune` tries, eight
+    settings for everybody who is trained and works alone; `moved` has the grids of tasks where the best of them lay at the edge, for
+    the networks two settings more."""
     parts: tuple[str, ...]              # what was trained, by names of folders
     make: Callable
     grid: tuple[dict, ...] = ({},)
