@@ -251,7 +251,7 @@ def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, mon
 
     def measured(pipe, judge, name, network, cases, strength, settings):
         asked.append((name, cases, strength, settings))
-        return [{"task": "depth", "control": 0.25, "whole": 1.0, "attributes": 0.5}] * cases[1]
+        return [{"control": 0.25, "whole": 1.0, "attributes": 0.5}] * cases[1]             # as `measure`, which tells no task
     monkeypatch.setattr(M, "loaded", lambda: (tiny, None))
     monkeypatch.setattr(C, "measure", measured), monkeypatch.setattr(C, "make_cases", lambda pipe, task, first, count: (first, count))
     line = ["recipes", "depth", "--kinds", "controlnet", "--labels", "4", "--pictures", "10", "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)]

@@ -38,7 +38,7 @@ def tried(pipe, judge, jobs: list[B.BaselineRecipe], table, tuned: list[dict], r
         network, rows = B.load_baseline(recipe.folder).to(denoiser(pipe).device), []
         for start in range(0, pictures, C.BATCH):
             cases = C.make_cases(pipe, recipe.task, seeds.TUNE.first + start, min(C.BATCH, pictures - start))
-            rows += C.measure(pipe, judge, recipe.kind, network, cases, 1.0, settings)
+            rows += [{"task": recipe.task, **row} for row in C.measure(pipe, judge, recipe.kind, network, cases, 1.0, settings)]
         mean = lambda name: sum(row[name] for row in rows) / len(rows)
         add_rows(table, [{**dict(zip(KEY, key)), "loss": read_json(recipe.folder / "training.json")["check_loss"],
                           **{name: mean(name) for name in T.NUMBERS}, "merit": sum(map(C.merit, rows)) / len(rows), "pictures": len(rows),
