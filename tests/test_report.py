@@ -254,6 +254,9 @@ def test_together_is_compared_with_each_alone():
     found = {each["against"]: each["control"]["value"] for each in R.together(R.Tables(rows), "pose")}
     assert found == {"controlnet": pytest.approx(0.3), "head": pytest.approx(0.1)}
     assert "+0.300 (+0.300 to +0.300)" in R.together_table(R.together(R.Tables(rows), "pose"))
+    halved = [{**each, "whole": 0.5} if "+" in each["contestant"] else each for each in rows]
+    before, after = (next(each for each in R.together(R.Tables(part), "pose") if each["against"] == "head")["merit"]["value"] for part in (rows, halved))
+    assert after < before, "merit knows of whole puppets, too"
 
 
 def test_parts_of_the_head_are_scored_and_guided_with():

@@ -487,7 +487,7 @@ def trade_table(found: dict[str, list[dict]]) -> str:
 
 def together(tables: Tables, task: str) -> list[dict]:
     """For each network with a head beside it, what it has more than each of the two alone, in pairs of pictures: [{"pair",
-    "against", "labels", "control", "whole", "attributes"}, ...]."""
+    "against", "labels", "control", "whole", "attributes", "merit"}, ...]; "merit" is all three in one, `contest.merit`."""
     rows = pick(tables.contest, task=task, strength=1.0)
     return [found for pair in C.CONTESTANTS if "+" in pair for labels in _labels(rows, pair) for alone in pair.split("+")
             for found in _against(rows, pair, alone, labels)]
@@ -507,9 +507,9 @@ def _labels(rows: list[dict], contestant: str) -> list[int]:
 def _against(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
     """What one contestant has more than another with as many labels, in pairs of pictures and of trainings that both have: one
     dict, as `together` has them, or none where one of them was not measured."""
-    here = _of_both(rows, one, other, labels)
+    here = [{**row, "merit": C.merit(row)} for row in _of_both(rows, one, other, labels)]
     return [] if not here else [{"pair": one, "against": other, "labels": labels, **{
-        number: T.paired(*(T.grid(here, number, contestant=name) for name in (one, other))) for number in T.NUMBERS}}]
+        number: T.paired(*(T.grid(here, number, contestant=name) for name in (one, other))) for number in (*T.NUMBERS, "merit")}}]
 
 
 def _of_both(rows: list[dict], one: str, other: str, labels: int) -> list[dict]:
@@ -522,9 +522,9 @@ def together_table(found: list[dict], head: str = "together") -> str:
     """`together` or `rivals` as text."""
     error = head.startswith("depth")
     head, names = _paired(found, head)
-    rows = [(name, f"{each['labels']:,}", *(_plus(each[number]) for number in T.NUMBERS), str(each["control"]["n"]),
+    rows = [(name, f"{each['labels']:,}", *(_plus(each[number]) for number in (*T.NUMBERS, "merit")), str(each["control"]["n"]),
              str(each["control"]["seeds"])) for name, each in zip(names, found)]
-    return text_table((head, "labels", "error (less is nearer)" if error else "control", *NUMBERS.values(), "n", "trainings"), rows)
+    return text_table((head, "labels", "error (less is nearer)" if error else "control", *NUMBERS.values(), "merit: all three", "n", "trainings"), rows)
 
 
 def _paired(found: list[dict], head: str) -> tuple[str, list[str]]:
