@@ -43,7 +43,7 @@ LABELS = (10, 30, 100, 300, 1000, 10_000)
 CHECKED = 64                            # labelled pictures more, on which the loss is noted
 SHARD = 500                             # labelled pictures a file
 LENGTHS = (200, 400, 1000)              # numbers of steps that are tried of each, see `recipes.py`
-FEW = {"controlnet": {30: 400}, "adapter": {30: 200, 100: 400}}    # labels up to which a baseline is trained for so many steps
+FEW = {"controlnet": {30: 400}, "adapter": {10: 100, 30: 200, 100: 400}}    # labels up to which a baseline is trained for so many steps
 EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `usual_steps`
 
 
