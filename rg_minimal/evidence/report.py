@@ -311,12 +311,26 @@ def recipe_table(tables: Tables, task: str) -> str:
 
 def steps_at_the_edge(tables: Tables, task: str) -> list[str]:
     """With how many labels a baseline's number of steps is the smallest or largest of those that were tried."""
-    several: dict[tuple, dict[int, float]] = {}
-    for row in pick(tables.recipes, task=task, lr=B.BaselineRecipe.lr):
-        several.setdefault((row["contestant"], row["labels"]), {})[row["steps"]] = row["merit"]
+    several = _steps_tried(tables, task)
     said = lambda steps, best: f"{best:,} of {', '.join(f'{each:,}' for each in steps)}" if len(steps) > 1 else f"{best:,} alone"
     return [f"{named(name)} with {labels:,} labels ({said(sorted(merits), best)})" for (name, labels), merits in several.items()
             if (best := max(merits, key=merits.get)) in (min(merits), max(merits))]
+
+
+def _steps_tried(tables: Tables, task: str) -> dict[tuple, dict[int, float]]:
+    """The merit of each number of steps that was tried, {(contestant, labels): {steps: merit}}."""
+    found: dict[tuple, dict[int, float]] = {}
+    for row in pick(tables.recipes, task=task, lr=B.BaselineRecipe.lr):
+        found.setdefault((row["contestant"], row["labels"]), {})[row["steps"]] = row["merit"]
+    return found
+
+
+def not_the_best(tables: Tables, task: str) -> list[str]:
+    """What was trained with another number of steps than that which had most merit of those that were tried."""
+    best = {key: max(merits, key=merits.get) for key, merits in _steps_tried(tables, task).items()}
+    used = {(row["contestant"], row["labels"]): row["steps"] for row in pick(tables.training, task=task)}
+    return [f"{named(name)} with {labels:,} labels ({used[name, labels]:,}; {steps:,} had more)" for (name, labels), steps in best.items()
+            if used.get((name, labels), steps) != steps]
 
 
 def rates(tables: Tables, task: str, name: str) -> set[float]:
@@ -698,6 +712,9 @@ def gaps(tables: Tables) -> list[str]:
         steps = steps_at_the_edge(tables, task)
         if steps:
             found.append(f"{task}: numbers of steps at the edge of what was tried, so that more or fewer may be better still: {'; '.join(steps)}.")
+        other = not_the_best(tables, task)
+        if other:
+            found.append(f"{task}: measured with another number of steps than had most merit: {'; '.join(other)}.")
         done = {row["ablation"] for row in scored}
         heads = {row["contestant"].removeprefix("head:") for row in rows if ":" in row["contestant"]}
         known = [name for name, each in A.ABLATIONS.items() if task in each.tasks]
