@@ -30,7 +30,7 @@ from ..checks import Count, declared
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, read_tensors, rows_so_far, write_rows, write_tensors
 from ..paces import FULL
-from ..pipelines import encode_prompts, load_head, sample
+from ..pipelines import find_folder, encode_prompts, load_head, sample
 from ..puppets import world
 from ..puppets.front import agreement, control_of, counted
 from ..puppets.judge import round_trip
@@ -260,9 +260,9 @@ def write_real(pipe, judge, table, runs=RUNS) -> None:
         write_rows(table, [{"look": each, "version": version} for each in _written(found)], REAL_KINDS)
 
 
-def stored_axes(table) -> tuple[Tensor, Tensor]:
+def stored_axes(folder=FOLDER) -> tuple[Tensor, Tensor]:
     """The axes of the Frechet distance, as `measure` wants them, from beside the table of renderings."""
-    found = read_tensors(Path(table).with_suffix(".safetensors"))[0]
+    found = read_tensors(Path(find_folder(folder)) / "real.safetensors")[0]
     return found["mean"], found["axes"]
 
 
@@ -444,7 +444,7 @@ def recompute(pipe, judge, table, tasks, scenes: seeds.Scenes, seed: int = 0, ru
 # How far control and each number of the look may come out otherwise, by task, where the network is the same. On the machine that made a row
 # looks are off by less than 0.001. With another processor's instructions, of 40 pictures guided by heads, depth was off by at most 0.0007, the
 # F-score of edges by 0.0196, no joint flipped (one of the 12 to 14 that count may), and looks were off by at most 0.006 in pose and 0.23 else.
-# Of pairs of rows in the stored table of one picture by different networks 0.05 % are as near as this in pose, 1.0 % in depth, 2.9 % in edges.
+# Of pairs of rows in the stored table of one picture by different networks one in a thousand is as near as this in pose, one in seventy in depth, one in ten in edges.
 SAME = {"pose": (0.1, 0.05), "depth": (0.001, 0.25), "edges": (0.02, 0.25)}
 
 
