@@ -276,9 +276,10 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     gone = R.ablation_differences(R.Tables(HEAD + arm("head:mirrored", 100, 0.7)), "pose")
     part = gone["told 999 - t, 100 labels"]
     assert part["value"] == pytest.approx(-0.05, abs=1e-5) and part["n"] == 8
-    axes, = plots.differences(gone, "PCK").axes
+    figure = plots.differences(gone, "PCK")
+    axes, = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["told 999 - t, 100 labels"]
-    assert axes.get_title("left") == "whiskers: 95 % intervals of n = 8 pairs of pictures; one training each"
+    assert figure.get_suptitle() == "whiskers: 95 % intervals of n = 8 pairs of pictures; one training each"
 
 
 def test_commands_that_are_named_are_commands():

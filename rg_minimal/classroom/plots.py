@@ -677,8 +677,8 @@ def differences(found: dict, label: Text, inches: Inches | None = None) -> Figur
     axes.tick_params(labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
     counts, seeds = ({each[what] for each in found.values()} for what in ("n", "seeds"))
-    axes.set_title(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures"
-                   + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35", loc="left")
+    figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures"
+                    + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35", x=0.01, ha="left")
     return figure
 
 
