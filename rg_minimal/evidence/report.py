@@ -708,7 +708,7 @@ def gaps(tables: Tables) -> list[str]:
         edge = [f"{named(name)} ({', '.join(where)})" for name in dict.fromkeys(row["contestant"] for row in pick(tables.tune, task=task))
                 if (where := at_the_edge(tables, task, name))]
         if edge:
-            found.append(f"{task}: chosen at the edge of what was tried, so that more may be better still: {'; '.join(edge)}.")
+            found.append(f"{task}: chosen at the edge of what was tried, so that what lies beyond may be better still: {'; '.join(edge)}.")
         steps = steps_at_the_edge(tables, task)
         if steps:
             found.append(f"{task}: numbers of steps at the edge of what was tried, so that more or fewer may be better still: {'; '.join(steps)}.")
