@@ -406,11 +406,13 @@ def test_what_was_chosen_from_the_stored_table():
     network = lambda scale, guidance: {"scale": scale, "guidance_scale": guidance}
     found = {task: {name: C.chosen(rows, name, task, 1000) for name in C.CONTESTANTS if name != "unguided" and "+" not in name} for task in B.TASKS}
     assert found["pose"] == {"head": guided(0.05, 1), "linear": guided(0.08, 1), "detector": {"step_size": 0.1, "stop": 0.5},
-                             "controlnet": network(1.0, 1.5), "adapter": network(1.25, 1.5), "loop": {"step_size": 0.08, "goal": 0.2},
+                             "controlnet": network(1.0, 1.5), "adapter": network(1.5, 1.5), "loop": {"step_size": 0.08, "goal": 0.2},
                              "predictor": {"step_size": 0.1, "stop": 0.8}}
     untuned = {"linear": {}, "detector": {}, "loop": {}, "predictor": {}}
-    assert found["depth"] == untuned | {"head": guided(0.05, 2), "controlnet": network(1.5, 1.5), "adapter": network(1.5, 1.5)}
-    assert found["edges"] == untuned | {"head": guided(0.03, 2), "controlnet": network(1.5, 1.5), "adapter": network(1.5, 3.0)}
+    assert found["depth"] == untuned | {"head": guided(0.05, 2), "controlnet": network(2.0, 1.5), "adapter": network(1.5, 1.5)}
+    assert found["edges"] == untuned | {"head": guided(0.03, 2), "controlnet": network(2.0, 3.0), "adapter": network(1.5, 3.0)}
+    few = {task: [C.chosen(rows, name, task, 30) for name in B.KINDS] for task in ("pose", "depth")}
+    assert few == {"pose": [network(0.75, 1.5), network(1.0, 3.0)], "depth": [network(1.0, 1.5), network(1.5, 1.5)]}, "with few labels, gentler"
 
 
 def test_a_pair_takes_what_was_chosen_for_each_alone(pipe, monkeypatch):
@@ -602,7 +604,7 @@ def test_what_learns_from_another_is_trained_after_it(monkeypatch, tmp_path):
     assert list(M.train_all(jobs, tmp_path)) == [(1, 3), (2, 3), (3, 3)] and asked == ["head", "adapter", "predictor"]
 
 
-@pytest.mark.parametrize("labels, changes, steps", [(10, {}, (400, 200)), (30, {}, (400, 200)), (31, {}, (1000, 400)), (101, {}, (1000, 1000)),
+@pytest.mark.parametrize("labels, changes, steps", [(10, {}, (400, 100)), (30, {}, (400, 200)), (31, {}, (1000, 400)), (101, {}, (1000, 1000)),
                                                     (5333, {}, (1000, 1000)), (10_000, {}, (1875, 1875)), (10_000, {"steps": 7}, (7, 7))])
 def test_a_baseline_is_trained_as_long_as_it_needs(monkeypatch, labels, changes, steps):
     monkeypatch.setattr(B, "train_baseline", lambda recipe, pipe: recipe)
