@@ -13,7 +13,7 @@ from rg_minimal.evidence import ablations as A, baselines as B, contest as C, id
 from rg_minimal.evidence import __main__ as evidence
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
-from rg_minimal.files import read_json
+from rg_minimal.files import read_json, rows_so_far
 from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -714,6 +714,9 @@ def test_a_cheaper_head_is_trained_scored_and_guides(pipe, tmp_path, monkeypatch
     head = C.load_parts(f"head:{name}", "pose", 2, 0, pipe, tmp_path)
     assert len(head.config.layer_channels) == (3 if name == "short3" else 6) and head.config.out_channels == 14
     assert list(A.score_ablations(pipe, [name], ["pose"], [2], [0], tmp_path / "scores.csv", tmp_path, (300,))) == [(1, 1)]
+    scored, = rows_so_far(tmp_path / "scores.csv", A.KINDS_OF, "ablations")
+    each = [float(score) for score in scored["scores"].split()]
+    assert len(each) == 2 and sum(each) / len(each) == pytest.approx(scored["score"], abs=1e-4), "of each picture by itself"
     cases, later = C.make_cases(pipe, "pose", S.TUNE.first, 1), []
     hook = pipe.unet.up_blocks[-1].resnets[-1].register_forward_hook(lambda *_: later.append(torch.is_grad_enabled()))
     made = [C.measure(pipe, load_judge(), f"head:{name}", head, cases, strength, {})[0] for strength in (0.0, 1.0)]

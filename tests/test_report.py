@@ -264,15 +264,22 @@ def test_together_is_compared_with_each_alone():
 
 
 def test_parts_of_the_head_are_scored_and_guided_with():
-    scores = [{"ablation": name, "task": "pose", "labels": 100, "seed": seed, "timestep": t, "score": value + 0.02 * seed, "parameters": 9}
+    scores = [{"ablation": name, "task": "pose", "labels": 100, "seed": seed, "timestep": t, "score": value + 0.02 * seed, "parameters": 9, "scores": ""}
               for name, value in (("head", 0.9), ("mirrored", 0.8), ("layer0", 0.3)) for seed in (0, 1) for t in (100, 500)]
     found = R.ablation_scores(R.Tables(ablations=scores), "pose")
     assert list(found) == ["which layers", "timestep embedding"]
-    assert found["timestep embedding"]["told 999 - t"][0] == {"timestep": 100, "value": pytest.approx(0.81), "low": 0.8, "high": pytest.approx(0.82), "seeds": 2}
+    assert found["timestep embedding"]["told 999 - t"][0] == {"timestep": 100, "value": pytest.approx(0.81), "low": 0.8, "high": pytest.approx(0.82), "seeds": 2, "n": 0}
     assert R.scored_by(scores, "pose") == [f"python -m rg_minimal.evidence ablate pose --labels 100 --seeds {seed} --scores-only --ablations mirrored layer0"
                                            for seed in (0, 1)] and not R.scored_by(scores, "depth")
     assert commands().parse_args(shlex.split(R.scored_by(scores, "pose")[1])[3:]).seeds == [1]
     assert "told 999 - t" in R.ablation_table(found) and len(plots.score_panels(found, "PCK").axes) == 2
+    assert plots.score_panels(found, "PCK").get_supxlabel() == "whiskers: the least and the most of the trainings; 2 trainings"
+    told = R.Tables(ablations=[{**row, "scores": " ".join(f"{row['score'] + 0.01 * (i % 3):.4f}" for i in range(9))} for row in scores])
+    part = R.ablation_scores(told, "pose")["timestep embedding"]["told 999 - t"][0]
+    assert part["value"] == pytest.approx(0.82) and part["low"] < 0.82 < part["high"] and (part["n"], part["seeds"]) == (9, 2)
+    assert plots.score_panels(R.ablation_scores(told, "pose"), "PCK").get_supxlabel() == "whiskers: 95 % intervals of n = 9 labelled pictures; 2 trainings"
+    lines = [line for line in R.report(told).split("\n") if "told 999 - t" in line]
+    assert any("-0.100 (-0.100 to -0.100)" in line for line in lines), "in pairs of pictures and trainings"
     gone = R.ablation_differences(R.Tables(HEAD + arm("head:mirrored", 100, 0.7)), "pose")
     part = gone["told 999 - t, 100 labels"]
     assert part["value"] == pytest.approx(-0.05, abs=1e-5) and part["n"] == 8
@@ -280,6 +287,7 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     axes, = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["told 999 - t, 100 labels"]
     assert figure.get_suptitle() == "whiskers: 95 % intervals of n = 8 pairs of pictures; one training each"
+    assert plots.differences({"mine": {"value": 0.1, "low": 0.0, "high": 0.2}}, "PCK").get_suptitle() == "", "of what does not say how many it is of"
 
 
 def test_commands_that_are_named_are_commands():

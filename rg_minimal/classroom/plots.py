@@ -660,8 +660,8 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
 
 @declared
 def differences(found: dict, label: Text, inches: Inches | None = None) -> Figure:
-    """A point with its 95 % interval for each {name: {"value", "low", "high", "n", "seeds"}}, one below the other, beside a line at 0; what
-    holds 0 is pale."""
+    """A point with its 95 % interval for each {name: {"value", "low", "high"}}, one below the other, beside a line at 0; what holds 0
+    is pale. Where all tell their "n" and "seeds", as `evidence.statistics` does, the figure says them."""
     if not found:
         raise ValueError("there are no differences to show: pass at least one")
     figure = Figure(figsize=inches or (5.6, 0.7 + 0.24 * len(found)), layout="constrained")
@@ -676,9 +676,10 @@ def differences(found: dict, label: Text, inches: Inches | None = None) -> Figur
     axes.set_xlabel(upright(label), fontsize=8)
     axes.tick_params(labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
-    counts, seeds = ({each[what] for each in found.values()} for what in ("n", "seeds"))
-    figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures"
-                    + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35", x=0.01, ha="left")
+    if all({"n", "seeds"} <= each.keys() for each in found.values()):
+        counts, seeds = ({each[what] for each in found.values()} for what in ("n", "seeds"))
+        figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures"
+                        + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35", x=0.01, ha="left")
     return figure
 
 
@@ -689,8 +690,8 @@ def _from_to(several) -> str:
 
 @declared
 def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2, 2.2)) -> Figure:
-    """A small panel for each {part: {name: [{"timestep", "value", "low", "high"}, ...]}}: scores over timesteps, with bars from the
-    least to the most of several trainings; the first name of each is drawn thick."""
+    """A small panel for each {part: {name: [{"timestep", "value", "low", "high", "seeds", "n"}, ...]}}: scores over timesteps, with 95 %
+    intervals of n pictures, or, where n is 0, bars from the least to the most of the trainings; the first name of each is drawn thick."""
     if not parts:
         raise ValueError("there are no scores to show: pass at least one part")
     rows_of = -(-len(parts) // columns)
@@ -710,6 +711,11 @@ def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2
         axes.legend(fontsize=6, frameon=False, ncols=1 + many, **({"loc": "lower left", "columnspacing": 0.8} if many else {}))
     for axes in list(grid):
         axes.set_axis_off()
+    every = [row for heads in parts.values() for rows in heads.values() for row in rows]
+    counts, seeds = {row["n"] for row in every}, {row["seeds"] for row in every}
+    told = f"whiskers: 95 % intervals of n = {_from_to(counts)} labelled pictures" if min(counts) else (
+        "no intervals" if seeds == {1} else "whiskers: the least and the most of the trainings")
+    figure.supxlabel(told + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35")
     return figure
 
 

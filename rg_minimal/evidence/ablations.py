@@ -18,7 +18,7 @@ from .baselines import CHECKED, RUNS, folder_of, labelled, listening, train_read
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, rows_so_far, write_json
 from ..keypoints import heatmaps
-from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_head
+from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_each
 from ..puppets.training import TrainingState
 from ..pipelines import load_head, load_pipeline
 from ..readout import Reading, spatial_loss
@@ -27,7 +27,7 @@ from ..undo import seeded
 
 OFF = -30.0                             # a mixing weight with which a layer counts for nothing
 KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float,
-            "parameters": int}
+            "parameters": int, "scores": str}
 
 
 class MirroredHead(ReadoutHead):
@@ -161,17 +161,18 @@ def _train(found: Ablation, name, task, labels, seed, runs, pipe, **changes) -> 
 
 def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
                     timesteps=TIMESTEPS) -> Iterator[tuple[int, int]]:
-    """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from; rows
-    as `KINDS_OF`."""
-    done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows_so_far(table, KINDS_OF, "ablations")}
+    """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from, and of each of them by
+    itself; rows as `KINDS_OF`."""
+    done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows_so_far(table, KINDS_OF, "ablations") if row["scores"]}
     todo = [(name, task, count, seed) for seed in trainings for count in labels for task in tasks for name in names
             if (name, task, count, seed) not in done and (name == "head" or task in ABLATIONS[name].tasks)]
     others = labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures") if todo else None
     for number, (name, task, count, seed) in enumerate(todo, 1):
         head = load_head(str(folder_of(name, task, count, seed, runs))).to(denoiser(pipe).device)
         with listening(pipe, ABLATIONS[name].layers if name in ABLATIONS else None):
-            scores = score_head(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
+            scores = score_each(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
         size = sum(each.numel() for each in head.parameters())
-        made = [dict(zip(KINDS_OF, (name, task, count, seed, timestep, score, size))) for timestep, score in scores.items()]
+        made = [dict(zip(KINDS_OF, (name, task, count, seed, timestep, float(each.mean()), size, " ".join(f"{score:.4f}" for score in each.tolist()))))
+                for timestep, each in scores.items()]
         add_rows(table, made, KINDS_OF, list(KINDS_OF)[:5], "ablations")
         yield number, len(todo)

@@ -459,9 +459,15 @@ Timesteps = Annotated[tuple, BeforeValidator(_timesteps)]
 def score_head(pipe, task: str | Task, head: ReadoutHead, timesteps: Timesteps = TIMESTEPS, samples: Samples | None = None,
                count: Count = SCORED) -> dict[int, float]:
     """The task's score on samples noised to each timestep, by default `count` held-out ones."""
+    return {timestep: scores.mean().item() for timestep, scores in score_each(pipe, task, head, timesteps, samples, count).items()}
+
+
+@declared
+def score_each(pipe, task: str | Task, head: ReadoutHead, timesteps: Timesteps = TIMESTEPS, samples: Samples | None = None,
+               count: Count = SCORED) -> dict[int, Tensor]:
+    """`score_head` of each sample by itself: {timestep: (B,)}."""
     samples = collect_held_out(pipe, task, count) if samples is None else samples
-    scores = _score(pipe, get_task(task), samples, timesteps, [lambda reading: reading(head)])
-    return {timestep: values[0] for timestep, values in scores.items()}
+    return {timestep: scores[0] for timestep, scores in _score(pipe, get_task(task), samples, timesteps, [lambda reading: reading(head)]).items()}
 
 
 @declared
@@ -475,12 +481,13 @@ def score_raw_layers(pipe, task: str | Task, timesteps: Timesteps = TIMESTEPS, s
     samples = collect_held_out(pipe, task, count) if samples is None else samples
     layer = lambda index: lambda reading: resize(reading.features[index], reading.latents.shape[-2:])
     layers = len(new_head(pipe, task).config.layer_channels)
-    return _score(pipe, task, samples, timesteps, [layer(index) for index in range(layers)])
+    return {timestep: scores.mean(1).tolist() for timestep, scores in
+            _score(pipe, task, samples, timesteps, [layer(index) for index in range(layers)]).items()}
 
 
 @torch.no_grad()
-def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, list[float]]:
-    """For each timestep the mean score of each view, a function Reading -> (B, k, H, W)."""
+def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, Tensor]:
+    """For each timestep the scores of each view, a function Reading -> (B, k, H, W), of all samples: (views, samples)."""
     scores = {}
     if not len(samples):
         raise ValueError("samples are empty, so there is nothing to score; collect at least one")
@@ -496,7 +503,7 @@ def _score(pipe, task, samples, timesteps, views, chunk: int = 32) -> dict[int, 
             readings = [read_picture(pipe, None, timestep, generator=rng, latents=latents) for latents in part.latents]
             values.append(torch.stack([task.score(*(view(reading).float().cpu() for reading in readings), *part.truth)
                                        for view in views]))                             # (views, B)
-        scores[timestep] = torch.cat(values, 1).mean(1).tolist()
+        scores[timestep] = torch.cat(values, 1)
     return scores
 
 
