@@ -247,12 +247,13 @@ def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
     made to its end."""
     rows, found = pick(tables.tune, task=task), {}
     for name in dict.fromkeys(row["contestant"] for row in rows):
-        mine, ended = pick(rows, contestant=name), C.tunings(rows, name, task)
+        mine = pick(rows, contestant=name)
+        chosen = {labels: max(merits, key=merits.get) for labels, merits in C.tunings(rows, name, task).items()}
         for labels, settings in dict.fromkeys((row["labels"], row["settings"]) for row in mine):
             here = pick(mine, labels=labels, settings=settings)
             found.setdefault(name, []).append({
                 "settings": json.loads(settings), "merit": sum(map(C.merit, here)) / len(here), "control": _mean(here, "control"),
-                "whole": _mean(here, "whole"), "chosen": settings == max(ended[labels], key=ended[labels].get) if labels in ended else False, "n": len(here), "labels": labels})
+                "whole": _mean(here, "whole"), "chosen": settings == chosen.get(labels), "n": len(here), "labels": labels})
     return found
 
 
@@ -270,9 +271,9 @@ def kept_early(tables: Tables, task: str) -> list[str]:
 
 def trained_since(tables: Tables, task: str) -> list[str]:
     """What was measured with other networks than those that `training.csv` tells of."""
-    now = {(row["contestant"], row["labels"], row["seed"]): row["network"] for row in pick(tables.training, task=task)}
-    old = {key for row in pick(tables.contest, task=task) if row["network"] and now.get(key := (row["contestant"].removeprefix("head:"), row["labels"], row["seed"]), "")
-           not in ("", row["network"])}
+    which = lambda row: (row["contestant"].removeprefix("head:"), row["labels"], row["seed"])
+    now = {which(row): row["network"] for row in pick(tables.training, task=task)}
+    old = {which(row) for row in pick(tables.contest, task=task) if row["network"] and now.get(which(row), "") not in ("", row["network"])}
     return [f"{named(name)} with {labels:,} labels, seed {seed}" for name, labels, seed in sorted(old)]
 
 
@@ -294,18 +295,16 @@ def tuning_table(found: dict[str, list[dict]], task: str) -> str:
     return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures", "labels"), rows)
 
 
-WHOSE = ("task", "contestant", "labels", "seed", "settings")
-
-
 def recipe_table(tables: Tables, task: str) -> str:
     """What became of baselines with each number of steps and learning rate that was tried, as text: what they steer on tuning scenes, the
     merit by which a recipe is chosen, and the loss on pictures that none learned from."""
-    rows, best = pick(tables.recipes, task=task), {}
+    rows, alike = pick(tables.recipes, task=task), {}
     for row in rows:
-        best[_whose(row)] = max(best.get(_whose(row), 0.0), row["merit"])
+        alike.setdefault(_whose(row), []).append(row["merit"])
+    most = lambda row, merits: "most" if len(merits) > 1 and row["merit"] == max(merits) else ""
     return text_table((f"{task}, recipes that were tried: steps, rate", "loss on others", "control", "whole", "attributes", "merit", "", "pictures"), [
         (f"{named(row['contestant'])}, {row['labels']:,} labels: {row['steps']:,}, {row['lr']:g}", f"{row['loss']:.4f}", f"{row['control']:.3f}",
-         f"{row['whole']:.2f}", f"{row['attributes']:.2f}", f"{row['merit']:.3f}", "most" if row["merit"] == best[_whose(row)] and len(pick(rows, **{each: row[each] for each in WHOSE})) > 1 else "",
+         f"{row['whole']:.2f}", f"{row['attributes']:.2f}", f"{row['merit']:.3f}", most(row, alike[_whose(row)]),
          str(row["pictures"])) for row in rows])
 
 
@@ -343,7 +342,7 @@ def rates(tables: Tables, task: str, name: str) -> set[float]:
 
 def _whose(row: dict) -> tuple:
     """Which trainings a recipe is compared with: by the same labelled pictures, steered by the same settings."""
-    return tuple(row[each] for each in WHOSE)
+    return tuple(row[each] for each in ("task", "contestant", "labels", "seed", "settings"))
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
