@@ -678,14 +678,18 @@ def differences(found: dict, label: Text, inches: Inches | None = None) -> Figur
     axes.spines[["top", "right"]].set_visible(False)
     if all({"n", "seeds"} <= each.keys() for each in found.values()):
         counts, seeds = ({each[what] for each in found.values()} for what in ("n", "seeds"))
-        figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures"
-                        + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35", x=0.01, ha="left")
+        figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures{_of_trainings(seeds)}",
+                        fontsize=7.5, color="0.35", x=0.01, ha="left")
     return figure
 
 
 def _from_to(several) -> str:
     """Numbers as their ends: "64", "16 to 64"."""
     return " to ".join(map(str, dict.fromkeys((min(several), max(several)))))
+
+
+def _of_trainings(seeds: set[int]) -> str:
+    return "; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"
 
 
 @declared
@@ -715,7 +719,7 @@ def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2
     counts, seeds = {row["n"] for row in every}, {row["seeds"] for row in every}
     told = f"whiskers: 95 % intervals of n = {_from_to(counts)} labelled pictures" if min(counts) else (
         "no intervals" if seeds == {1} else "whiskers: the least and the most of the trainings")
-    figure.supxlabel(told + ("; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"), fontsize=7.5, color="0.35")
+    figure.supxlabel(told + _of_trainings(seeds), fontsize=7.5, color="0.35")
     return figure
 
 
