@@ -14,7 +14,7 @@ from rg_minimal.evidence import __main__ as evidence
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
 from rg_minimal.files import read_json, rows_so_far
-from rg_minimal.pipelines import encode_prompts, load_pipeline, read_picture, sample
+from rg_minimal.pipelines import encode_prompts, load_head, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.puppets.judge import load_judge
@@ -726,6 +726,45 @@ def test_a_cheaper_head_is_trained_scored_and_guides(pipe, tmp_path, monkeypatch
     if name == "several":                       # trained once for all three
         assert not list(A.train_ablation(name, "depth", 2, 0, tmp_path, pipe, steps=2, batch=2))
         assert C.load_parts("head:several", "depth", 2, 0, pipe, tmp_path).config.out_channels == 1
+
+
+def test_heads_that_learn_together_learn_what_each_learns_alone(pipe, tmp_path):
+    names, few = ["layer1", "equal_mixing", "plain_loss", "mirrored", "without_timestep", "short2", "below250"], {"steps": 3, "batch": 2}
+    passes = []
+    hook = pipe.unet.register_forward_pre_hook(lambda *_: passes.append(1))
+    stages = [state.stage for state in A.train_ablations(names, "pose", 4, 0, tmp_path / "both", pipe, **few)]
+    hook.remove()
+    together, = {stage for stage in stages if stage.startswith("together")}
+    assert stages == [together] * 3 + ["below250 pose 4"] * 3 and len(passes) == 6, "one pass a step for six heads, and of other timesteps one more"
+    for name in names:
+        list(A.train_ablation(name, "pose", 4, 0, tmp_path / "alone", pipe, **few))
+        one, other = (load_head(str(B.folder_of(name, "pose", 4, 0, tmp_path / each))) for each in ("both", "alone"))
+        assert one.config == other.config
+        for key, weight in other.state_dict().items():
+            torch.testing.assert_close(one.state_dict()[key], weight, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+        told, alone = (read_json(B.folder_of(name, "pose", 4, 0, tmp_path / each) / "training.json") for each in ("both", "alone"))
+        assert {**told, "training_seconds": 0} == {**alone, "training_seconds": 0}
+    assert {each.name for each in (tmp_path / "both").iterdir()} == {each.name for each in (tmp_path / "alone").iterdir()}, "and nothing else is left"
+    assert not list(A.train_ablations(names, "pose", 4, 0, tmp_path / "both", pipe, **few)), "all are there"
+    with pytest.raises(ValueError, match="trained with another recipe"):
+        list(A.train_ablations(names, "pose", 4, 0, tmp_path / "both", pipe, steps=4, batch=2))
+    with pytest.raises(ValueError, match="no ablation 'plain_loss' of depth"):
+        list(A.train_ablations(["layer0", "plain_loss"], "depth", 4, 0, tmp_path / "none", pipe))
+    assert not (tmp_path / "none").exists()
+
+
+def test_heads_that_learn_together_go_on_after_a_kill(pipe, tmp_path, monkeypatch):
+    train_task, names, weights = B.train_task, ["layer1", "plain_loss", "short2"], []
+    monkeypatch.setattr(B, "train_task", lambda *given, **told: train_task(*given, **told | {"checkpoint_every": 1}))
+    for folder, stops in (("whole", (9,)), ("killed", (2, 9))):
+        for stop in stops:
+            states = A.train_ablations(names, "pose", 4, 0, tmp_path / folder, pipe, steps=4, batch=2)
+            steps = [state.step for state in itertools.islice(states, stop)]
+            states.close()
+        weights.append([load_head(str(B.folder_of(name, "pose", 4, 0, tmp_path / folder))).state_dict() for name in names])
+    assert steps == [3, 4]
+    for one, other in zip(*weights):
+        assert all(torch.equal(one[key], other[key]) for key in other)
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------

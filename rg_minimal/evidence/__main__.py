@@ -184,8 +184,7 @@ def ablate(options) -> None:
             for task in options.tasks:
                 names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
                 follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options)))
-                for name in names:
-                    follow(A.train_ablation(name, task, labels, seed, options.runs, pipe, **changes_of(options)))
+                follow(A.train_ablations(names, task, labels, seed, options.runs, pipe, **changes_of(options)))
                 count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
                                         options.runs))
     if not options.scores_only:

@@ -3,25 +3,30 @@ Two of them are ideas to make heads cheaper: `several`, one head with the output
 three decoder layers and lets the guided pass end behind them.
 
     python -m rg_minimal.evidence ablate pose --labels 100        # trains, scores (ablations.csv), lets each guide (contest.csv)
+
+Most of them read the very same passes of the denoiser, so they learn together, as a `Chorus`: twenty heads take less than half of the time.
 """
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, Iterator
 
 import torch
+from torch import nn
 
 from . import seeds
 from . import baselines as B
-from .baselines import CHECKED, RUNS, folder_of, labelled, listening, train_readout
+from .baselines import CHECKED, RUNS, folder_of, labelled, leave, listening, recipe_of, train_readout
+from .learn import finished
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, rows_so_far, write_json
 from ..keypoints import heatmaps
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_each
 from ..puppets.training import TrainingState
 from ..pipelines import load_head, load_pipeline
-from ..readout import Reading, spatial_loss
+from ..readout import Head, Reading, spatial_loss
 from ..saving import ReadoutHead
 from ..undo import seeded
 
@@ -139,14 +144,20 @@ ABLATIONS = {
     **{f"short{count}": Ablation(layers=count) for count in (2, 3, 4)}, "several": Ablation(train=train_several)}
 
 
-def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,
-                   **changes) -> Iterator[TrainingState]:
-    """Train one; goes on where it stopped. ValueError where there is no such one, or it says nothing about this
-    task."""
+def known_ablation(name: str, task: str) -> Ablation:
+    """ValueError where there is no such one, or it says nothing about this task."""
     found = ABLATIONS.get(name)
     if found is None or task not in found.tasks:
         known = ", ".join(each for each, other in ABLATIONS.items() if task in other.tasks)
         raise ValueError(f"there is no ablation {name!r} of {task}; choose from {known}")
+    return found
+
+
+def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,
+                   **changes) -> Iterator[TrainingState]:
+    """Train one; goes on where it stopped. ValueError where there is no such one, or it says nothing about this
+    task."""
+    found = known_ablation(name, task)
     pipe = load_pipeline() if pipe is None else pipe
     return _train(found, name, task, labels, seed, runs, pipe, **found.settings, **changes)
 
@@ -157,6 +168,61 @@ def _train(found: Ablation, name, task, labels, seed, runs, pipe, **changes) -> 
         return
     with listening(pipe, found.layers):
         yield from train_readout(found.task(TASKS[task]), labels, seed, runs, pipe, found.head(pipe, task, seed), name, **changes)
+
+
+# ---------------------------------------------------------------------------------------------- several at once
+
+class Chorus(Head):
+    """Heads that learn together from the same passes of the denoiser, and share no weight: with the sum of their losses each learns what it
+    would learn alone. Reads what they read, one after the other: (B, sum of k, h, w)."""
+
+    def __init__(self, heads: dict[str, Head]):
+        nn.Module.__init__(self)
+        self.heads = nn.ModuleDict(heads)
+        first = next(iter(heads.values())).config
+        self.config = replace(first, out_channels=sum(each.config.out_channels for each in heads.values()), extra={"heads": list(heads)})
+
+    def read(self, reading, use_timestep=True):
+        mine = lambda head: replace(reading, features=reading.features[:len(head.config.layer_channels)], _readouts={})
+        return torch.cat([head.read(mine(head), use_timestep) for head in self.heads.values()], 1)
+
+    def check(self, pipe):
+        whole = denoiser(pipe).pipe
+        for head in self.heads.values():
+            with listening(whole, len(head.config.layer_channels)):
+                head.check(whole)
+
+    def loss(self, losses: dict[str, Callable]) -> Callable:
+        """The sum of the heads' own losses, {name: loss}, each of what its head reads."""
+        sizes = [head.config.out_channels for head in self.heads.values()]
+        return lambda readout, *labels: sum(losses[name](part, *labels) for name, part in zip(self.heads, readout.split(sizes, 1)))
+
+
+def train_ablations(names, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **changes) -> Iterator[TrainingState]:
+    """`train_ablation` of several: those that read the same passes learn together, the others one after the other. Of the seconds of a
+    training together each is told its share. ValueError, before anything is trained, where one says nothing about this task."""
+    for name in names:
+        known_ablation(name, task)
+    pipe = load_pipeline() if pipe is None else pipe
+    places = {name: folder_of(name, task, labels, seed, runs) for name in names}
+    together = [name for name in names if not ABLATIONS[name].train and not ABLATIONS[name].settings
+                and not finished(places[name], recipe_of(task, labels, seed, **changes))]
+    if len(together) > 1:
+        heads = {}
+        for name in together:
+            with listening(pipe, ABLATIONS[name].layers):
+                heads[name] = ABLATIONS[name].head(pipe, task, seed)
+        chorus = Chorus(heads)
+
+        def keep(trained, folder, told):
+            for name, head in trained.heads.items():
+                leave(head, places[name], told | {"training_seconds": round(told["training_seconds"] / len(heads), 1)})
+        whole = replace(TASKS[task], loss=chorus.loss({name: ABLATIONS[name].task(TASKS[task]).loss for name in together}))
+        name = f"together{zlib.crc32(' '.join(together).encode()):08x}"
+        yield from train_readout(whole, labels, seed, runs, pipe, chorus, name, keep, **changes)
+        folder_of(name, task, labels, seed, runs).rmdir()
+    for name in names:
+        yield from train_ablation(name, task, labels, seed, runs, pipe, **changes)
 
 
 def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,

@@ -349,14 +349,24 @@ def folder_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> Path:
     return Path(runs) / f"{name}-{task}-{labels}-{seed}"
 
 
-def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=None, head=None, name: str = "head",
+def recipe_of(task: str | Task, labels: int, seed: int, **changes) -> dict:
+    """What a training.json says of how a head was trained."""
+    return {"task": get_task(task).name, "labels": labels, "seed": seed, "steps": get_task(task).steps, **changes}
+
+
+def leave(head, folder: Path, told: dict) -> None:
+    """Save a trained head, and what is told of its training."""
+    head.save_pretrained(folder)
+    write_json(folder / "training.json", told | {"parameters": sum(each.numel() for each in head.parameters())})
+
+
+def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=None, head=None, name: str = "head", keep=leave,
                   **changes) -> Iterator[TrainingState]:
     """Train a head on the very pictures that the baselines of this seed learn from, as the shipped ones are trained,
     and leave it in a folder of `runs`; goes on where it stopped. `head` and `name` are of another one than the shipped
-    kind."""
+    kind, and so is `keep`, which is called as `leave` is."""
     what = get_task(task).name
-    folder = folder_of(name, what, labels, seed, runs)
-    recipe = {"task": what, "labels": labels, "seed": seed, "steps": get_task(task).steps, **changes}
+    folder, recipe = folder_of(name, what, labels, seed, runs), recipe_of(task, labels, seed, **changes)
     if finished(folder, recipe):
         return
     refuse_file(folder)
@@ -377,8 +387,5 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     if state is None:
         raise ValueError(f"{checkpoint} is of a training that is done or had more steps than {changes.get('steps', get_task(task).steps)}; "
                          f"delete {folder}, and train again")
-    trained = state.head.eval()
-    trained.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": recipe, "device": denoiser(pipe).device.type, "parameters": sum(each.numel() for each in trained.parameters()),
-               "training_seconds": round(seconds, 1)})
+    keep(state.head.eval(), folder, {"recipe": recipe, "device": denoiser(pipe).device.type, "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)
