@@ -18,6 +18,8 @@ from rg_minimal.pipelines import encode_prompts, load_head, load_pipeline, read_
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.puppets.judge import load_judge
+from rg_minimal.puppets.measure import checksum_of
+from rg_minimal.undo import undone
 
 from tiny import tiny_pipe
 
@@ -142,7 +144,7 @@ def test_a_check_refuses_what_it_would_not_use(option, capsys):
 def commanded(monkeypatch, tmp_path):
     """`all` and its kin with trainings and measurements that only note themselves; a training fills its folder."""
     done = []
-    monkeypatch.setattr(M, "loaded", lambda: (None, None)), monkeypatch.setattr(C, "version_of", lambda pipe: "a")
+    monkeypatch.setattr(M, "loaded", lambda: (None, None)), monkeypatch.setattr(C, "checksum_of", lambda *parts: "a")
 
     def train(options):
         done.append("train")
@@ -505,6 +507,23 @@ def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypa
         next(C.run(pipe, judge, todo, table, S.TEST, 2, runs=tmp_path))
 
 
+def test_rows_know_their_model_and_their_judge_by_all_weights(pipe):
+    """A fine-tuned model may have its first and its last weights as they were."""
+    judge = load_judge()
+    stored = {name: {row["version"] for row in rows_so_far(f"{C.FOLDER}/{name}.csv", kinds, name)} for name, kinds in (
+        ("contest", C.KINDS_OF), ("tune", C.KINDS_OF), ("recipes", recipes.KINDS_OF), ("real", C.REAL_KINDS))}
+    assert set(map(frozenset, stored.values())) == {frozenset([checksum_of(pipe, judge)])}, "the stored tables are of what is shipped"
+    table = f"{C.FOLDER}/contest.csv"
+    assert C.rows_of(table, pipe, judge)
+    for part in (pipe.unet.mid_block, pipe.text_encoder, pipe.vae.decoder, judge.network):
+        weight = list(part.parameters())[1]
+        before = weight.detach().clone()
+        with torch.no_grad(), undone(lambda: weight.copy_(before)):
+            weight += 1e-3
+            with pytest.raises(ValueError, match="rows of another model or judge"):
+                C.rows_of(table, pipe, judge)
+
+
 def test_what_was_trained_anew_is_measured_anew(tmp_path):
     key = ("controlnet", "pose", 4, 0)
     folder = tmp_path / "controlnet-pose-4-0"
@@ -732,9 +751,11 @@ def test_heads_that_learn_together_learn_what_each_learns_alone(pipe, tmp_path):
     names, few = ["layer1", "equal_mixing", "plain_loss", "mirrored", "without_timestep", "short2", "below250"], {"steps": 3, "batch": 2}
     passes = []
     hook = pipe.unet.register_forward_pre_hook(lambda *_: passes.append(1))
-    stages = [state.stage for state in A.train_ablations(names, "pose", 4, 0, tmp_path / "both", pipe, **few)]
+    states = list(A.train_ablations(names, "pose", 4, 0, tmp_path / "both", pipe, **few))
     hook.remove()
+    stages, seconds = [state.stage for state in states], [read_json(tmp_path / "both" / f"{name}-pose-4-0" / "training.json")["training_seconds"] for name in names]
     together, = {stage for stage in stages if stage.startswith("together")}
+    assert sum(seconds[:6]) == pytest.approx(states[2].seconds, abs=0.4), "each has its share of them"
     assert stages == [together] * 3 + ["below250 pose 4"] * 3 and len(passes) == 6, "one pass a step for six heads, and of other timesteps one more"
     for name in names:
         list(A.train_ablation(name, "pose", 4, 0, tmp_path / "alone", pipe, **few))
@@ -915,7 +936,7 @@ def test_frechet_distances_are_compared_in_pairs():
 
 def test_the_axes_of_the_looks_lie_beside_the_table(monkeypatch, tmp_path):
     axes = (torch.randn(128), torch.randn(128, C.LOOKS))
-    monkeypatch.setattr(C, "version_of", lambda pipe: "a"), monkeypatch.setattr(C, "real_looks", lambda *given: (axes, torch.zeros(3, C.LOOKS)))
+    monkeypatch.setattr(C, "checksum_of", lambda *parts: "a"), monkeypatch.setattr(C, "real_looks", lambda *given: (axes, torch.zeros(3, C.LOOKS)))
     C.write_real(None, None, tmp_path / "real.csv")
     assert all(torch.equal(a, b) for a, b in zip(C.stored_axes(tmp_path), axes))
     (tmp_path / "real.safetensors").unlink(), C.write_real(None, None, tmp_path / "real.csv")

@@ -208,8 +208,7 @@ def refuse_all(options) -> None:
     refuse_tables(options)
     for seed in options.seeds:
         seeds.training_scenes(seed, options.tuned_with)                     # of the ablations
-    pipe = M.loaded()[0]
-    tuned, rows = (C.rows_of(table(options, name), pipe) for name in ("tune", "contest"))
+    tuned, rows = (C.rows_of(table(options, name), *M.loaded()) for name in ("tune", "contest"))
     tuned, rows = (C.of_these(each, options.runs) for each in (tuned, rows))
     todo = [key[:4] for key, _ in C.missing(tuned, to_tune(options), seeds.TUNE, options.tuned_on, C.budget)]
     for name, task, labels, seed in dict.fromkeys(todo):

@@ -183,8 +183,7 @@ class Chorus(Head):
         self.config = replace(first, out_channels=sum(each.config.out_channels for each in heads.values()), extra={"heads": list(heads)})
 
     def read(self, reading, use_timestep=True):
-        mine = lambda head: replace(reading, features=reading.features[:len(head.config.layer_channels)], _readouts={})
-        return torch.cat([head.read(mine(head), use_timestep) for head in self.heads.values()], 1)
+        return torch.cat([head.read(reading, use_timestep) for head in self.heads.values()], 1)      # of the first layers, where it has fewer
 
     def check(self, pipe):
         whole = denoiser(pipe).pipe

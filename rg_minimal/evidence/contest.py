@@ -34,7 +34,7 @@ from ..pipelines import find_folder, encode_prompts, load_head, sample
 from ..puppets import world
 from ..puppets.front import agreement, control_of, counted
 from ..puppets.judge import round_trip
-from ..puppets.measure import SCALE, facts
+from ..puppets.measure import SCALE, checksum_of, facts
 from ..saving import ReadoutHead
 
 FOLDER = "data/results/evidence"
@@ -220,13 +220,6 @@ def _known(name: str) -> Contestant:
 
 # ---------------------------------------------------------------------------------------------- one batch
 
-def version_of(pipe) -> str:
-    """Names the model that rows were made with: no row of one is added to those of another."""
-    weights = list(denoiser(pipe).network.parameters())
-    told = b"".join(each.detach().float().cpu().numpy().tobytes() for each in (weights[0], weights[-1]))
-    return f"{zlib.crc32(told):08x}"
-
-
 def measure(pipe, judge, name: str, trained, cases: Cases, strength: float, settings: dict, axes=None) -> list[dict]:
     """The numbers of each picture of a batch; "look" is empty where there are no `axes` of the Frechet distance."""
     start = time.process_time()
@@ -250,10 +243,10 @@ def _written(looks: Tensor) -> list[str]:
 def write_real(pipe, judge, table, runs=RUNS) -> None:
     """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`, and their axes beside it (`stored_axes`); one
     of this model is left as it is."""
-    version = version_of(pipe)
+    version = checksum_of(pipe, judge)
     rows = rows_so_far(table, REAL_KINDS, "renderings")
     if rows and rows[0]["version"] != version:
-        raise ValueError(f"{table} has renderings of another model ({rows[0]['version']}); keep it elsewhere, or name another folder")
+        raise ValueError(f"{table} has renderings of another model or judge ({rows[0]['version']}); keep it elsewhere, or name another folder")
     if not rows or not Path(table).with_suffix(".safetensors").exists():
         (mean, main), found = real_looks(pipe, judge, runs)
         write_tensors(Path(table).with_suffix(".safetensors"), {"mean": mean, "axes": main.contiguous()})
@@ -269,7 +262,7 @@ def stored_axes(folder=FOLDER) -> tuple[Tensor, Tensor]:
 def real_looks(pipe, judge, folder=RUNS) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """The axes of the Frechet distance, and where `REAL` held-out renderings lie on them, (REAL, LOOKS), after the
     autoencoder, so that what it loses counts against nobody. Made once, and kept in `folder`."""
-    path = Path(folder) / f"real-{version_of(pipe)}.safetensors"
+    path = Path(folder) / f"real-{checksum_of(pipe, judge)}.safetensors"
     if not path.exists():
         parts = [looks(judge, round_trip(pipe.vae,
                                          world.render(world.sample_scenes(32, seeds.REAL.first + start)).image))
@@ -308,7 +301,7 @@ def run(pipe, judge, todo: list[tuple], table, scenes: seeds.Scenes, pictures: i
     """Measure what `table` lacks, or has of networks that were trained anew since (`network_of`), a batch at a time, and write it after
     each; yields (batches done, of). `todo` is a list of (contestant, task, labels, seed, strength), and `settings(contestant, task, labels)` a list of the settings
     to measure."""
-    work = missing(of_these(rows_of(table, pipe), runs), todo, scenes, pictures, settings)
+    work = missing(of_these(rows_of(table, pipe, judge), runs), todo, scenes, pictures, settings)
     for number, made in enumerate(measured(pipe, judge, work, scenes, pictures, runs), 1):
         add_to(table, made)
         yield number, len(work)
@@ -319,12 +312,12 @@ def add_to(table, made: list[dict]) -> None:
     add_rows(table, made, KINDS_OF, (*SETTING, "picture"), "the contest")
 
 
-def rows_of(table, pipe) -> list[dict]:
-    """The rows of a table, all of this model. ValueError where they are of another."""
+def rows_of(table, pipe, judge) -> list[dict]:
+    """The rows of a table, all of this model and this judge. ValueError where they are of another."""
     rows = read_table(table)
-    alien = {row["version"] for row in rows} - {version_of(pipe)}
+    alien = {row["version"] for row in rows} - {checksum_of(pipe, judge)}
     if alien:
-        raise ValueError(f"{table} has rows of another model ({', '.join(alien)}); keep it elsewhere, or name "
+        raise ValueError(f"{table} has rows of another model or judge ({', '.join(alien)}); keep it elsewhere, or name "
                          "another table")
     return rows
 
@@ -342,7 +335,7 @@ def measured(pipe, judge, work: list[tuple], scenes: seeds.Scenes, pictures: int
     """The rows of each batch of `missing`."""
     for name, task, labels, seed in dict.fromkeys(key[:4] for key, _ in work):
         require(name, task, labels, seed, runs)
-    axes, version = real_looks(pipe, judge, runs)[0] if work else None, version_of(pipe)
+    axes, version = real_looks(pipe, judge, runs)[0] if work else None, checksum_of(pipe, judge)
     loaded, cases, network = (None, None), {}, ""
     for key, start in work:
         name, task, labels, seed, strength, said = key
@@ -426,7 +419,7 @@ def budget(name: str, task: str, labels: int | None = None) -> list[dict]:
 def recompute(pipe, judge, table, tasks, scenes: seeds.Scenes, seed: int = 0, runs=RUNS) -> tuple[dict, dict]:
     """A row of these tasks, drawn at random from the table, and the same computed again with its batch. What it was trained with
     has to be there."""
-    rows = [row for row in rows_of(table, pipe) if row["task"] in tasks]
+    rows = [row for row in rows_of(table, pipe, judge) if row["task"] in tasks]
     if not rows:
         raise ValueError(f"{table} has no rows of {', '.join(tasks)}; run the contest first")
     row = rows[int(torch.randint(len(rows), (), generator=torch.Generator().manual_seed(seed)))]

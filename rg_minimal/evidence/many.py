@@ -57,7 +57,7 @@ def measure_all(todo: list[tuple], table, scenes: seeds.Scenes, pictures: int, s
     pipe, judge = loaded()
     runs = str(Path(runs).resolve())
     jobs: dict[tuple, list[int]] = {}
-    for key, start in C.missing(C.of_these(C.rows_of(table, pipe), runs), todo, scenes, pictures, settings):
+    for key, start in C.missing(C.of_these(C.rows_of(table, pipe, judge), runs), todo, scenes, pictures, settings):
         jobs.setdefault(key, []).append(start)
     if not jobs:
         return

@@ -13,6 +13,7 @@ from typing import Iterator
 from . import baselines as B, contest as C, seeds, statistics as T
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, rows_so_far
+from ..puppets.measure import checksum_of
 
 KINDS_OF = {"contestant": str, "task": str, "labels": int, "seed": int, "steps": int, "lr": float, "settings": str, "loss": float, "control": float, "whole": float,
             "attributes": float, "merit": float, "pictures": int, "version": str}
@@ -26,7 +27,7 @@ def read_table(table) -> list[dict]:
 def tried(pipe, judge, jobs: list[B.BaselineRecipe], table, tuned: list[dict], runs, pictures: int = 32) -> Iterator:
     """Train by each recipe that `table` lacks, in folders of its own below `runs`, and write how near each comes in so many pictures of
     tuning scenes with the settings that were chosen for its kind. Yields the states of the trainings."""
-    version = C.version_of(pipe)
+    version = checksum_of(pipe, judge)
     there = {tuple(row[name] for name in KEY) for row in read_table(table) if row["pictures"] >= pictures and row["version"] == version}
     for job in jobs:
         recipe = replace(job, runs=str(Path(runs) / "recipes" / f"{job.steps}-{job.lr:g}"))

@@ -18,7 +18,6 @@ to the picture's size. Here it is the puppet model's layer that matches best (`b
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Callable, Iterator
@@ -28,7 +27,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from .contest import version_of
 from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answers, real_drag, trial_cases
 from .statistics import DRAWS, grid, resampled, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
@@ -38,6 +36,7 @@ from ..maps import resize
 from ..pipelines import encode, read_picture
 from ..puppets.cases import whole
 from ..puppets.heads import pixel_grid, score_raw_layers
+from ..puppets.measure import checksum_of
 
 TIMESTEP, NOISES = 261, 8               # of the features, as both published protocols have them
 NEAREST = 5.0                           # pixels that `near` searches around both points at least
@@ -115,9 +114,7 @@ class Metrics:
     def __init__(self, pipe, head, judge, layer: int | None = None):
         self.pipe, self.head, self.judge = pipe, head, judge
         self.layer = best_layer(pipe) if layer is None else layer
-        told = b"".join(each.detach().float().cpu().numpy().tobytes() for each in (head.mixing_weights,
-                                                                                  next(judge.network.parameters())))
-        self.version = f"{version_of(pipe)}-{zlib.crc32(told):08x}"
+        self.version = checksum_of(pipe, judge, head)
 
     @torch.no_grad()
     def features(self, picture: Tensor, prompt: str, seed: int) -> tuple[Tensor, Tensor]:
