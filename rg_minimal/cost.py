@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from .checks import Count, Declared, Entries, Positive, Seed, Truth, Words, checked, declared, one_sentence, option
 from .conditioning import Conditioning
 from .denoisers import Denoiser, denoiser
-from .files import read_json, refuse_file, write_json
+from .files import read_json, refuse_file, update_json
 from .maps import resize
 from .pipelines import find_folder
 from .readout import HeadConfig, predict, sign_step, take_readings
@@ -537,14 +537,14 @@ def main(arguments=None) -> None:
             step_of(step)
         out = Path(asked.out or Path(find_folder("data/results")) / "true-sizes.json")
         refuse_file(out.parent)
-        known = read_json(out) if out.is_file() else {}
+        if out.is_file():
+            read_json(out)
         found = predicted(asked.name, asked.size, asked.dtype, asked.memory)
     print(json.dumps(found, indent=1), flush=True)
     key = Path(asked.name).name + (f" {asked.size}" if asked.size not in (None, size_of(asked.name).pixels) else "")
-    entry = {**known.get(key, {}), **found}
     if asked.run:
-        entry["measured"] = measured(asked.name, asked.run, asked.size, asked.dtype, asked.repeats)
-    write_json(out, {**known, key: entry})
+        found["measured"] = measured(asked.name, asked.run, asked.size, asked.dtype, asked.repeats)
+    update_json(out, lambda known: {key: {**known.get(key, {}), **found}})
     print(f"written to {out}")
 
 

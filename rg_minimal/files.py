@@ -63,6 +63,14 @@ def write_json(path, value) -> Path:
     return write_file(path, json.dumps(value, indent=1) + "\n")
 
 
+def update_json(path, entry: Callable[[dict], dict]) -> Path:
+    """Add to a JSON file, as it is now or empty, what `entry` makes of its entries: who would do so at the same time waits, and what
+    others have added meanwhile stays."""
+    with _alone(Path(path)):
+        known = read_json(path) if Path(path).is_file() else {}
+        return write_json(path, {**known, **entry(known)})
+
+
 def write_tensors(path, tensors: dict, metadata: dict[str, str] | None = None) -> Path:
     """Write a safetensors file. As bytes: `save_file` of safetensors 0.8 writes files that only their owner can read."""
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}

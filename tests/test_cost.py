@@ -221,6 +221,19 @@ def test_the_command_predicts_measures_and_keeps_what_is_there(tmp_path, capsys)
     assert json.loads(out.read_text())["mine 16"] == mine and mine["pixels"] == 16 and "written to" in capsys.readouterr().out
 
 
+def test_two_commands_on_one_file_keep_what_both_found(tmp_path, monkeypatch):
+    out, found = tmp_path / "sizes.json", {"pixels": 64}
+    out.write_text('{"sd15": {"measured": 3}}')
+
+    def slow(*asked):
+        out.write_text('{"sd15": {"measured": 3, "pixels": 1}, "sdxl": {"pixels": 1024}}')     # the other one ends meanwhile
+        return found
+    monkeypatch.setattr(cost, "predicted", slow)
+    cost.main(["sd15", "--out", str(out)])
+    assert json.loads(out.read_text()) == {"sd15": {"measured": 3, "pixels": 64}, "sdxl": {"pixels": 1024}}
+    assert [each.name for each in tmp_path.iterdir()] == ["sizes.json"]
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["sd16"], "size is 'sd16'; choose one of sd15, sd21, sdxl, sd3-medium, flux-dev, or a folder"), ([""], "size is ''"),
     (["data/judge"], "size is 'data/judge'"), (["sd15", "--size", "500"], "height is 500; pass a multiple of 8 pixels"),

@@ -18,10 +18,10 @@ from torch import nn
 
 from . import seeds
 from . import baselines as B
-from .baselines import CHECKED, RUNS, folder_of, labelled, leave, listening, recipe_of, train_readout
-from .learn import finished
+from .baselines import CHECKED, RUNS, folder_of, labelled, listening, recipe_of, train_readout
+from .learn import finished, leave
 from ..denoisers import denoiser
-from ..files import add_rows, read_json, rows_so_far, write_json
+from ..files import add_rows, read_json, rows_so_far
 from ..keypoints import heatmaps
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_each
 from ..puppets.training import TrainingState
@@ -114,11 +114,8 @@ def train_several(task: str, labels: int, seed: int, runs, pipe, **changes) -> I
     whole, folder = (folder_of("several", name, labels, seed, runs) for name in ("several", task))
     yield from train_readout(SEVERAL, labels, seed, runs, pipe, name="several", **changes)
     if not (folder / "training.json").exists():
-        head = part_of(load_head(str(whole)), task)
-        head.save_pretrained(folder)
         told = read_json(whole / "training.json")
-        write_json(folder / "training.json", told | {"recipe": told["recipe"] | {"task": task},
-                                                     "parameters": sum(each.numel() for each in head.parameters())})
+        leave(part_of(load_head(str(whole)), task), folder, told | {"recipe": told["recipe"] | {"task": task}})
 
 
 @dataclass(frozen=True)

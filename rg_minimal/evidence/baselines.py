@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from . import seeds
-from .learn import Pace, finished, learn, refuse_another
+from .learn import Pace, finished, learn, leave, refuse_another
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
@@ -352,12 +352,6 @@ def folder_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> Path:
 def recipe_of(task: str | Task, labels: int, seed: int, **changes) -> dict:
     """What a training.json says of how a head was trained."""
     return {"task": get_task(task).name, "labels": labels, "seed": seed, "steps": get_task(task).steps, **changes}
-
-
-def leave(head, folder: Path, told: dict) -> None:
-    """Save a trained head, and what is told of its training."""
-    head.save_pretrained(folder)
-    write_json(folder / "training.json", told | {"parameters": sum(each.numel() for each in head.parameters())})
 
 
 def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=None, head=None, name: str = "head", keep=leave,

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from . import seeds
 from .baselines import RUNS, folder_of, labelled
-from .learn import Pace, finished, learn
+from .learn import Pace, finished, learn, leave
 from .rivals import Rival, conv_block
 from ..checks import Count, Fraction, Function, Index, Map, Positive, declared
 from ..denoisers import denoiser
-from ..files import refuse_file, write_json
+from ..files import refuse_file
 from ..maps import resize
 from ..pipelines import encode_prompts, load_head, load_pipeline
 from ..puppets.heads import depth_objective, edge_objective, pose_objective
@@ -153,10 +153,7 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
         return 1 - F.cosine_similarity(direction(network, reading, head, target).flatten(1), gradient.flatten(1), dim=1).mean()
     pace = Pace(seed + 177, steps, lr, 20, 0.5, 50, model.device.type, recipe=recipe)
     spent = yield from learn(f"predictor {task} {labels}", folder, pace, network, loss_of)
-    network.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": recipe,
-               "device": model.device.type, "parameters": sum(each.numel() for each in network.parameters()),
-               "training_seconds": round(spent["seconds"], 1)})
+    leave(network, folder, {"recipe": recipe, "device": model.device.type, "training_seconds": round(spent["seconds"], 1)})
     (folder / "training.pt").unlink(missing_ok=True)
 
 

@@ -13,7 +13,7 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..files import read_json
+from ..files import read_json, write_json
 from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
 
 
@@ -45,6 +45,12 @@ def refuse_another(folder: Path, told: dict, recipe: dict) -> None:
     wrong = [f"{name} {told.get(name)}, not {recipe.get(name)}" for name in {**told, **recipe} if told.get(name) != recipe.get(name)]
     if wrong:
         raise ValueError(f"{folder} was trained with another recipe ({'; '.join(wrong)}); delete it, or choose another folder of runs")
+
+
+def leave(network: nn.Module, folder: Path, told: dict) -> None:
+    """Save what was trained, and what is told of its training: that it is there says that it ended."""
+    network.save_pretrained(folder)
+    write_json(folder / "training.json", told | {"parameters": sum(each.numel() for each in network.parameters())})
 
 
 def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Callable[[torch.Generator], Tensor],

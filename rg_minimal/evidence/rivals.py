@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from . import seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
-from .learn import Pace, finished, learn
+from .learn import Pace, finished, learn, leave
 from ..checks import SomeName, declared
 from ..denoisers import clean_and_noise, denoiser
 from ..files import read_json, read_weights, refuse_file, write_json, write_weights
@@ -174,11 +174,8 @@ def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, 
         return float(own.loss(seen, *told))
     pace = Pace(seed + 77, steps, lr, 50, 0.5, every, device.type, recipe=recipe)
     best = yield from learn(f"detector {task} {labels}", folder, pace, detector, loss_of, check)
-    detector.save_pretrained(folder)
-    write_json(folder / "training.json", {"recipe": recipe,
-               "device": device.type, "parameters": sum(each.numel() for each in detector.parameters()),
-               "best_step": best["step"], "check_loss": best["loss"],
-               "training_seconds": round(best["seconds"], 1)})
+    leave(detector, folder, {"recipe": recipe, "device": device.type, "best_step": best["step"], "check_loss": best["loss"],
+                             "training_seconds": round(best["seconds"], 1)})
     (folder / "training.pt").unlink(missing_ok=True)
 
 
