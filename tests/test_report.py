@@ -280,6 +280,9 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     assert plots.score_panels(R.ablation_scores(told, "pose"), "PCK").get_supxlabel() == "whiskers: 95 % intervals of n = 9 labelled pictures; 2 trainings"
     lines = [line for line in R.report(told).split("\n") if "told 999 - t" in line]
     assert any("-0.100 (-0.100 to -0.100)" in line for line in lines), "in pairs of pictures and trainings"
+    fewer = [{**row, "labels": 10, "scores": "0.1 0.2"} for row in told.ablations if row["ablation"] != "layer0"]
+    assert R.more_than_ours(R.Tables(ablations=told.ablations + fewer), "pose") == R.more_than_ours(told, "pose"), "of one number of labels"
+    assert {each["n"] for each in R.more_than_ours(told, "pose").values()} == {9} and R.more_than_ours(R.Tables(), "pose") == {}
     gone = R.ablation_differences(R.Tables(HEAD + arm("head:mirrored", 100, 0.7)), "pose")
     part = gone["told 999 - t, 100 labels"]
     assert part["value"] == pytest.approx(-0.05, abs=1e-5) and part["n"] == 8

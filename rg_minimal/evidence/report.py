@@ -604,17 +604,20 @@ def ablation_scores(tables: Tables, task: str) -> dict[str, dict[str, list[dict]
     """For each part of the paper's, the task's own score by timestep of the head and of the heads without it:
     {part: {name: [{"timestep", "value", "low", "high", "seeds", "n"}, ...]}}; the ends are of 95 % intervals, or, with n = 0, where scores were
     kept of no picture by itself, the least and the most of the trainings. Only labels that most were trained with."""
-    rows = pick(tables.ablations, task=task)
-    if not rows:
-        return {}
-    labels = max({row["labels"] for row in rows}, key=lambda each: len({row["ablation"] for row in pick(rows, labels=each)}))
-    rows, found = pick(rows, labels=labels), {}
+    rows, found = _usual_labels(pick(tables.ablations, task=task)), {}
     for part, names in PARTS.items():
         there = [name for name in names if pick(rows, ablation=name)]
         if there:
             found[part] = {named(name): _scores(pick(rows, ablation=name)) for name in ("head", *there)
                            if pick(rows, ablation=name)}
     return found
+
+
+def _usual_labels(rows: list[dict]) -> list[dict]:
+    """Those with the number of labels that most ablations were trained with."""
+    counts = {row["labels"] for row in rows}
+    most = max(counts, key=lambda each: len({row["ablation"] for row in pick(rows, labels=each)}), default=None)
+    return pick(rows, labels=most)
 
 
 def _scores(rows: list[dict]) -> list[dict]:
@@ -634,25 +637,25 @@ def _by_picture(rows: list[dict]) -> Tensor:
     return torch.tensor([[float(score) for score in row["scores"].split()] for row in sorted(rows, key=lambda row: row["seed"])])
 
 
-def _less_than_ours(tables: Tables, task: str) -> dict[str, dict]:
+def more_than_ours(tables: Tables, task: str) -> dict[str, dict]:
     """What each changed head reads more than ours, the mean of all timesteps in pairs of pictures and trainings; those that have them."""
-    rows = [row for row in pick(tables.ablations, task=task) if row["scores"]]
+    rows = [row for row in _usual_labels(pick(tables.ablations, task=task)) if row["scores"]]
     times = sorted({row["timestep"] for row in rows})
     mean = lambda name, seeds: torch.stack([_by_picture(pick(rows, ablation=name, timestep=time, seed=seeds)) for time in times]).mean(0)
     have = {name: {row["seed"] for row in pick(rows, ablation=name)} for name in dict.fromkeys(row["ablation"] for row in rows)}
     return {name: T.paired(mean(name, both), mean("head", both)) for name, seeds in have.items() if name != "head" and (both := seeds & have.get("head", set()))}
 
 
-def ablation_table(found: dict[str, dict[str, list[dict]]], less: dict[str, dict] | None = None) -> str:
-    """`ablation_scores` as text; `less` is what heads read more than ours at all timesteps."""
-    apart = {named(name): _plus(each) for name, each in (less or {}).items()}
+def ablation_table(found: dict[str, dict[str, list[dict]]], more: dict[str, dict] | None = None) -> str:
+    """`ablation_scores` as text; `more` is `more_than_ours`."""
+    apart = {named(name): (_plus(each), str(each["n"])) for name, each in (more or {}).items()}
     times = sorted({each["timestep"] for part in found.values() for rows in part.values() for each in rows})
     rows = []
     for part, heads in found.items():
         for name, scores in heads.items():
             by_time = {each["timestep"]: each["value"] for each in scores}
-            rows.append((part, name, *(_or(by_time.get(time), ".3f") for time in times), apart.get(name, ""), str(min(each["seeds"] for each in scores))))
-    return text_table(("part of the head", "head", *(f"t = {time}" for time in times), "all, less our head", "trainings"), rows)
+            rows.append((part, name, *(_or(by_time.get(time), ".3f") for time in times), *apart.get(name, ("", "")), str(min(each["seeds"] for each in scores))))
+    return text_table(("part of the head", "head", *(f"t = {time}" for time in times), "all, less our head", "n", "trainings"), rows)
 
 
 def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
@@ -916,6 +919,6 @@ def report(tables: Tables, at: int = 100) -> str:
                   together_table(rivals(tables, task), f"{task}, each alone"), trade_table(trade(tables, task)),
                   together_table(together(tables, task)), idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
-    parts += [ablation_table(found, _less_than_ours(tables, task)) for task in B.TASKS if (found := ablation_scores(tables, task))]
+    parts += [ablation_table(found, more_than_ours(tables, task)) for task in B.TASKS if (found := ablation_scores(tables, task))]
     parts += [ghost_table(ghosting(tables))] + ([trial.said(tables.trial)] if tables.trial else [])
     return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join(everything(tables))])
