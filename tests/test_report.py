@@ -150,6 +150,11 @@ def test_recipes_that_were_tried_are_told_and_what_was_not_tried_as_well():
     assert len(best) == 2 and "ControlNet, 300 labels: 1,000, 0.002" in best[0] and "T2I-Adapter, 300 labels: 400, 0.001" in best[1]
     assert R.recipe_table(tables, "pose") in R.report(tables) and R.NOT in R.recipe_table(tables, "depth")
     assert f"Other learning rates than the recipe's: pose, T2I-Adapter: {R.NOT}." in R.gaps(tables)
+    assert R.rates_at_the_edge(tables, "pose") == ["ControlNet with 300 labels, 1,000 steps (0.002 of 0.001, 0.002)"] and R.rates_at_the_edge(tables, "depth") == []
+    assert not R.rates_at_the_edge(R.Tables(recipes=[*rows, tried(4e-3, 0.85)]), "pose"), "between two others"
+    assert "pose: learning rates at the edge of what was tried: ControlNet with 300 labels, 1,000 steps (0.002 of 0.001, 0.002)." in R.gaps(tables)
+    trained = R.Tables(recipes=[tried(1e-3, 0.95), *rows], training=[{**cost("controlnet"), "labels": 300, "steps": 1000}])
+    assert R.not_the_best(trained, "pose") == ["ControlNet with 300 labels (1,000 steps at 0.002; 1,000 steps at 0.001 had more)"]
 
 
 def test_what_was_kept_before_its_last_step_is_said():
@@ -173,8 +178,8 @@ def test_numbers_of_steps_at_the_edge_of_what_was_tried_are_said():
     assert R.steps_at_the_edge(R.Tables(recipes=rows), "pose") == ["ControlNet with 10 labels (400 of 200, 400)", "ControlNet with 100 labels (1,000 alone)"]
     assert any("more or fewer may be better still: ControlNet with 10 labels" in each for each in R.gaps(R.Tables(HOLDS, recipes=rows)))
     trained = [{**cost("controlnet"), "labels": labels, "steps": 1000} for labels in (10, 100, 300)]
-    assert R.not_the_best(R.Tables(recipes=rows, training=trained), "pose") == ["ControlNet with 10 labels (1,000; 400 had more)"]
-    assert "pose: measured with another number of steps than had most merit: ControlNet with 10 labels (1,000; 400 had more)." in R.gaps(
+    assert R.not_the_best(R.Tables(recipes=rows, training=trained), "pose") == ["ControlNet with 10 labels (1,000 steps at 0.002; 400 steps at 0.002 had more)"]
+    assert "pose: measured with another recipe than had most merit: ControlNet with 10 labels (1,000 steps at 0.002; 400 steps at 0.002 had more)." in R.gaps(
         R.Tables(HOLDS, recipes=rows, training=trained))
 
 

@@ -325,19 +325,38 @@ def _steps_tried(tables: Tables, task: str) -> dict[tuple, dict[int, float]]:
 
 
 def not_the_best(tables: Tables, task: str) -> list[str]:
-    """What was trained with another number of steps than that which had most merit of those that were tried."""
-    best = {key: max(merits, key=merits.get) for key, merits in _steps_tried(tables, task).items()}
-    used = {(row["contestant"], row["labels"]): row["steps"] for row in pick(tables.training, task=task)}
-    return [f"{named(name)} with {labels:,} labels ({used[name, labels]:,}; {steps:,} had more)" for (name, labels), steps in best.items()
-            if used.get((name, labels), steps) != steps]
+    """What was trained with another number of steps, or another rate, than that which had most merit of those that were tried."""
+    best: dict[tuple, dict] = {}
+    for row in sorted(pick(tables.recipes, task=task), key=lambda row: row["merit"]):
+        best[row["contestant"], row["labels"]] = row
+    used = {(row["contestant"], row["labels"]): (row["steps"], B.BaselineRecipe.lr) for row in pick(tables.training, task=task)}
+    said = lambda steps, rate: f"{steps:,} steps at {rate:g}"
+    return [f"{named(name)} with {labels:,} labels ({said(*used[name, labels])}; {said(row['steps'], row['lr'])} had more)"
+            for (name, labels), row in best.items() if (row["steps"], row["lr"]) != used.get((name, labels), (row["steps"], row["lr"]))]
 
 
 def rates(tables: Tables, task: str, name: str) -> set[float]:
     """The learning rates of a baseline that were tried, all else alike."""
-    alike: dict[tuple, set] = {}
+    return max(map(set, _rates_tried(tables, task, name).values()), key=len, default=set())
+
+
+def rates_at_the_edge(tables: Tables, task: str) -> list[str]:
+    """With how many labels and steps a baseline's learning rate is the smallest or largest of several that were tried."""
+    found = []
+    for name in B.KINDS:
+        for (*_, labels, _, _, steps), merits in _rates_tried(tables, task, name).items():
+            best = max(merits, key=merits.get)
+            if len(merits) > 1 and best in (min(merits), max(merits)):
+                found.append(f"{named(name)} with {labels:,} labels, {steps:,} steps ({best:g} of {', '.join(f'{each:g}' for each in sorted(merits))})")
+    return found
+
+
+def _rates_tried(tables: Tables, task: str, name: str) -> dict[tuple, dict[float, float]]:
+    """The merit of each learning rate of a baseline that was tried, all else alike: {(*`_whose`, steps): {rate: merit}}."""
+    alike: dict[tuple, dict] = {}
     for row in pick(tables.recipes, task=task, contestant=name):
-        alike.setdefault((*_whose(row), row["steps"]), set()).add(row["lr"])
-    return max(alike.values(), key=len, default=set())
+        alike.setdefault((*_whose(row), row["steps"]), {})[row["lr"]] = row["merit"]
+    return alike
 
 
 def _whose(row: dict) -> tuple:
@@ -732,9 +751,12 @@ def gaps(tables: Tables) -> list[str]:
         steps = steps_at_the_edge(tables, task)
         if steps:
             found.append(f"{task}: numbers of steps at the edge of what was tried, so that more or fewer may be better still: {'; '.join(steps)}.")
+        edge = rates_at_the_edge(tables, task)
+        if edge:
+            found.append(f"{task}: learning rates at the edge of what was tried: {'; '.join(edge)}.")
         other = not_the_best(tables, task)
         if other:
-            found.append(f"{task}: measured with another number of steps than had most merit: {'; '.join(other)}.")
+            found.append(f"{task}: measured with another recipe than had most merit: {'; '.join(other)}.")
         done = {row["ablation"] for row in scored}
         heads = {row["contestant"].removeprefix("head:") for row in rows if ":" in row["contestant"]}
         known = [name for name, each in A.ABLATIONS.items() if task in each.tasks]
