@@ -11,6 +11,7 @@ from rg_minimal.classroom import plots
 from rg_minimal.evidence import baselines as B, contest as C, many as M, report as R, statistics as T, trial
 from rg_minimal.evidence.__main__ import commands, main
 from rg_minimal.files import write_rows
+from rg_minimal.pipelines import load_head
 
 
 def row(contestant="head", labels=100, picture=0, control=0.5, **changes):
@@ -279,6 +280,10 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     assert commands().parse_args(shlex.split(R.scored_by(scores, "pose")[1])[3:]).seeds == [1]
     assert "told 999 - t" in R.ablation_table(found) and len(plots.score_panels(found, "PCK").axes) == 2
     assert plots.score_panels(found, "PCK").get_supxlabel() == "whiskers: the least and the most of the trainings; 2 trainings"
+    layers = {name: found["which layers"]["our head"] for name in ("our head", *(f"layer {i}" for i in range(len(plots.STYLES) + 3)))}
+    drawn = [line for line in plots.score_panels({"which layers": layers}, "PCK").axes[0].get_lines() if line.get_label() in layers or len(line.get_xdata()) == 2]
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle(), line.get_markerfacecolor()) for line in drawn if line.get_linestyle() != "None"}
+    assert len(looks) == len(layers), "no two of many heads look alike"
     told = R.Tables(ablations=[{**row, "scores": " ".join(f"{row['score'] + 0.01 * (i % 3):.4f}" for i in range(9))} for row in scores])
     part = R.ablation_scores(told, "pose")["timestep embedding"]["told 999 - t"][0]
     assert part["value"] == pytest.approx(0.82) and part["low"] < 0.82 < part["high"] and (part["n"], part["seeds"]) == (9, 2)
@@ -445,17 +450,21 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
         assert depth["verdict"] == "fails" and depth["gap"]["high"] < 0, "for depth ControlNet is nearer with any number"
     assert R.answer(tables, "depth", "adapter")["gap"]["high"] < 0, "and the adapter with a hundred"
     assert R.answer(tables, "edges")["gap"]["high"] < 0 < R.answer(tables, "edges", "adapter")["gap"]["low"], "for edges the head is between the two"
-    parts = R.ablation_scores(tables, "pose")
-    curve = {name: torch.tensor([each["value"] for each in scores]) for part in parts.values() for name, scores in part.items()}
-    below = {name: float((curve["our head"] - each).mean()) for name, each in curve.items()}
-    layers = [below[f"layer {i} alone"] for i in range(6)]
-    assert min(layers[0], layers[5]) > 0.08 and layers[3] == min(layers) and layers[3] < 0.005, "the fourth alone all but as much as all six"
-    assert (curve["our head"] > curve["plain loss"]).all(), "without the balanced loss it reads less at every timestep"
-    assert 0 < -below["256 channels"] < 0.01, "twice the width reads hardly more"
-    assert max(abs(below[name]) for name in ("t below 250", "t below 500")) < 0.005, "the less noisy timesteps alone cost next to nothing"
-    assert below["one head of three tasks"] > 0.05, "which reads poses less well"
-    ours, *others = (torch.tensor([each["value"] for each in scores]) for part in ("mixing weights", "timestep embedding") for scores in parts[part].values())
-    assert len(others) == 4 and max(float((each - ours).abs().max()) for each in others) < 0.015, "these parts are worth nothing here"
+    rates = {(row["contestant"], row["task"], row["labels"]) for row in tables.recipes if row["lr"] != B.BaselineRecipe.lr}
+    assert rates == {("adapter", "pose", 10), ("adapter", "pose", 100)}, "other learning rates were tried for these alone"
+    more = R.more_than_ours(tables, "pose")
+    assert len(more) == 20 and {(each["n"], each["seeds"]) for each in more.values()} == {(64, 1)}, "each with an interval"
+    scores = {(row["ablation"], row["timestep"]): row for row in tables.ablations}
+    assert all(scores["equal_mixing", t]["scores"] == scores["head", t]["scores"] for _, t in scores), "the very same share of joints in every picture"
+    assert all(0.94 < each < 1.08 for each in load_head("data/heads/pose").mixing_weights.tolist()), "the weights that are learned hardly leave 1"
+    undecided = ("without_timestep", "mirrored", "layer3", "last3", "width256", "below250", "below500", "short4")
+    assert all(-0.009 < more[name]["low"] <= 0 <= more[name]["high"] < 0.009 for name in undecided), "as much, to within a hundredth"
+    assert all(-0.005 < more[name]["low"] and more[name]["high"] < 0.005 for name in ("without_timestep", "mirrored")), "to within half a hundredth"
+    assert all(each["high"] < 0 for name, each in more.items() if name not in (*undecided, "equal_mixing")), "the others read measurably less"
+    assert max(more[f"layer{i}"]["high"] for i in (0, 1, 5)) < -0.07 and more["layer3"]["value"] == max(more[f"layer{i}"]["value"] for i in range(6))
+    assert all(scores["plain_loss", t]["score"] < scores["head", t]["score"] for _, t in scores), "without the balanced loss it reads less at every timestep"
+    assert -0.007 < more["above500"]["value"] < -0.003, "half a hundredth"
+    assert more["several"]["high"] < -0.05, "which reads poses less well"
     strong = R.trade(tables, "pose")
     one, two = ({each["strength"]: each for each in strong["controlnet"]}[strength] for strength in (1.0, 2.0))
     assert abs(two["control"]["value"] - one["control"]["value"]) < 0.005 and two["attributes"]["high"] < one["attributes"]["low"] and two["farther"]["low"] > 0

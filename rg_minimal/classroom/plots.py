@@ -705,7 +705,8 @@ def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2
         for i, (name, rows) in enumerate(heads.items()):
             colour, mark, dash = STYLES[(i - 1) % len(STYLES)] if i else (MIDDLE, "", "-")
             axes.errorbar([row["timestep"] + 6 * i for row in rows], [row["value"] for row in rows], _ends(rows), fmt=dash, marker=mark,
-                          color=colour, markersize=4, linewidth=1.2 if i else 2.4, elinewidth=0.8, capsize=2, label=name)
+                          color=colour, markersize=4, linewidth=1.2 if i else 2.4, elinewidth=0.8, capsize=2, label=name,
+                          markerfacecolor="white" if i > len(STYLES) else None)
         axes.set_title(part, fontsize=8)
         axes.set_xlabel("timestep", fontsize=8)
         axes.set_ylabel(upright(y), fontsize=8)
