@@ -471,15 +471,17 @@ def _quality(tables: Tables, rows: list[dict]) -> dict:
 
 def distance(rows: list[dict], real: list[dict], least: int = 32) -> dict | None:
     """The Frechet distance of these pictures to the renderings, with its interval; None where one has fewer than `least`."""
-    if min(len(rows), len(real)) < least or not all(row["look"] for row in rows):
-        return None
-    return T.frechet_interval(C.looks_of(rows), C.looks_of(real))
+    return T.frechet_interval(C.looks_of(rows), C.looks_of(real)) if _comparable(rows, real, least) else None
+
+
+def _comparable(rows: list[dict], real: list[dict], least: int = 32) -> bool:
+    return min(len(rows), len(real)) >= least and all(row["look"] for row in rows)
 
 
 def _farther(rows: list[dict], usual: list[dict], real: list[dict]) -> dict | None:
     """`statistics.frechet_paired` of the first training's pictures at a strength and at 1; None at 1, and where there is nothing to compare."""
     rows, usual = (sorted(pick(each, seed=min((row["seed"] for row in each), default=0)), key=lambda row: row["picture"]) for each in (rows, usual))
-    if rows == usual or distance(rows, real) is None or distance(usual, real) is None:
+    if rows == usual or not _comparable(rows, real) or not _comparable(usual, real):
         return None
     return T.frechet_paired(*(C.looks_of(each) for each in (rows, usual, real)))
 
@@ -736,7 +738,8 @@ def gaps(tables: Tables) -> list[str]:
             few = [f"{each:,}" for each in B.LABELS if 0 < len({row["seed"] for row in pick(mine, labels=each)}) < SEEDS]
             if few:
                 found.append(f"{task}: {named(name)} with {', '.join(few)} labels: fewer than {SEEDS} trainings.")
-        other = [named(name) for name in C.CONTESTANTS if name != "unguided" and pick(rows, contestant=name) and name not in trade(tables, task)]
+        several = _several_strengths(rows)
+        other = [named(name) for name in C.CONTESTANTS if name != "unguided" and pick(rows, contestant=name) and name not in several]
         if rows and other:
             found.append(f"{task}: other strengths than what was tuned: {', '.join(other)}: {NOT}.")
         single = [named(name) for name in C.CONTESTANTS if name not in ("unguided", "head", *B.KINDS)
