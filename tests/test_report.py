@@ -459,6 +459,9 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert R.answer(tables, "edges")["gap"]["high"] < 0 < R.answer(tables, "edges", "adapter")["gap"]["low"], "for edges the head is between the two"
     rates = {(row["contestant"], row["task"], row["labels"]) for row in tables.recipes if row["lr"] != B.BaselineRecipe.lr}
     assert rates == {("adapter", "pose", 10), ("adapter", "pose", 100)}, "other learning rates were tried for these alone"
+    for labels, steps in ((10, 100), (100, 200)):
+        merits = {row["lr"]: row["merit"] for row in R.pick(tables.recipes, contestant="adapter", labels=labels, steps=steps)}
+        assert set(merits) == {1e-3, 2e-3, 4e-3} and max(merits, key=merits.get) == 2e-3, "half and twice the rate had less merit"
     more = R.more_than_ours(tables, "pose")
     assert len(more) == 20 and {(each["n"], each["seeds"]) for each in more.values()} == {(64, 1)}, "each with an interval"
     scores = {(row["ablation"], row["timestep"]): row for row in tables.ablations}
