@@ -237,8 +237,7 @@ def test_everybody_of_the_evidence_trains_and_is_measured(tmp_path, monkeypatch)
     list(B.train_readout("pose", 4, 0, runs, pipe, **few))
     list(R.train_linear("pose", 4, 0, runs, pipe, **few)), list(R.train_detector("pose", 4, 0, runs, pipe, batch=2, **few))
     list(I.train_predictor("pose", 4, 0, runs, pipe, batch=2, **few))
-    for name in EVIDENCE[6:]:
-        list(A.train_ablation(name, "pose", 4, 0, runs, pipe, **few))
+    list(A.train_ablations(EVIDENCE[6:], "pose", 4, 0, runs, pipe, **few))
     told = {row["contestant"]: row["device"] for row in C.trainings(runs)}
     assert told == dict.fromkeys(EVIDENCE, "cuda")
     assert list(A.score_ablations(pipe, ["head", "mirrored", "short3", "several"], ["pose"], [4], [0], tmp_path / "ablations.csv", runs, timesteps=(300,)))
