@@ -78,10 +78,7 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
         head = LinearHead(config).to(denoiser(pipe).device)
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
-    changes = {"lr": 4e-3, **changes}
-    if not finished(folder, {"task": task, "labels": labels, "seed": seed, "steps": own.steps, **changes}):
-        yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear",
-                                 **changes)
+    yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear", **{"lr": 4e-3, **changes})
     if "layer" not in read_json(folder / "training.json"):
         head = load_rival(folder).to(denoiser(pipe).device)
         layer = best_layer(pipe, own, head, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
