@@ -268,8 +268,8 @@ def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, mon
     assert sorted(path.name for path in (tmp_path / "runs" / "recipes").iterdir()) == ["2-0.002", "3-0.001", "3-0.002", "4-0.002"]
     tables = report.read_tables(str(tmp_path))
     assert "ControlNet, 4 labels: 3, 0.001" in report.recipe_table(tables, "depth") and report.tried_by(tables) == [
-        "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 2 3 4 --rates 0.002",
-        "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 3 --rates 0.001"]
+        "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 2 3 4 --rates 0.002 --pictures 10",
+        "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 3 --rates 0.001 --pictures 10"]
     assert B.BaselineRecipe("controlnet", "depth", 4, runs=str(tmp_path / "runs")).folder not in {path.parent for path in (tmp_path / "runs").rglob("training.json")}
     for wrong in ("--lengths 0", "--rates 0", "--rates nan"):
         with pytest.raises(SystemExit):
@@ -853,6 +853,14 @@ def test_a_share_of_none_or_all_has_an_interval_too():
     assert T.shared_by(mixed) == T.resampled([mixed], lambda mean: mean)
 
 
+def test_a_rising_curve_is_the_mean_of_what_pulls_against_each_other():
+    assert T.rising([0.2, 0.8, 0.6, 0.9]) == pytest.approx([0.2, 0.7, 0.7, 0.9]) and T.rising([3.0, 2.0, 1.0]) == pytest.approx([2.0] * 3)
+    assert T.rising([0.3, 0.1, 0.2], larger=False) == pytest.approx([0.3, 0.15, 0.15]) and T.rising([0.1, 0.2]) == pytest.approx([0.1, 0.2])
+    from scipy.optimize import isotonic_regression          # of the tests' packages
+    values = torch.rand(9, generator=torch.Generator().manual_seed(0)).tolist()
+    assert T.rising(values) == pytest.approx(isotonic_regression(values).x.tolist())
+
+
 def test_labels_needed():
     rows = rows_of("head", [0.75] * 9) + [row for labels, value in ((10, 0.2), (100, 0.5), (1000, 1.0))
                                           for row in rows_of("controlnet", [value] * 9, labels=labels)]
@@ -863,6 +871,10 @@ def test_labels_needed():
                            + rows_of("controlnet", [0.1] * 9, labels=10_000), "pose")
     assert more["seeds"] == 2 and more["high"] == pytest.approx(10 ** 2.5)
     assert more["measured"] == [10, 100, 1000], "the one training with 10,000 labels, which failed, has no part in it"
+    three = [row for seed in range(3) for row in rows_of("controlnet", [0.8] * 9, labels=100, seed=seed) + rows_of("head", [0.75] * 9, seed=seed)]
+    assert T.labels_needed(rows_of("controlnet", [0.2] * 9, labels=10) + three, "pose")["measured"] == [10, 100], "fewer labels, one training: it has its part"
+    fallen = three + [row for seed in range(3) for labels, value in ((10, 0.2), (1000, 0.72)) for row in rows_of("controlnet", [value] * 9, labels=labels, seed=seed)]
+    assert 10 < T.labels_needed(fallen, "pose")["value"] < 100, "what falls back by chance has been there all the same"
     assert T.crossing([10, 100], [0.1, 0.2], 0.5) == float("inf") and T.crossing([10, 100], [0.6, 0.7], 0.5) == 0
     assert T.crossing([10, 100, 1000],
                       [0.6, 0.2, 0.6], 0.4) == pytest.approx(10 ** 2.5)    # falls back: from the last way up

@@ -150,16 +150,25 @@ def crossing(labels: list[int], values: list[float], goal: float, larger: bool =
     return math.exp(math.log(labels[last]) + share * (math.log(labels[last + 1]) - math.log(labels[last])))
 
 
+def rising(values: list[float], larger: bool = True) -> list[float]:
+    """The curve nearest to this one, in squares, that never gets worse: where it falls back, the mean of those that pull against each other
+    (isotonic regression). More labels of the same kind do no harm but by chance, or by the recipe, and a curve about a goal would cross it
+    anywhere."""
+    sign, several = 1 if larger else -1, range(len(values))
+    mean = lambda first, last: sign * sum(values[first:last + 1]) / (last + 1 - first)
+    return [sign * max(min(mean(first, last) for last in several[i:]) for first in several[:i + 1]) for i in several]
+
+
 @declared
 def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = "head", at: Count = 100,
                   draws: Count = DRAWS,
                   seed: Seed = 0) -> dict:
     """How many labels one contestant needs to control as well as another does with `at` of them, at strength 1. `value`
     is 0 where the fewest that were measured suffice, and infinite where the most do not; so may be the ends of the
-    interval. `seeds` are the trainings of each that the interval comes from: of the numbers of labels up to its upper end.
+    interval. `seeds` are the trainings of each that the interval comes from: of the numbers of labels up to its upper end. Each curve is made `rising` before it is asked.
 
-    A number of labels with one training is left out where others have several: one that came out badly would move all answers, and
-    its interval would not show it.
+    A number of labels with one training is left out where fewer labels have several: one that came out badly would move all answers, and
+    the interval would not show it.
     """
     which = {"task": task, "strength": 1.0}
     labels = sorted({row["labels"] for row in rows if row["contestant"] == of and row["task"] == task
@@ -167,18 +176,18 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
     if not labels:
         raise ValueError(f"there are no rows of {of} in {task}; measure them first")
     theirs = {each: grid(rows, contestant=of, labels=each, **which) for each in labels}
-    labels = [each for each in labels if len(theirs[each]) > 1 or max(map(len, theirs.values())) == 1]
+    labels = [each for each in labels if len(theirs[each]) > 1 or all(len(theirs[fewer]) == 1 for fewer in labels if fewer < each)]
     grids = [grid(rows, contestant=against, labels=at, **which), *(theirs[each] for each in labels)]
     larger = task != "depth"                                # of depth the error is measured
     if any(each.shape[1] != grids[0].shape[1] for each in grids):
         raise ValueError("not all were measured on the same pictures; run the contest again, it goes on where it "
                          "stopped")
-    found = [crossing(labels, values, goal, larger) for goal, *values in _drawn(grids, draws, seed)]
+    found = [crossing(labels, rising(values, larger), goal, larger) for goal, *values in _drawn(grids, draws, seed)]
     found.sort()
     goal, *values = (float(each.mean()) for each in grids)
     low, high = found[int(0.025 * draws)], found[min(int(0.975 * draws), draws - 1)]
     reached = 1 + sum(each < high for each in labels)
-    return {"value": crossing(labels, values, goal, larger), "low": low, "high": high, "n": grids[0].shape[1],
+    return {"value": crossing(labels, rising(values, larger), goal, larger), "low": low, "high": high, "n": grids[0].shape[1],
             "seeds": min(len(each) for each in (grids[0], *grids[1:][:reached])), "measured": labels}
 
 
