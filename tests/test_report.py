@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rg_minimal.classroom import plots
-from rg_minimal.evidence import baselines as B, contest as C, many as M, report as R, statistics as T, trial
+from rg_minimal.evidence import baselines as B, contest as C, many as M, recipes, report as R, statistics as T, trial
 from rg_minimal.evidence.__main__ import commands, main
 from rg_minimal.files import write_rows
 from rg_minimal.pipelines import load_head
@@ -185,6 +185,9 @@ def test_numbers_of_steps_at_the_edge_of_what_was_tried_are_said():
     rows = tried(10, s200=0.8, s400=0.9) + tried(30, s200=0.8, s400=0.9, s1000=0.7) + tried(100, s1000=0.9)
     assert R.steps_at_the_edge(R.Tables(recipes=rows), "pose") == ["ControlNet with 10 labels (400 of 200, 400)", "ControlNet with 100 labels (1,000 alone)"]
     assert any("more or fewer may be better still: ControlNet with 10 labels" in each for each in R.gaps(R.Tables(HOLDS, recipes=rows)))
+    second = [{**row, "seed": 1, "merit": 1 - row["merit"]} for row in rows[:2]]
+    assert R.steps_at_the_edge(R.Tables(recipes=second + rows[:2]), "pose") == ["ControlNet with 10 labels, training 1 (200 of 200, 400)",
+                                                                                "ControlNet with 10 labels (400 of 200, 400)"], "each training by itself"
     trained = [{**cost("controlnet"), "labels": labels, "steps": 1000} for labels in (10, 100, 300)]
     assert R.not_the_best(R.Tables(recipes=rows, training=trained), "pose") == ["ControlNet with 10 labels (1,000 steps at 0.002; 400 steps at 0.002 had more)"]
     assert "pose: measured with another recipe than had most merit: ControlNet with 10 labels (1,000 steps at 0.002; 400 steps at 0.002 had more)." in R.gaps(
@@ -328,7 +331,11 @@ def test_commands_that_are_named_are_commands():
     assert not any("--kinds mirrored" in line for line in named)
     tuned, = map(shlex.split, R.tuned_by(HOLDS[:8]))
     asked = commands().parse_args(tuned[3:])
-    assert (asked.command, asked.tasks, asked.contestants, asked.tuned_with) == ("tune", ["pose"], [HOLDS[0]["contestant"]], HOLDS[0]["labels"])
+    assert (asked.command, asked.tasks, asked.contestants, asked.tuned_with, asked.tuned_on) == ("tune", ["pose"], [HOLDS[0]["contestant"]], HOLDS[0]["labels"], 8)
+    drags = [{"answer": name, "picture": picture, "seed": 1} for name, pictures in (("exact", 7), (trial.DRAG, 3)) for picture in range(pictures)]
+    line, = map(shlex.split, R.dragged_by(drags, "trial"))
+    asked = commands().parse_args(line[3:])
+    assert (asked.command, asked.pictures, asked.drags, asked.seed) == ("trial", 7, 3, 1) and R.dragged_by([], "ghosting") == []
 
 
 def test_a_figure_names_the_commands_of_its_own_rows():
@@ -389,6 +396,24 @@ def test_a_report_of_a_folder(tmp_path, capsys):
     write_rows(tmp_path / "tune.csv", [row(version="b")], C.KINDS_OF)
     with pytest.raises(ValueError, match="several models"):
         R.read_tables(str(tmp_path))
+    (tmp_path / "tune.csv").unlink()
+    recipe = {**dict.fromkeys(recipes.KINDS_OF, 0), "contestant": "adapter", "task": "pose", "settings": "{}", "version": "b"}
+    write_rows(tmp_path / "recipes.csv", [recipe], recipes.KINDS_OF)
+    with pytest.raises(ValueError, match="several models"):
+        R.read_tables(str(tmp_path))
+    (tmp_path / "recipes.csv").unlink()
+    for name, version in (("trial", "a"), ("ghosting", "b")):
+        write_rows(tmp_path / f"{name}.csv", [{**dict.fromkeys(trial.KINDS_OF, 0), "answer": "exact", "kind": "wrist", "settings": "{}", "version": version}], trial.KINDS_OF)
+    with pytest.raises(ValueError, match="several models"):
+        R.read_tables(str(tmp_path))
+
+
+def test_labels_that_nobody_planned_are_counted_as_well():
+    tables = R.Tables(HOLDS + arm("head", 50, 0.7))
+    first, *rest = R.coverage(tables).split("\n")
+    assert first.split()[3:-2] == ["10", "30", "50", "100", "300", "1,000", "10,000"]
+    head, = (line for line in rest if line.startswith("pose, our head"))
+    assert head.split()[5] == "1" and any("our head with" in each and "50" in each and "fewer than" in each for each in R.gaps(tables))
 
 
 def test_numbers_of_labels_in_words():

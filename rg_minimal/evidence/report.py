@@ -76,9 +76,10 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
     others = {name: rows_so_far(place / f"{name}.csv", kind, name) for name, kind in kinds.items()}
     tables = Tables(rows, tune, **others, trial=trial.read_table(place / "trial.csv"),
                     ghosting=trial.read_table(place / "ghosting.csv"), partial=tuple(partial))
-    versions = {row["version"] for row in (*tables.contest, *tables.tune, *tables.real)}
-    if len(versions) > 1:
-        raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
+    for these in ((*tables.contest, *tables.tune, *tables.real, *tables.recipes), (*tables.trial, *tables.ghosting)):
+        versions = {row["version"] for row in these}        # those of drags name the head that they are read with, too
+        if len(versions) > 1:
+            raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
     return tables
 
 
@@ -312,15 +313,15 @@ def steps_at_the_edge(tables: Tables, task: str) -> list[str]:
     """With how many labels a baseline's number of steps is the smallest or largest of those that were tried."""
     several = _steps_tried(tables, task)
     said = lambda steps, best: f"{best:,} of {', '.join(f'{each:,}' for each in steps)}" if len(steps) > 1 else f"{best:,} alone"
-    return [f"{named(name)} with {labels:,} labels ({said(sorted(merits), best)})" for (name, labels), merits in several.items()
+    return [f"{_trained(whose)} ({said(sorted(merits), best)})" for whose, merits in several.items()
             if (best := max(merits, key=merits.get)) in (min(merits), max(merits))]
 
 
 def _steps_tried(tables: Tables, task: str) -> dict[tuple, dict[int, float]]:
-    """The merit of each number of steps that was tried, {(contestant, labels): {steps: merit}}."""
+    """The merit of each number of steps that was tried, all else alike: {`_whose`: {steps: merit}}."""
     found: dict[tuple, dict[int, float]] = {}
     for row in pick(tables.recipes, task=task, lr=B.BaselineRecipe.lr):
-        found.setdefault((row["contestant"], row["labels"]), {})[row["steps"]] = row["merit"]
+        found.setdefault(_whose(row), {})[row["steps"]] = row["merit"]
     return found
 
 
@@ -328,11 +329,11 @@ def not_the_best(tables: Tables, task: str) -> list[str]:
     """What was trained with another number of steps, or another rate, than that which had most merit of those that were tried."""
     best: dict[tuple, dict] = {}
     for row in sorted(pick(tables.recipes, task=task), key=lambda row: row["merit"]):
-        best[row["contestant"], row["labels"]] = row
+        best[_whose(row)] = row
     used = {(row["contestant"], row["labels"]): (row["steps"], B.BaselineRecipe.lr) for row in pick(tables.training, task=task)}
     said = lambda steps, rate: f"{steps:,} steps at {rate:g}"
-    return [f"{named(name)} with {labels:,} labels ({said(*used[name, labels])}; {said(row['steps'], row['lr'])} had more)"
-            for (name, labels), row in best.items() if (row["steps"], row["lr"]) != used.get((name, labels), (row["steps"], row["lr"]))]
+    return [f"{_trained(whose)} ({said(*own)}; {said(row['steps'], row['lr'])} had more)" for whose, row in best.items()
+            if (own := used.get((row["contestant"], row["labels"]))) and own != (row["steps"], row["lr"])]
 
 
 def rates(tables: Tables, task: str, name: str) -> set[float]:
@@ -344,10 +345,10 @@ def rates_at_the_edge(tables: Tables, task: str) -> list[str]:
     """With how many labels and steps a baseline's learning rate is the smallest or largest of several that were tried."""
     found = []
     for name in B.KINDS:
-        for (*_, labels, _, _, steps), merits in _rates_tried(tables, task, name).items():
+        for (*whose, steps), merits in _rates_tried(tables, task, name).items():
             best = max(merits, key=merits.get)
             if len(merits) > 1 and best in (min(merits), max(merits)):
-                found.append(f"{named(name)} with {labels:,} labels, {steps:,} steps ({best:g} of {', '.join(f'{each:g}' for each in sorted(merits))})")
+                found.append(f"{_trained(whose)}, {steps:,} steps ({best:g} of {', '.join(f'{each:g}' for each in sorted(merits))})")
     return found
 
 
@@ -362,6 +363,12 @@ def _rates_tried(tables: Tables, task: str, name: str) -> dict[tuple, dict[float
 def _whose(row: dict) -> tuple:
     """Which trainings a recipe is compared with: by the same labelled pictures, steered by the same settings."""
     return tuple(row[each] for each in ("task", "contestant", "labels", "seed", "settings"))
+
+
+def _trained(whose) -> str:
+    """`_whose` in words, where it is not the first training its seed as well."""
+    _, name, labels, seed, _ = whose
+    return f"{named(name)} with {labels:,} labels" + (f", training {seed}" if seed else "")
 
 
 # ---------------------------------------------------------------------------------------------- labels, and what it costs
@@ -704,19 +711,19 @@ def difference_table(found: dict[str, dict], head: str) -> str:
 def coverage(tables: Tables) -> str:
     """A table of text: for each task and contestant how many trainings were measured with how many labels, at strength 1,
     the pictures of each, and the strengths."""
-    rows = []
+    rows, columns = [], sorted({*B.LABELS, *(row["labels"] for row in tables.contest)} - {0})
     for task in tasks_of(tables.contest):
         for name in C.CONTESTANTS:
             mine = pick(tables.contest, task=task, contestant=name)
-            counts = {labels: len({row["seed"] for row in pick(mine, labels=labels, strength=1.0)}) for labels in B.LABELS}
+            counts = {labels: len({row["seed"] for row in pick(mine, labels=labels, strength=1.0)}) for labels in columns}
             if name == "unguided":
-                cells = ["" for _ in B.LABELS]
+                cells = ["" for _ in columns]
             else:
-                cells = [str(counts[labels] or "-") for labels in B.LABELS]
+                cells = [str(counts[labels] or "-") for labels in columns]
             strengths = sorted({row["strength"] for row in mine})
             rows.append((f"{task}, {named(name)}", *cells, str(len({row["picture"] for row in mine}) or "-"),
                          " ".join(f"{each:g}" for each in strengths) or "-"))
-    return text_table(("trainings by labels", *(f"{labels:,}" for labels in B.LABELS), "pictures", "strengths"), rows)
+    return text_table(("trainings by labels", *(f"{labels:,}" for labels in columns), "pictures", "strengths"), rows)
 
 
 def gaps(tables: Tables) -> list[str]:
@@ -735,7 +742,7 @@ def gaps(tables: Tables) -> list[str]:
             labels = [f"{each:,}" for each in B.LABELS if mine and not pick(mine, labels=each)]
             if labels:
                 found.append(f"{task}: {named(name)} with {', '.join(labels)} labels: {NOT}.")
-            few = [f"{each:,}" for each in B.LABELS if 0 < len({row["seed"] for row in pick(mine, labels=each)}) < SEEDS]
+            few = [f"{each:,}" for each in _labels(mine, name) if len({row["seed"] for row in pick(mine, labels=each)}) < SEEDS]
             if few:
                 found.append(f"{task}: {named(name)} with {', '.join(few)} labels: fewer than {SEEDS} trainings.")
         several = _several_strengths(rows)
@@ -846,9 +853,14 @@ def tuned_by(rows: list[dict]) -> list[str]:
     """The commands that try the settings of these rows of `tune.csv`."""
     several: dict[tuple, list[str]] = {}
     for task, name, labels in dict.fromkeys((row["task"], row["contestant"], row["labels"]) for row in rows):
-        several.setdefault((task, labels), []).append(name)
-    return [f"python -m rg_minimal.evidence tune {task} --contestants {' '.join(names)} --tuned-with {labels}"
-            for (task, labels), names in several.items()]
+        several.setdefault((task, labels, _count(pick(rows, task=task, contestant=name, labels=labels))), []).append(name)
+    return [f"python -m rg_minimal.evidence tune {task} --contestants {' '.join(names)} --tuned-with {labels} --tuned-on {count}"
+            for (task, labels, count), names in several.items()]
+
+
+def _count(rows: list[dict]) -> int:
+    """How many pictures are numbered in these rows, the first one by 0."""
+    return max((row["picture"] + 1 for row in rows), default=0)
 
 
 def trained_by(rows: list[dict]) -> list[str]:
@@ -870,20 +882,30 @@ def everything(tables: Tables) -> list[str]:
     """The commands that make all tables anew in an empty folder, in an order in which each finds what it needs."""
     ablated = [line for task in B.TASKS for line in scored_by(tables.ablations, task)]
     return [*trained_by(tables.training), *tuned_by(tables.tune), *tried_by(tables), *commands_of(tables.contest), *ablated,
-            *(["python -m rg_minimal.evidence trial --drags 16"] if tables.trial else []), *(["python -m rg_minimal.evidence ghosting"] if tables.ghosting else [])]
+            *dragged_by(tables.trial, "trial"), *dragged_by(tables.ghosting, "ghosting")]
+
+
+def dragged_by(rows: list[dict], command: Literal["trial", "ghosting"]) -> list[str]:
+    """The commands that make these rows of `trial.csv` or of `ghosting.csv`."""
+    found = []
+    for seed in sorted({row["seed"] for row in rows}):
+        mine, own = pick(rows, seed=seed), pick(rows, seed=seed, answer=trial.DRAG)
+        found.append(f"python -m rg_minimal.evidence {command} --pictures {_count(mine)}"
+                     + (f" --drags {_count(own)} --seed {seed}" if command == "trial" else ""))
+    return found
 
 
 def tried_by(tables: Tables) -> list[str]:
     """The commands that try the recipes in `recipes.csv`."""
     several: dict[tuple, list] = {}
     for row in tables.recipes:
-        several.setdefault((*_whose(row)[:-1], row["lr"]), []).append(row["steps"])
+        several.setdefault((*_whose(row)[:-1], row["pictures"], row["lr"]), []).append(row["steps"])
     alike: dict[tuple, list] = {}
     for (*which, lr), steps in several.items():
         alike.setdefault((*which, *sorted(set(steps))), []).append(lr)
     return [f"python -m rg_minimal.evidence recipes {task} --kinds {name} --labels {labels} --seeds {seed} --lengths {' '.join(map(str, steps))} "
-            f"--rates {' '.join(f'{each:g}' for each in sorted(tried))}"
-            for (task, name, labels, seed, *steps), tried in sorted(alike.items(), key=lambda each: B.TASKS.index(each[0][0]))]
+            f"--rates {' '.join(f'{each:g}' for each in sorted(tried))} --pictures {pictures}"
+            for (task, name, labels, seed, pictures, *steps), tried in sorted(alike.items(), key=lambda each: B.TASKS.index(each[0][0]))]
 
 
 def _products(triples) -> list[tuple[list, list, list]]:
