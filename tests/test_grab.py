@@ -1,5 +1,8 @@
 """What an arrow takes hold of: geometry by hand, pictures of the renderer, and what came of a drag, read from doctored ones."""
+import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,11 +232,27 @@ def test_a_students_arrow_starts_on_what_it_means(kind):
     assert found >= 3
 
 
+def test_the_notebooks_drag_judges_no_picture_of_another_arrow():
+    """Its cell run alone after another arrow was drawn: each of the three pictures is of the arrow on screen."""
+    cells = ["".join(cell["source"]) for cell in json.loads((Path(__file__).parents[1] / "notebooks" / "07_drag.ipynb").read_text(encoding="utf-8"))["cells"]]
+    first, second = (source for source in cells if "long_arrows()" in source and "display" in source)
+    judged, picture, mask = [], torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
+    made = lambda handles, targets: {"objectives": [float(targets[0, 0])], "mask": mask}
+    shown = SimpleNamespace(value=[[[5.0, 5.0], [20.0, 5.0]]], pins=[], grabs=True, held={})
+    values = {"widget": shown, "math": math, "torch": torch, "picture": picture, "source": SimpleNamespace(start=0), "steps": 4, "pipe": None, "prompt": "", "head": None,
+              "pose": None, "HELD": {}, "drawn_alone": {}, "display": lambda figure: None, "drag_row": lambda *given: None, "arm_only": mask,
+              "drag_objective": lambda head, source, handles, targets, stop: float(targets[0, 0]), "drag": lambda head, source, handles, targets, **_: made(handles, targets),
+              "held": lambda handles, targets: SimpleNamespace(handles=handles, targets=targets, fixed=None),
+              "sample": lambda pipe, prompt, objectives, **_: [torch.full((1, 3, 4, 4), objectives[0])],
+              "outcome": lambda *given: SimpleNamespace(words="", good=True), "verdict": lambda name, before, after, *_: judged.append((name, float(after.mean())))}
+    exec(first, values)
+    shown.value = [[[5.0, 5.0], [30.0, 5.0]]]
+    exec(second, values)
+    assert len(judged) == 3 and {value for _, value in judged} == {30.0}
+
+
 def test_the_notebooks_drag_reads_what_is_drawn_and_says_in_a_sentence_where_nothing_is(capsys):
     """The cells that use the arrows, run alone after everything was cleared in the widget: a sentence and no traceback."""
-    import json
-    from pathlib import Path
-    from types import SimpleNamespace
     cells = json.loads((Path(__file__).parents[1] / "notebooks" / "07_drag.ipynb").read_text(encoding="utf-8"))["cells"]
     using = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and "long_arrows()" in "".join(cell["source"])]
     assert len(using) == 2
