@@ -437,7 +437,8 @@ def recompute(pipe, judge, table, tasks, scenes: seeds.Scenes, seed: int = 0, ru
 # How far control and each number of the look may come out otherwise, by task, where the network is the same. On the machine that made a row
 # looks are off by less than 0.001. With another processor's instructions, of 40 pictures guided by heads, depth was off by at most 0.0007, the
 # F-score of edges by 0.0196, no joint flipped (one of the 12 to 14 that count may), and looks were off by at most 0.006 in pose and 0.23 else.
-# Of pairs of rows in the stored table of one picture by different networks one in a thousand is as near as this in pose, one in seventy in depth, one in ten in edges.
+# Of pairs of rows in the stored table of one picture by different networks fewer than one in a thousand are as near as this in pose, one in seventy in
+# depth, one in twenty-five in edges.
 SAME = {"pose": (0.1, 0.05), "depth": (0.001, 0.25), "edges": (0.02, 0.25)}
 
 
