@@ -22,6 +22,7 @@ from rg_minimal.evidence import baselines, report
 from rg_minimal.paces import DRAFT, DRAG_FULL, FULL
 from rg_minimal.pipelines import load_pipeline
 from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world
+from rg_minimal.puppets.editing import HELD
 from rg_minimal.puppets.front import compare, read_front, summarize
 from rg_minimal.saving import ReadoutHead
 from write_numbers import write, write_claim
@@ -96,6 +97,8 @@ READ = {"README.md": [
     "`DRAG_FULL`: it ends {front#drag/full/control:.1f} px from its target, {front#drag/full/whole:.0%} % whole, for "
     "{front#drag/full/cost:.2f} unguided pictures; {code#50} steps end {front#drag/50 steps/control:.1f} px from it, "
     "{front#drag/50 steps/whole:.0%} % whole, for {front#drag/50 steps/cost:.2f}",
+    "drag a picture of {code#full} steps, and so run {code#full}, with moves of {code#held}: {front#drag/25 steps, step_size=0.1/control:.1f} px, "
+    "{front#drag/25 steps, step_size=0.1/whole:.0%} % whole, for {front#drag/25 steps, step_size=0.1/cost:.2f}",
     "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
@@ -285,7 +288,7 @@ def from_code():
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
             "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]], "drag": DRAG_FULL["num_inference_steps"],
-            "drag moves": COUNT[DRAG_FULL["inner_steps"]], "50": 50,
+            "drag moves": COUNT[DRAG_FULL["inner_steps"]], "held": HELD["step_size"], "50": 50,
             "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "longer": longer, "longer seeds": COUNT[unguided["50 steps"]["seeds"]],
             "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
             "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
