@@ -10,10 +10,10 @@ import torch
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, recipes, report, rivals as R, seeds as S, statistics as T
-from rg_minimal.evidence import __main__ as evidence
+from rg_minimal.evidence import __main__ as evidence, learn as L
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
-from rg_minimal.files import read_json, rows_so_far
+from rg_minimal.files import read_json, read_weights, rows_so_far
 from rg_minimal.pipelines import encode_prompts, load_head, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -121,6 +121,26 @@ def test_a_killed_training_is_not_finished_by_another_recipe(tiny, tmp_path, mon
     with pytest.raises(ValueError, match=rf"was trained with another recipe \({name} .*, not {value}\); delete it"):
         list(train(runs, tiny, **other))
     assert [state.step for state in train(runs, tiny)][0] == checkpoint + 1, "the recipe that it was begun with goes on"
+
+
+@pytest.mark.filterwarnings("ignore:the model does not know")
+@pytest.mark.parametrize("name, train, last", [("head", B.train_readout, (L, "write_json")), ("linear", R.train_linear, (R, "best_layer"))],
+                         ids=["head", "linear"])
+def test_a_training_that_was_killed_before_all_was_left_is_not_finished_and_goes_on(tiny, tmp_path, monkeypatch, name, train, last):
+    def kill(*_):
+        raise KeyboardInterrupt
+    steps = lambda place: [state.step for state in train("depth", 4, 0, tmp_path / place, tiny, steps=3, batch=2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(*last, kill)
+        with pytest.raises(KeyboardInterrupt):
+            steps("killed")
+    assert list(C.lacking(name, "depth", 4, 0, tmp_path / "killed")) == [name] and C.trainings(tmp_path / "killed") == []
+    assert steps("killed") == [] and steps("whole") == [1, 2, 3] and not C.lacking(name, "depth", 4, 0, tmp_path / "killed")
+    killed, whole = (B.folder_of(name, "depth", 4, 0, tmp_path / place) for place in ("killed", "whole"))
+    (ours, config), (theirs, same) = (read_weights(each / "head.safetensors") for each in (killed, whole))
+    assert config == same and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    told = [read_json(each / "training.json") | {"training_seconds": 0} for each in (killed, whole)]
+    assert told[0] == told[1] and ("layer" in told[0]) is (name == "linear") and {each.name for each in killed.iterdir()} == {each.name for each in whole.iterdir()}
 
 
 @pytest.mark.parametrize("command", [
@@ -592,6 +612,9 @@ def test_rivals_read_what_a_head_reads_and_come_back_from_disk(pipe, tmp_path):
                            step_size=0.2,
                            generator=torch.Generator().manual_seed(0))[0] for head in (None, made, again)]
         assert torch.equal(pictures[1], pictures[2]) and (pictures[1] - pictures[0]).abs().max() > 1e-3, make
+    R.LinearHead(config).save_pretrained(tmp_path / "all layers")
+    with pytest.raises(ValueError, match="all layers holds raw layers of which none was chosen: delete it"):
+        R.load_rival(tmp_path / "all layers")
 
 
 @pytest.mark.slow

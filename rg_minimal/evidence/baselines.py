@@ -31,7 +31,7 @@ from ..files import read_json, read_tensors, refuse_file, replace_folder, write_
 from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
-from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
+from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, new_head, pixel_grid, train_task
 from ..puppets.measure import finish
 from ..puppets.training import TrainingState, autocast
 from ..undo import seeded, undone
@@ -371,15 +371,13 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     folder.mkdir(parents=True, exist_ok=True)
     before = read_json(clock) if clock.exists() and checkpoint.exists() else {"seconds": 0.0}
     refuse_another(folder, before.get("recipe", recipe), recipe)
-    start, state = time.process_time(), None
+    head = new_head(pipe, task, seed) if head is None else head
+    start, seconds = time.process_time(), before["seconds"]
     for state in train_task(pipe, task, samples, head, seed, checkpoint=str(checkpoint), checkpoint_every=50,
                             **changes):
         seconds = before["seconds"] + time.process_time() - start
         if state.step % 50 == 0 or state.step == state.steps:
             write_json(clock, {"seconds": seconds, "recipe": recipe})
         yield TrainingState(f"{name} {what} {labels}", state.step, state.steps, state.loss, seconds)
-    if state is None:
-        raise ValueError(f"{checkpoint} is of a training that is done or had more steps than {changes.get('steps', get_task(task).steps)}; "
-                         f"delete {folder}, and train again")
-    keep(state.head.eval(), folder, {"recipe": recipe, "device": denoiser(pipe).device.type, "training_seconds": round(seconds, 1)})
+    keep(head.eval(), folder, {"recipe": recipe, "device": denoiser(pipe).device.type, "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)
