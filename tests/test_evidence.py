@@ -214,6 +214,9 @@ def test_all_goes_on_where_nothing_is_lacking(commanded):
     assert command(f"{few} --labels 100 --kinds head") == course, "the others were trained before"
     assert command("all pose --tuned-with 300 --tuned-on 8 --pictures 8 --labels 300 --contestants head --ablations mirrored") == course
     assert command(f"{few} --labels 100") == course
+    few = "all depth edges --tuned-with 100 --tuned-on 8 --pictures 8 --labels 100"
+    assert command(f"{few} --ablations plain_loss") == course, "there is no such ablation of depth, whose head is then not asked for"
+    assert command(f"{few} --contestants unguided --ablations plain_loss") == ["train", "contest", "contest"], "nothing is to be tuned"
 
 
 def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
@@ -230,7 +233,11 @@ def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
 @pytest.mark.parametrize("line, says", [
     ("train pose --kinds controlnet predictor --labels 10", "add head to --kinds"),
     ("ablate pose --scores-only --pictures 8", "--scores-only guides with nothing: leave out --pictures"),
-    ("ablate pose --scores-only --strengths 2 --pictures 8", "leave out --strengths, --pictures")])
+    ("ablate pose --scores-only --strengths 2 --pictures 8", "leave out --strengths, --pictures"),
+    ("tune pose --contestants controlnet+head", "controlnet+head: of these nothing is tuned"), ("tune pose --contestants head unguided", "unguided: of these nothing is tuned"),
+    ("ablate depth --ablations plain_loss", "plain_loss says nothing about depth, but about pose, edges"),
+    ("ablate depth --ablations mirrored plain_loss --scores-only", "plain_loss says nothing about depth"),
+    ("all depth --ablations mirrored plain_loss --labels 1000", "plain_loss says nothing about depth")])
 def test_options_that_would_have_no_effect_are_refused_before_anything_is_trained(line, says, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(M, "loaded", None)
     with pytest.raises(SystemExit):

@@ -117,12 +117,14 @@ def table(options, name: str) -> Path:
 
 
 def tune(options) -> None:
-    todo = to_tune(options)
-    measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
+    if options.command == "tune" and given(options, ("--contestants",)) and (fixed := [name for name in options.contestants if not C.is_tuned(name)]):
+        raise ValueError(f"{', '.join(fixed)}: of these nothing is tuned, a pair has what was chosen for each of the two; leave them out of --contestants")
+    if todo := to_tune(options):
+        measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
 
 
 def to_tune(options) -> list[tuple]:
-    return C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1], [options.tuned_with], [0], [1.0])
+    return C.entries(options.tasks, [name for name in options.contestants if C.is_tuned(name)], [options.tuned_with], [0], [1.0])
 
 
 def contest(options) -> None:
@@ -173,24 +175,35 @@ def refuse_tables(options) -> None:
 def ablate(options) -> None:
     if options.command == "ablate" and options.scores_only and (others := given(options, ("--strengths", "--pictures"))):
         raise ValueError(f"--scores-only guides with nothing: leave out {', '.join(others)}")
+    asked = ablations_of(options)
     if not options.scores_only:                                             # what `play` would refuse when all is trained
         refuse_tables(options)
         known = tuned_rows(options)
-        for task in options.tasks:
+        for task in asked:
             C.chosen(known, "head", task, options.labels[0])
     pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:
-            for task in options.tasks:
-                names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
+            for task, names in asked.items():
                 follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options)))
                 follow(A.train_ablations(names, task, labels, seed, options.runs, pipe, **changes_of(options)))
                 count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
                                         options.runs))
     if not options.scores_only:
-        for task in options.tasks:
-            options.tasks, names = [task], [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
+        for task, names in asked.items():
+            options.tasks = [task]
             play(options, [f"head:{name}" for name in names])
+
+
+def ablations_of(options) -> dict[str, list[str]]:
+    """Which ablations are asked of each task, {task: names}, but of those that have none of them. ValueError where one was asked for that says
+    nothing about any of the tasks."""
+    found = {task: [name for name in options.ablations if task in A.ABLATIONS[name].tasks] for task in options.tasks}
+    lost = [name for name in options.ablations if not any(name in names for names in found.values())]
+    if lost and given(options, ("--ablations",)):
+        raise ValueError(f"{lost[0]} says nothing about {', '.join(options.tasks)}, but about {', '.join(A.ABLATIONS[lost[0]].tasks)}: leave it out of "
+                         "--ablations, or ask for one of these tasks")
+    return {task: names for task, names in found.items() if names}
 
 
 def everything(options) -> None:
@@ -205,7 +218,7 @@ def refuse_all(options) -> None:
     """ValueError, before hours of training, where tuning or the contest would then lack what nobody has trained, or could not go by what is
     tuned."""
     filled = folders(options, jobs_of(options))
-    refuse_tables(options)
+    ablations_of(options), refuse_tables(options)
     for seed in options.seeds:
         seeds.training_scenes(seed, options.tuned_with)                     # of the ablations
     tuned, rows = (C.rows_of(table(options, name), *M.loaded()) for name in ("tune", "contest"))
@@ -227,7 +240,7 @@ def to_measure(options, tuned: list[dict], rows: list[dict], open_: set) -> list
     """(contestant, task, labels, seed) of what the contest lacks. Whose settings are `open_`, (contestant, task), will be measured anew."""
     todo = C.entries(options.tasks, options.contestants, options.labels, options.seeds, options.strengths)
     anew = [each for each in todo if any((part, each[1]) in open_ for part in each[0].split("+"))]
-    for task in options.tasks:                                              # the ablations have what the head has
+    for task in ablations_of(options):                                      # the ablations have what the head has
         if ("head", task) not in open_ and not options.scores_only:
             C.chosen(tuned, "head", task, options.tuned_with)
     others = C.missing(rows, [each for each in todo if each not in anew], seeds.TEST, options.pictures,

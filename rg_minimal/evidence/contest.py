@@ -209,6 +209,11 @@ def of_these(rows: list[dict], runs=RUNS) -> list[dict]:
     return [row for row in rows if now[tuple(row[name] for name in SETTING[:4])] in ("", row["network"]) or not row["network"]]
 
 
+def is_tuned(name: str) -> bool:
+    """Whether there is anything to choose for a contestant itself."""
+    return len(_known(name).grid) > 1
+
+
 def _known(name: str) -> Contestant:
     if name in CONTESTANTS:
         return CONTESTANTS[name]
