@@ -301,6 +301,13 @@ def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, mon
     for wrong in ("--lengths 0", "--rates 0", "--rates nan"):
         with pytest.raises(SystemExit):
             main([*line, *wrong.split()])
+    capsys.readouterr()
+    alien = (tmp_path / "recipes.csv").read_text().replace(rows[0]["version"], "other")
+    (tmp_path / "recipes.csv").write_text(alien), monkeypatch.setattr(B, "train_baseline", None)
+    with pytest.raises(SystemExit):
+        main([*line, "--lengths", "2", "5"])
+    assert "recipes.csv has rows of another model or judge (other); keep it elsewhere" in capsys.readouterr().err
+    assert (tmp_path / "recipes.csv").read_text() == alien
 
 
 def test_rows_that_are_there_are_said_to_be_there(tiny, tmp_path, monkeypatch, capsys):

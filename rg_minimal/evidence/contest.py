@@ -248,14 +248,15 @@ def _written(looks: Tensor) -> list[str]:
 def write_real(pipe, judge, table, runs=RUNS) -> None:
     """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`, and their axes beside it (`stored_axes`); one
     of this model is left as it is."""
-    version = checksum_of(pipe, judge)
-    rows = rows_so_far(table, REAL_KINDS, "renderings")
-    if rows and rows[0]["version"] != version:
-        raise ValueError(f"{table} has renderings of another model or judge ({rows[0]['version']}); keep it elsewhere, or name another folder")
-    if not rows or not Path(table).with_suffix(".safetensors").exists():
+    if not real_rows(table, pipe, judge) or not Path(table).with_suffix(".safetensors").exists():
         (mean, main), found = real_looks(pipe, judge, runs)
         write_tensors(Path(table).with_suffix(".safetensors"), {"mean": mean, "axes": main.contiguous()})
-        write_rows(table, [{"look": each, "version": version} for each in _written(found)], REAL_KINDS)
+        write_rows(table, [{"look": each, "version": checksum_of(pipe, judge)} for each in _written(found)], REAL_KINDS)
+
+
+def real_rows(table, pipe, judge) -> list[dict]:
+    """The renderings that are written down, as `rows_of`."""
+    return of_one_model(rows_so_far(table, REAL_KINDS, "renderings"), table, pipe, judge)
 
 
 def stored_axes(folder=FOLDER) -> tuple[Tensor, Tensor]:
@@ -319,11 +320,15 @@ def add_to(table, made: list[dict]) -> None:
 
 def rows_of(table, pipe, judge) -> list[dict]:
     """The rows of a table, all of this model and this judge. ValueError where they are of another."""
-    rows = read_table(table)
+    return of_one_model(read_table(table), table, pipe, judge)
+
+
+def of_one_model(rows: list[dict], table, pipe, judge) -> list[dict]:
+    """These rows of a table, if all are of this model and this judge, else ValueError."""
     alien = {row["version"] for row in rows} - {checksum_of(pipe, judge)}
     if alien:
-        raise ValueError(f"{table} has rows of another model or judge ({', '.join(alien)}); keep it elsewhere, or name "
-                         "another table")
+        raise ValueError(f"{table} has rows of another model or judge ({', '.join(sorted(alien))}); keep it elsewhere, or name "
+                         "another folder")
     return rows
 
 

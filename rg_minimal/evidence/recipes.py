@@ -26,9 +26,10 @@ def read_table(table) -> list[dict]:
 
 def tried(pipe, judge, jobs: list[B.BaselineRecipe], table, tuned: list[dict], runs, pictures: int = 32) -> Iterator:
     """Train by each recipe that `table` lacks, in folders of its own below `runs`, and write how near each comes in so many pictures of
-    tuning scenes with the settings that were chosen for its kind. Yields the states of the trainings."""
-    version = checksum_of(pipe, judge)
-    there = {tuple(row[name] for name in KEY) for row in read_table(table) if row["pictures"] >= pictures and row["version"] == version}
+    tuning scenes with the settings that were chosen for its kind. Yields the states of the trainings. ValueError, before the first of them,
+    where the table's rows are of another model or judge."""
+    version, rows = checksum_of(pipe, judge), C.of_one_model(read_table(table), table, pipe, judge)
+    there = {tuple(row[name] for name in KEY) for row in rows if row["pictures"] >= pictures}
     for job in jobs:
         recipe = replace(job, runs=str(Path(runs) / "recipes" / f"{job.steps}-{job.lr:g}"))
         settings = C.chosen(tuned, recipe.kind, recipe.task, recipe.labels)
