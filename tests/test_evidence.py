@@ -13,7 +13,7 @@ from rg_minimal.evidence import ablations as A, baselines as B, contest as C, id
 from rg_minimal.evidence import __main__ as evidence, learn as L
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
-from rg_minimal.files import read_json, read_weights, rows_so_far
+from rg_minimal.files import read_json, read_weights, rows_so_far, write_json, write_rows
 from rg_minimal.pipelines import encode_prompts, load_head, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -169,7 +169,9 @@ def commanded(monkeypatch, tmp_path):
     def train(options):
         done.append("train")
         for place in evidence.folders(options, evidence.jobs_of(options)):
-            place.mkdir(parents=True, exist_ok=True), (place / "training.json").write_text("{}")
+            place.mkdir(parents=True, exist_ok=True)
+        for *job, changes in evidence.jobs_of(options):
+            write_json(B.folder_of(*job, options.runs) / "training.json", {"recipe": M.recipe_of(*job, **changes)})
     monkeypatch.setattr(evidence, "train", train)
     monkeypatch.setattr(C, "write_real", lambda *_: None)
     monkeypatch.setattr(evidence, "follow", lambda states: None), monkeypatch.setattr(A, "score_ablations", lambda *_: [])
@@ -243,6 +245,76 @@ def test_options_that_would_have_no_effect_are_refused_before_anything_is_traine
     with pytest.raises(SystemExit):
         main([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)])
     assert says in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+OTHER = {"recipe": {"steps": 5}}
+
+
+def leave_begun(folder, name):
+    """A checkpoint, as `learn` writes it, or what lies beside that of a head."""
+    folder.mkdir(parents=True)
+    torch.save({"step": 50, "best": OTHER}, folder / name) if name.endswith(".pt") else write_json(folder / name, OTHER | {"seconds": 1.0})
+
+
+@pytest.mark.parametrize("line, folder, name, says", [
+    *((f"train edges --kinds adapter {kind} --labels 10 300", f"{kind}-edges-300-0", "training.json", "with another recipe .*steps 5, not") for kind in evidence.TRAINED if kind != "predictor"),
+    ("train edges --kinds head predictor --labels 10", "predictor-edges-10-0", "training.json", "steps 5, not 400"),
+    ("train edges --kinds adapter head --labels 10", "head-edges-10-0", "clock.json", "with another recipe .*steps 5, not 400"),
+    ("train edges --kinds head detector --labels 10", "detector-edges-10-0", "training.pt", "with another recipe .*steps 5, not 1000"),
+    ("train edges --kinds head controlnet --labels 10", "controlnet-edges-10-0", "notes.json", "holds notes.json, which would be lost"),
+    ("recipes edges --kinds controlnet adapter --labels 10 --lengths 200", "recipes/200-0.002/adapter-edges-10-0", "training.json", "with another recipe .*steps 5, not 200"),
+    ("recipes edges --kinds controlnet adapter --labels 10 --lengths 200", "recipes/200-0.002/adapter-edges-10-0", "notes.json", "holds notes.json"),
+    ("ablate edges --ablations mirrored below250 --labels 10 100 --scores-only", "below250-edges-100-0", "training.json", "with another recipe .*steps 5, not 400"),
+    ("ablate edges --ablations mirrored several --labels 10 --scores-only", "several-several-10-0", "clock.json", "with another recipe .*steps 5, not 400"),
+    ("all edges --tuned-with 100 --labels 100 300 --ablations below250 --scores-only", "below250-edges-100-0", "training.json", "steps 5, not 400")])
+def test_what_lies_in_the_way_of_the_last_training_is_found_before_the_first(line, folder, name, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(M, "training", None), monkeypatch.setattr(M, "loaded", lambda: (None, None)), monkeypatch.setattr(B, "train_baseline", None)
+    leave_begun(tmp_path / "runs" / folder, name)
+    options = evidence.commands().parse_args([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path / "tables")])
+    with pytest.raises(ValueError, match=says):
+        options.run(options)
+
+
+def test_recipes_that_are_asked_for_are_those_that_trainings_leave(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(R, "degrade", lambda images, rng: images)                                     # of full-size pictures
+    for kind in evidence.TRAINED:
+        list(M.training(kind, "depth", 4, 0, tmp_path, tiny, steps=1))
+        assert finished(B.folder_of(kind, "depth", 4, 0, tmp_path), M.recipe_of(kind, "depth", 4, 0, steps=1)), kind
+        M.refuse_taken(kind, "depth", 4, 0, tmp_path, steps=1)
+
+
+@pytest.mark.parametrize("line", ["contest pose --contestants head --labels 10", "ablate pose --ablations mirrored", "all pose --labels 1000"])
+@pytest.mark.parametrize("name, kinds", [("real", C.REAL_KINDS), ("contest", C.KINDS_OF)])
+def test_tables_of_another_model_are_refused_before_anything_is_trained_or_measured(line, name, kinds, commanded, tmp_path):
+    command, done = commanded
+    write_rows(tmp_path / "tables" / f"{name}.csv", [{column: kind() for column, kind in kinds.items()} | {"version": "other"}], kinds)
+    with pytest.raises(ValueError, match=f"{name}.csv has rows of another model or judge \\(other\\)"):
+        command(line)
+    assert done == [] and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("line, name", [("train pose --labels 10", "training"), ("ablate pose --labels 10 --scores-only", "ablations")])
+def test_what_is_no_table_is_found_before_anything_is_trained(line, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(M, "loaded", None)
+    (tmp_path / f"{name}.csv").write_text("my notes\n")
+    options = evidence.commands().parse_args([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)])
+    with pytest.raises(ValueError, match=f"{name}.csv is no table of {name}"):
+        options.run(options)
+
+
+def test_recipes_are_not_tried_where_a_later_kind_was_not_tuned_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(B, "train_baseline", None)
+    begun, jobs = tuned("adapter", 2)[:5], [B.BaselineRecipe(kind, "pose", 10, steps=1) for kind in B.KINDS]
+    with pytest.raises(ValueError, match="settings of adapter in pose"):
+        next(recipes.tried(None, None, jobs, tmp_path / "recipes.csv", begun, tmp_path, 8))
+
+
+def test_a_stray_file_in_a_baselines_folder_is_found_before_its_first_step(tiny, tmp_path):
+    told = recipe(tmp_path)
+    told.folder.mkdir(), (told.folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds notes.txt, which would be lost"):
+        next(B.train_baseline(told, tiny))
+    assert not (tmp_path / "pictures").exists()
 
 
 def test_who_learns_from_another_may_be_named_first(tmp_path):

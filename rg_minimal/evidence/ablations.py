@@ -16,8 +16,7 @@ from typing import Callable, Iterator
 import torch
 from torch import nn
 
-from . import seeds
-from . import baselines as B
+from . import baselines as B, learn, seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, listening, recipe_of, train_readout
 from .learn import finished, leave
 from ..denoisers import denoiser
@@ -148,6 +147,14 @@ def known_ablation(name: str, task: str) -> Ablation:
         known = ", ".join(each for each, other in ABLATIONS.items() if task in other.tasks)
         raise ValueError(f"there is no ablation {name!r} of {task}; choose from {known}")
     return found
+
+
+def refuse_taken(names, task: str, labels: int, seed: int, runs=RUNS, **changes) -> None:
+    """ValueError, before anything is trained, where one of `train_ablations` could not begin or go on."""
+    for name in names:
+        found = known_ablation(name, task)
+        folder = folder_of(name, "several" if found.train else task, labels, seed, runs)
+        learn.refuse_taken(folder, recipe_of(SEVERAL if found.train else task, labels, seed, **found.settings, **changes))
 
 
 def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,

@@ -8,12 +8,13 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator
+from types import SimpleNamespace
+from typing import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ..files import read_json, write_json
+from ..files import read_json, refuse_file, refuse_others, write_json
 from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
 
 
@@ -35,8 +36,21 @@ def finished(folder: Path, recipe: dict) -> bool:
     """Whether a folder holds a finished training of this recipe, all its numbers. ValueError where it is one of another recipe."""
     there = (folder / "training.json").exists()
     if there:
-        refuse_another(folder, read_json(folder / "training.json")["recipe"], recipe)
+        refuse_another(folder, read_json(folder / "training.json").get("recipe", {}), recipe)
     return there
+
+
+def refuse_taken(folder: Path, recipe: dict, known: Iterable[str] = ()) -> None:
+    """ValueError, to be asked before many trainings, where one of this recipe could neither begin nor go on in a folder: what is there is of
+    another recipe, or, where `known` names all that may lie there, something else."""
+    refuse_file(folder)
+    if not finished(folder, recipe):
+        begun = {"recipe": recipe}
+        resume(folder / "training.pt", SimpleNamespace(device="cpu"), best=begun)
+        begun |= read_json(folder / "clock.json") if (folder / "clock.json").exists() else {}            # of a head
+        refuse_another(folder, begun["recipe"], recipe)
+        if known:
+            refuse_others(folder, known)
 
 
 def refuse_another(folder: Path, told: dict, recipe: dict) -> None:

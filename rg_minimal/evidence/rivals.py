@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import seeds
-from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
+from .baselines import CHECKED, RUNS, folder_of, labelled, recipe_of, train_readout
 from .learn import Pace, finished, learn, leave
 from ..checks import SomeName, declared
 from ..denoisers import clean_and_noise, denoiser
@@ -32,6 +32,8 @@ from ..puppets.judge import degrade
 from ..puppets.training import TrainingState
 from ..readout import HeadConfig
 from ..undo import seeded
+
+LINEAR, DETECTOR = {"lr": 4e-3}, {"steps": 1000, "batch": 16, "lr": 2e-3}          # of their recipes
 
 
 class Rival(nn.Module):
@@ -85,7 +87,7 @@ def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **
         trained.save_pretrained(folder)
         used = sum(each.numel() for each in trained.linear[layer].parameters())
         write_json(folder / "training.json", told | {"parameters": used, "layer": layer})
-    yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear", keep, **{"lr": 4e-3, **changes})
+    yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear", keep, **{**LINEAR, **changes})
 
 
 @torch.no_grad()
@@ -140,14 +142,13 @@ def conv_block(old: int, new: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = 1000, batch: int = 16,
-                   lr: float = 2e-3,
-                   every: int = 100) -> Iterator[TrainingState]:
+def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = DETECTOR["steps"],
+                   batch: int = DETECTOR["batch"], lr: float = DETECTOR["lr"], every: int = 100) -> Iterator[TrainingState]:
     """Train a detector on the very pictures that the others of this seed learn from, as the autoencoder gives them
     back, with slight changes of colour and sharpness; goes on where it stopped. The best of its checks on other
     pictures is kept."""
     own, folder = TASKS[task], folder_of("detector", task, labels, seed, runs)
-    recipe = {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch, "lr": lr}
+    recipe = recipe_of(task, labels, seed, steps=steps, batch=batch, lr=lr)
     if finished(folder, recipe):
         return
     refuse_file(folder)
