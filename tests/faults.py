@@ -723,7 +723,7 @@ FAULTS = (
     fault("numbers that are none are read", "files.py", "not math.isfinite(value)]", "False]", "test_files.py::test_what_is_no_such_table_is_not_read"),
     fault("a training of another recipe counts", LEARN, "    if wrong:", "    if False:",
           "test_evidence.py::test_a_training_of_another_recipe_is_not_taken_for_this_one"),
-    fault("a training goes on without a loss", LEARN, "if not loss.isfinite():", "if False:",
+    fault("a training goes on without a loss", LEARN, "if not math.isfinite(value):", "if False:",
           "test_evidence.py::test_a_loss_that_is_no_number_ends_a_training"),
     fault("few trainings spread too little", STATISTICS, "* scale * math.sqrt(count / max(count - 1, 1))", "",
           "test_evidence.py::test_intervals_against_known_answers"),

@@ -592,6 +592,32 @@ def test_a_loss_that_is_no_number_ends_a_training(tmp_path):
         next(states)
 
 
+@pytest.mark.parametrize("since", [0, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_check_that_is_no_number_ends_a_training(tmp_path, value, since):
+    network = torch.nn.Linear(1, 1)
+    states = learn("x", tmp_path, Pace(0, 4, 1e-3, 0, 0.5, 2, "cpu"), network, lambda rng: network(torch.ones(1, 1)).square().sum(), lambda _: value, since)
+    assert next(states).step == 1
+    with pytest.raises(ValueError, match=f"the loss on other pictures is {value} at step 2; with a learning rate below 0.001"):
+        next(states)
+    assert not list(tmp_path.iterdir()), "no checkpoint of what cannot go on"
+
+
+def test_what_is_loaded_as_what_it_is_not_is_refused_in_a_sentence(pipe, tmp_path):
+    new_head(pipe, "pose").save_pretrained(tmp_path), write_json(tmp_path / "training.json", {"recipe": B.recipe_of("pose", 4, 0)})
+    for load, says in ((R.load_rival, "holds none of LinearHead, Detector, Predictor: pass the folder of such"), (B.load_baseline, "holds no baseline, but what something else")):
+        with pytest.raises(ValueError, match=says):
+            load(tmp_path)
+
+
+def test_costs_are_told_of_our_own_trainings_alone(tmp_path):
+    ours = {"recipe": B.recipe_of("pose", 4, 0), "parameters": 7, "training_seconds": 1.5}
+    for name, told in (("head-pose-4-0", ours), ("x-y-1-2", {"epochs": 3}), ("x-pose-1-2", {"epochs": 3}), ("several-several-4-0", ours), ("notes", {})):
+        write_json(tmp_path / name / "training.json", told)
+    (tmp_path / "x-y-1-2" / "training.json").write_text("[]")
+    assert [(row["contestant"], row["task"], row["parameters"]) for row in C.trainings(tmp_path)] == [("head", "pose", 7), ("several", "several", 7)]
+
+
 def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(C, "STEPS", 2), monkeypatch.setattr(C, "REAL", 32), monkeypatch.setattr(C, "BATCH", 1)
     judge, table, todo = load_judge(), tmp_path / "contest.csv", C.entries(["pose"], ["unguided"], [100, 300], [0, 1],

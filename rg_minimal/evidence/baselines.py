@@ -282,7 +282,9 @@ def load_baseline(folder: SomeName) -> nn.Module:
     folder = Path(folder)
     if not (folder / "training.json").exists():
         raise ValueError(f"{folder} holds no finished baseline; train it with python -m rg_minimal.evidence train")
-    kind = read_json(folder / "training.json")["recipe"]["kind"]
+    kind = read_json(folder / "training.json").get("recipe", {}).get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"{folder} holds no baseline, but what something else was trained to: pass the folder of one of {', '.join(KINDS)}")
     network = {"controlnet": ControlNetModel, "adapter": T2IAdapter}[kind].from_pretrained(folder)
     return network.eval().requires_grad_(False)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import seeds
-from .baselines import KINDS, RUNS, control_picture, folder_of, listening, load_baseline, sample_baseline, steered
+from .baselines import KINDS, RUNS, TASKS, control_picture, folder_of, listening, load_baseline, sample_baseline, steered
 from .ideas import ClosedLoop, OBJECTIVES, PredictedDirection
 from .rivals import load_rival
 from .statistics import axes_of, looks
@@ -477,9 +477,11 @@ def trainings(runs=RUNS) -> list[dict]:
 
 
 def _finished(runs) -> Iterator[tuple[dict, dict]]:
-    """What each finished training is of, and what it left in its training.json."""
+    """What each finished training is of, and what it left in its training.json. Folders that are not ours have none of these, or say other
+    things."""
     for path in sorted(Path(runs).glob("*/training.json")):
         parts = path.parent.name.rsplit("-", 3)
-        if len(parts) == 4 and parts[2].isdecimal() and parts[3].isdecimal():          # else it is no folder of ours
-            name, task, labels, seed = parts
-            yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, read_json(path)
+        if len(parts) == 4 and parts[1] in (*TASKS, "several") and parts[2].isdecimal() and parts[3].isdecimal():
+            (name, task, labels, seed), told = parts, read_json(path)
+            if {"recipe", "parameters", "training_seconds"} <= set(told):
+                yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, told

@@ -187,8 +187,10 @@ def load_rival(folder: SomeName) -> Rival:
     file = Path(folder) / "head.safetensors"
     if not file.exists():
         raise ValueError(f"{folder} holds no trained readout; train it with python -m rg_minimal.evidence train")
-    weights, config = read_weights(file)
-    made = {kind.__name__: kind for kind in Rival.__subclasses__()}[config.pop("kind")](HeadConfig(**config))
+    (weights, config), known = read_weights(file), {kind.__name__: kind for kind in Rival.__subclasses__()}
+    if config.get("kind") not in known:
+        raise ValueError(f"{folder} holds none of {', '.join(known)}: pass the folder of such a one; a head is loaded by rg_minimal.load_head")
+    made = known[config.pop("kind")](HeadConfig(**config))
     if isinstance(made, LinearHead) and "layer" not in made.config.extra:
         raise ValueError(f"{folder} holds raw layers of which none was chosen: delete it, and train again with python -m rg_minimal.evidence train")
     made.load_state_dict(weights)
