@@ -232,3 +232,24 @@ def test_cases_go_into_a_folder_of_their_own_and_names_are_checked_first(tmp_pat
     D.write_cases(str(tmp_path / "cases"), 2)
     with pytest.raises(ValueError, match="holds more than 1 cases"):
         D.write_cases(str(tmp_path / "cases"), 1)
+    (tmp_path / "cases" / "002.png").write_text("an answer"), (mine / D.CASES).write_text("{}")
+    for folder, says in ((tmp_path / "cases", "holds 002.png, which would be lost"), (mine, "holds something else than cases")):
+        with pytest.raises(ValueError, match=says):
+            D.write_cases(str(folder), 2)
+
+
+def test_cases_that_were_killed_are_written_when_they_are_asked_for_again(tmp_path, monkeypatch):
+    write, folder = D.write_picture, tmp_path / "cases"
+
+    def killed(path, picture):
+        if path.name == "001.png":
+            raise KeyboardInterrupt
+        return write(path, picture)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(D, "write_picture", killed)
+        D.write_cases(str(folder), 2)
+    for count in (2, 2, 3):
+        assert D.write_cases(str(folder), count) == folder / D.CASES
+        names = {f"{number:03d}.png" for number in range(count)}
+        assert {each.relative_to(folder).as_posix() for each in folder.rglob("*.*")} == {D.CASES, *names, *(f"exact/{name}" for name in names)}
+    assert [each.name for each in tmp_path.iterdir()] == ["cases"]
