@@ -923,6 +923,35 @@ def test_heads_that_learn_together_go_on_after_a_kill(pipe, tmp_path, monkeypatc
         assert all(torch.equal(one[key], other[key]) for key in other)
 
 
+@pytest.mark.filterwarnings("ignore:the model does not know")
+@pytest.mark.parametrize("stop", range(5))
+def test_heads_that_learned_together_are_all_left_after_a_kill(tiny, tmp_path, monkeypatch, stop):
+    """Before the first of them is left, between two, and before their checkpoint is deleted (3) or its folder (4)."""
+    names, left, unlink = ["layer1", "equal_mixing", "mirrored"], [], B.Path.unlink
+
+    def kill(*given, **told):
+        raise KeyboardInterrupt
+
+    def leave(*given):
+        left.append(given) if len(left) < stop else kill()
+        L.leave(*given)
+
+    def delete(path, **told):
+        kill() if path.name == "training.safetensors" else unlink(path, **told)
+    train = lambda place, some=names: [(state.stage, state.step) for state in A.train_ablations(some, "depth", 4, 0, tmp_path / place, tiny, steps=2, batch=2)]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(*((A, "leave", leave), (B.Path, "unlink", delete), (A, "remove_known", kill))[max(stop - 2, 0)])
+        train("killed")
+    with pytest.raises(ValueError, match="trained with another recipe .steps 2, not 3"):
+        A.refuse_taken(names, "depth", 4, 0, tmp_path / "killed", steps=3, batch=2)
+    assert train("killed", [*names, "layer0"]) == [("layer0 depth 4", 1), ("layer0 depth 4", 2)], "the others have learned"
+    assert len(train("whole")) == 2
+    for name in names:
+        one, other = (load_head(str(B.folder_of(name, "depth", 4, 0, tmp_path / place))).state_dict() for place in ("killed", "whole"))
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    assert {each.name for each in (tmp_path / "killed").iterdir()} == {each.name for each in (tmp_path / "whole").iterdir()} | {"layer0-depth-4-0"}
+
+
 # ---- statistics ------------------------------------------------------------------------------------------------------
 
 def test_intervals_against_known_answers():
