@@ -723,7 +723,7 @@ FAULTS = (
     fault("numbers that are none are read", "files.py", "not math.isfinite(value)]", "False]", "test_files.py::test_what_is_no_such_table_is_not_read"),
     fault("a training of another recipe counts", LEARN, "    if wrong:", "    if False:",
           "test_evidence.py::test_a_training_of_another_recipe_is_not_taken_for_this_one"),
-    fault("a training goes on without a loss", LEARN, "if not loss.isfinite():", "if False:",
+    fault("a training goes on without a loss", LEARN, "if not math.isfinite(value):", "if False:",
           "test_evidence.py::test_a_loss_that_is_no_number_ends_a_training"),
     fault("few trainings spread too little", STATISTICS, "* scale * math.sqrt(count / max(count - 1, 1))", "",
           "test_evidence.py::test_intervals_against_known_answers"),
@@ -735,6 +735,17 @@ FAULTS = (
           "test_report.py::test_strengths_are_compared_in_the_trainings_that_all_have"),
     fault("settings that were not chosen count", REPORT, "if C.was_tuned(tuned, name, task) else", "if False else",
           "test_report.py::test_rows_of_settings_that_were_not_chosen_do_not_count"),
+
+    fault("heads that learned together learn again after a kill", "evidence/ablations.py", "if set(heads) <= set(names)}", "if not heads}",
+          "test_evidence.py::test_heads_that_learned_together_are_all_left_after_a_kill"),
+    fault("raw layers are left before one is chosen", "evidence/rivals.py", 'head, "linear", keep, **', 'head, "linear", **',
+          "test_evidence.py::test_a_training_that_was_killed_before_all_was_left_is_not_finished_and_goes_on"),
+    fault("drags with other numbers of steps are compared", TRIAL, "for name, value in now.items() if told.get(name, value) != value]", "for name, value in now.items() if False]",
+          "test_trial.py::test_rows_of_other_settings_are_not_gone_on_with"),
+    fault("another recipe is found when its turn comes", COMMANDS_OF, "        M.refuse_taken(kind, task, labels, seed, options.runs, **changes)\n        first", "        first",
+          "test_evidence.py::test_what_lies_in_the_way_of_the_last_training_is_found_before_the_first"),
+    fault("a check that is no number chooses nothing", LEARN, 'refuse_no_number("loss on other pictures", now, done)', "pass",
+          "test_evidence.py::test_a_check_that_is_no_number_ends_a_training"),
 
     # ---- many runs, many processes -----------------------------------------------------------------------------------
     fault("a sweep runs everything again", SWEEP, '.get("status") != "done"]', '.get("status") != "never"]',

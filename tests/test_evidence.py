@@ -10,10 +10,10 @@ import torch
 from rg_minimal.classroom import plots
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.evidence import ablations as A, baselines as B, contest as C, ideas as I, many as M, recipes, report, rivals as R, seeds as S, statistics as T
-from rg_minimal.evidence import __main__ as evidence
+from rg_minimal.evidence import __main__ as evidence, learn as L
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.evidence.learn import Pace, finished, learn
-from rg_minimal.files import read_json, rows_so_far
+from rg_minimal.files import read_json, read_weights, rows_so_far, write_json, write_rows
 from rg_minimal.pipelines import encode_prompts, load_head, load_pipeline, read_picture, sample
 from rg_minimal.puppets import world
 from rg_minimal.puppets.heads import new_head, pose_objective
@@ -123,6 +123,26 @@ def test_a_killed_training_is_not_finished_by_another_recipe(tiny, tmp_path, mon
     assert [state.step for state in train(runs, tiny)][0] == checkpoint + 1, "the recipe that it was begun with goes on"
 
 
+@pytest.mark.filterwarnings("ignore:the model does not know")
+@pytest.mark.parametrize("name, train, last", [("head", B.train_readout, (L, "write_json")), ("linear", R.train_linear, (R, "best_layer"))],
+                         ids=["head", "linear"])
+def test_a_training_that_was_killed_before_all_was_left_is_not_finished_and_goes_on(tiny, tmp_path, monkeypatch, name, train, last):
+    def kill(*_):
+        raise KeyboardInterrupt
+    steps = lambda place: [state.step for state in train("depth", 4, 0, tmp_path / place, tiny, steps=3, batch=2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(*last, kill)
+        with pytest.raises(KeyboardInterrupt):
+            steps("killed")
+    assert list(C.lacking(name, "depth", 4, 0, tmp_path / "killed")) == [name] and C.trainings(tmp_path / "killed") == []
+    assert steps("killed") == [] and steps("whole") == [1, 2, 3] and not C.lacking(name, "depth", 4, 0, tmp_path / "killed")
+    killed, whole = (B.folder_of(name, "depth", 4, 0, tmp_path / place) for place in ("killed", "whole"))
+    (ours, config), (theirs, same) = (read_weights(each / "head.safetensors") for each in (killed, whole))
+    assert config == same and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    told = [read_json(each / "training.json") | {"training_seconds": 0} for each in (killed, whole)]
+    assert told[0] == told[1] and ("layer" in told[0]) is (name == "linear") and {each.name for each in killed.iterdir()} == {each.name for each in whole.iterdir()}
+
+
 @pytest.mark.parametrize("command", [
     "tune pose --strengths 2", "tune pose --labels 10", "report pose", "report --workers 2", "all pose --check", "ablate --contestants head",
     "train pose --rates 1e-3", "train pose --pictures 3", "train --strengths 2", "contest --kinds head", "contest --tuned-on 8"])
@@ -149,7 +169,9 @@ def commanded(monkeypatch, tmp_path):
     def train(options):
         done.append("train")
         for place in evidence.folders(options, evidence.jobs_of(options)):
-            place.mkdir(parents=True, exist_ok=True), (place / "training.json").write_text("{}")
+            place.mkdir(parents=True, exist_ok=True)
+        for *job, changes in evidence.jobs_of(options):
+            write_json(B.folder_of(*job, options.runs) / "training.json", {"recipe": M.recipe_of(*job, **changes)})
     monkeypatch.setattr(evidence, "train", train)
     monkeypatch.setattr(C, "write_real", lambda *_: None)
     monkeypatch.setattr(evidence, "follow", lambda states: None), monkeypatch.setattr(A, "score_ablations", lambda *_: [])
@@ -194,6 +216,9 @@ def test_all_goes_on_where_nothing_is_lacking(commanded):
     assert command(f"{few} --labels 100 --kinds head") == course, "the others were trained before"
     assert command("all pose --tuned-with 300 --tuned-on 8 --pictures 8 --labels 300 --contestants head --ablations mirrored") == course
     assert command(f"{few} --labels 100") == course
+    few = "all depth edges --tuned-with 100 --tuned-on 8 --pictures 8 --labels 100"
+    assert command(f"{few} --ablations plain_loss") == course, "there is no such ablation of depth, whose head is then not asked for"
+    assert command(f"{few} --contestants unguided --ablations plain_loss") == ["train", "contest", "contest"], "nothing is to be tuned"
 
 
 def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
@@ -210,12 +235,86 @@ def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
 @pytest.mark.parametrize("line, says", [
     ("train pose --kinds controlnet predictor --labels 10", "add head to --kinds"),
     ("ablate pose --scores-only --pictures 8", "--scores-only guides with nothing: leave out --pictures"),
-    ("ablate pose --scores-only --strengths 2 --pictures 8", "leave out --strengths, --pictures")])
+    ("ablate pose --scores-only --strengths 2 --pictures 8", "leave out --strengths, --pictures"),
+    ("tune pose --contestants controlnet+head", "controlnet+head: of these nothing is tuned"), ("tune pose --contestants head unguided", "unguided: of these nothing is tuned"),
+    ("ablate depth --ablations plain_loss", "plain_loss says nothing about depth, but about pose, edges"),
+    ("ablate depth --ablations mirrored plain_loss --scores-only", "plain_loss says nothing about depth"),
+    ("all depth --ablations mirrored plain_loss --labels 1000", "plain_loss says nothing about depth")])
 def test_options_that_would_have_no_effect_are_refused_before_anything_is_trained(line, says, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(M, "loaded", None)
     with pytest.raises(SystemExit):
         main([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)])
     assert says in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+OTHER = {"recipe": {"steps": 5}}
+
+
+def leave_begun(folder, name):
+    """A checkpoint, as `learn` writes it, or what lies beside that of a head."""
+    folder.mkdir(parents=True)
+    torch.save({"step": 50, "best": OTHER}, folder / name) if name.endswith(".pt") else write_json(folder / name, OTHER | {"seconds": 1.0})
+
+
+@pytest.mark.parametrize("line, folder, name, says", [
+    *((f"train edges --kinds adapter {kind} --labels 10 300", f"{kind}-edges-300-0", "training.json", "with another recipe .*steps 5, not") for kind in evidence.TRAINED if kind != "predictor"),
+    ("train edges --kinds head predictor --labels 10", "predictor-edges-10-0", "training.json", "steps 5, not 400"),
+    ("train edges --kinds adapter head --labels 10", "head-edges-10-0", "clock.json", "with another recipe .*steps 5, not 400"),
+    ("train edges --kinds head detector --labels 10", "detector-edges-10-0", "training.pt", "with another recipe .*steps 5, not 1000"),
+    ("train edges --kinds head controlnet --labels 10", "controlnet-edges-10-0", "notes.json", "holds notes.json, which would be lost"),
+    ("recipes edges --kinds controlnet adapter --labels 10 --lengths 200", "recipes/200-0.002/adapter-edges-10-0", "training.json", "with another recipe .*steps 5, not 200"),
+    ("recipes edges --kinds controlnet adapter --labels 10 --lengths 200", "recipes/200-0.002/adapter-edges-10-0", "notes.json", "holds notes.json"),
+    ("ablate edges --ablations mirrored below250 --labels 10 100 --scores-only", "below250-edges-100-0", "training.json", "with another recipe .*steps 5, not 400"),
+    ("ablate edges --ablations mirrored several --labels 10 --scores-only", "several-several-10-0", "clock.json", "with another recipe .*steps 5, not 400"),
+    ("all edges --tuned-with 100 --labels 100 300 --ablations below250 --scores-only", "below250-edges-100-0", "training.json", "steps 5, not 400")])
+def test_what_lies_in_the_way_of_the_last_training_is_found_before_the_first(line, folder, name, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(M, "training", None), monkeypatch.setattr(M, "loaded", lambda: (None, None)), monkeypatch.setattr(B, "train_baseline", None)
+    leave_begun(tmp_path / "runs" / folder, name)
+    options = evidence.commands().parse_args([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path / "tables")])
+    with pytest.raises(ValueError, match=says):
+        options.run(options)
+
+
+def test_recipes_that_are_asked_for_are_those_that_trainings_leave(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(R, "degrade", lambda images, rng: images)                                     # of full-size pictures
+    for kind in evidence.TRAINED:
+        list(M.training(kind, "depth", 4, 0, tmp_path, tiny, steps=1))
+        assert finished(B.folder_of(kind, "depth", 4, 0, tmp_path), M.recipe_of(kind, "depth", 4, 0, steps=1)), kind
+        M.refuse_taken(kind, "depth", 4, 0, tmp_path, steps=1)
+
+
+@pytest.mark.parametrize("line", ["contest pose --contestants head --labels 10", "ablate pose --ablations mirrored", "all pose --labels 1000"])
+@pytest.mark.parametrize("name, kinds", [("real", C.REAL_KINDS), ("contest", C.KINDS_OF)])
+def test_tables_of_another_model_are_refused_before_anything_is_trained_or_measured(line, name, kinds, commanded, tmp_path):
+    command, done = commanded
+    write_rows(tmp_path / "tables" / f"{name}.csv", [{column: kind() for column, kind in kinds.items()} | {"version": "other"}], kinds)
+    with pytest.raises(ValueError, match=f"{name}.csv has rows of another model or judge \\(other\\)"):
+        command(line)
+    assert done == [] and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("line, name", [("train pose --labels 10", "training"), ("ablate pose --labels 10 --scores-only", "ablations")])
+def test_what_is_no_table_is_found_before_anything_is_trained(line, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(M, "loaded", None)
+    (tmp_path / f"{name}.csv").write_text("my notes\n")
+    options = evidence.commands().parse_args([*line.split(), "--runs", str(tmp_path / "runs"), "--folder", str(tmp_path)])
+    with pytest.raises(ValueError, match=f"{name}.csv is no table of {name}"):
+        options.run(options)
+
+
+def test_recipes_are_not_tried_where_a_later_kind_was_not_tuned_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(B, "train_baseline", None)
+    begun, jobs = tuned("adapter", 2)[:5], [B.BaselineRecipe(kind, "pose", 10, steps=1) for kind in B.KINDS]
+    with pytest.raises(ValueError, match="settings of adapter in pose"):
+        next(recipes.tried(None, None, jobs, tmp_path / "recipes.csv", begun, tmp_path, 8))
+
+
+def test_a_stray_file_in_a_baselines_folder_is_found_before_its_first_step(tiny, tmp_path):
+    told = recipe(tmp_path)
+    told.folder.mkdir(), (told.folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds notes.txt, which would be lost"):
+        next(B.train_baseline(told, tiny))
+    assert not (tmp_path / "pictures").exists()
 
 
 def test_who_learns_from_another_may_be_named_first(tmp_path):
@@ -274,6 +373,13 @@ def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, mon
     for wrong in ("--lengths 0", "--rates 0", "--rates nan"):
         with pytest.raises(SystemExit):
             main([*line, *wrong.split()])
+    capsys.readouterr()
+    alien = (tmp_path / "recipes.csv").read_text().replace(rows[0]["version"], "other")
+    (tmp_path / "recipes.csv").write_text(alien), monkeypatch.setattr(B, "train_baseline", None)
+    with pytest.raises(SystemExit):
+        main([*line, "--lengths", "2", "5"])
+    assert "recipes.csv has rows of another model or judge (other); keep it elsewhere" in capsys.readouterr().err
+    assert (tmp_path / "recipes.csv").read_text() == alien
 
 
 def test_rows_that_are_there_are_said_to_be_there(tiny, tmp_path, monkeypatch, capsys):
@@ -486,6 +592,32 @@ def test_a_loss_that_is_no_number_ends_a_training(tmp_path):
         next(states)
 
 
+@pytest.mark.parametrize("since", [0, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_check_that_is_no_number_ends_a_training(tmp_path, value, since):
+    network = torch.nn.Linear(1, 1)
+    states = learn("x", tmp_path, Pace(0, 4, 1e-3, 0, 0.5, 2, "cpu"), network, lambda rng: network(torch.ones(1, 1)).square().sum(), lambda _: value, since)
+    assert next(states).step == 1
+    with pytest.raises(ValueError, match=f"the loss on other pictures is {value} at step 2; with a learning rate below 0.001"):
+        next(states)
+    assert not list(tmp_path.iterdir()), "no checkpoint of what cannot go on"
+
+
+def test_what_is_loaded_as_what_it_is_not_is_refused_in_a_sentence(pipe, tmp_path):
+    new_head(pipe, "pose").save_pretrained(tmp_path), write_json(tmp_path / "training.json", {"recipe": B.recipe_of("pose", 4, 0)})
+    for load, says in ((R.load_rival, "holds none of LinearHead, Detector, Predictor: pass the folder of such"), (B.load_baseline, "holds no baseline, but what something else")):
+        with pytest.raises(ValueError, match=says):
+            load(tmp_path)
+
+
+def test_costs_are_told_of_our_own_trainings_alone(tmp_path):
+    ours = {"recipe": B.recipe_of("pose", 4, 0), "parameters": 7, "training_seconds": 1.5}
+    for name, told in (("head-pose-4-0", ours), ("x-y-1-2", {"epochs": 3}), ("x-pose-1-2", {"epochs": 3}), ("several-several-4-0", ours), ("notes", {})):
+        write_json(tmp_path / name / "training.json", told)
+    (tmp_path / "x-y-1-2" / "training.json").write_text("[]")
+    assert [(row["contestant"], row["task"], row["parameters"]) for row in C.trainings(tmp_path)] == [("head", "pose", 7), ("several", "several", 7)]
+
+
 def test_a_stopped_contest_goes_on_and_a_row_comes_back(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(C, "STEPS", 2), monkeypatch.setattr(C, "REAL", 32), monkeypatch.setattr(C, "BATCH", 1)
     judge, table, todo = load_judge(), tmp_path / "contest.csv", C.entries(["pose"], ["unguided"], [100, 300], [0, 1],
@@ -592,6 +724,9 @@ def test_rivals_read_what_a_head_reads_and_come_back_from_disk(pipe, tmp_path):
                            step_size=0.2,
                            generator=torch.Generator().manual_seed(0))[0] for head in (None, made, again)]
         assert torch.equal(pictures[1], pictures[2]) and (pictures[1] - pictures[0]).abs().max() > 1e-3, make
+    R.LinearHead(config).save_pretrained(tmp_path / "all layers")
+    with pytest.raises(ValueError, match="all layers holds raw layers of which none was chosen: delete it"):
+        R.load_rival(tmp_path / "all layers")
 
 
 @pytest.mark.slow
@@ -786,6 +921,35 @@ def test_heads_that_learn_together_go_on_after_a_kill(pipe, tmp_path, monkeypatc
     assert steps == [3, 4]
     for one, other in zip(*weights):
         assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+@pytest.mark.filterwarnings("ignore:the model does not know")
+@pytest.mark.parametrize("stop", range(5))
+def test_heads_that_learned_together_are_all_left_after_a_kill(tiny, tmp_path, monkeypatch, stop):
+    """Before the first of them is left, between two, and before their checkpoint is deleted (3) or its folder (4)."""
+    names, left, unlink = ["layer1", "equal_mixing", "mirrored"], [], B.Path.unlink
+
+    def kill(*given, **told):
+        raise KeyboardInterrupt
+
+    def leave(*given):
+        left.append(given) if len(left) < stop else kill()
+        L.leave(*given)
+
+    def delete(path, **told):
+        kill() if path.name == "training.safetensors" else unlink(path, **told)
+    train = lambda place, some=names: [(state.stage, state.step) for state in A.train_ablations(some, "depth", 4, 0, tmp_path / place, tiny, steps=2, batch=2)]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(*((A, "leave", leave), (B.Path, "unlink", delete), (A, "remove_known", kill))[max(stop - 2, 0)])
+        train("killed")
+    with pytest.raises(ValueError, match="trained with another recipe .steps 2, not 3"):
+        A.refuse_taken(names, "depth", 4, 0, tmp_path / "killed", steps=3, batch=2)
+    assert train("killed", [*names, "layer0"]) == [("layer0 depth 4", 1), ("layer0 depth 4", 2)], "the others have learned"
+    assert len(train("whole")) == 2
+    for name in names:
+        one, other = (load_head(str(B.folder_of(name, "depth", 4, 0, tmp_path / place))).state_dict() for place in ("killed", "whole"))
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    assert {each.name for each in (tmp_path / "killed").iterdir()} == {each.name for each in (tmp_path / "whole").iterdir()} | {"layer0-depth-4-0"}
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------

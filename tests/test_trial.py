@@ -144,11 +144,29 @@ def test_drags_with_each_anti_ghosting_term_go_on_and_are_compared_in_pairs(metr
             T.run_ghosting(metrics, table, None, 2, terms)
 
 
+def test_rows_of_other_settings_are_not_gone_on_with(metrics, tmp_path, monkeypatch):
+    asked, ghosts, trial = [], tmp_path / "ghosting.csv", tmp_path / "trial.csv"
+    monkeypatch.setattr(T, "real_drag", lambda pipe, head, pose, case, *_, **settings: asked.append(case) or case.source)
+    monkeypatch.setattr(T, "answers", lambda case: {"exact": case.source})
+    monkeypatch.setattr(T.Metrics, "__call__", lambda self, case, pictures, seed=0: [dict.fromkeys((*T.METRICS, "error"), 0.0)] * len(pictures))
+    list(T.run_ghosting(metrics, ghosts, None, 1, steps=50)), list(T.run(metrics, trial, 1, pose=object(), drags=1, steps=50))
+    before, other = ghosts.read_text() + trial.read_text(), T.Metrics(metrics.pipe, metrics.head, metrics.judge, layer=3)
+    for run in (lambda: T.run_ghosting(metrics, ghosts, None, 2, steps=5), lambda: T.run(metrics, trial, 2, pose=object(), drags=2, steps=5)):
+        with pytest.raises(ValueError, match=r"\.csv has rows of other settings \(steps 50, not 5\): go on with those, keep it elsewhere"):
+            next(run())
+    for run in (lambda: T.run(other, trial, 2), lambda: T.score_answers(other, tmp_path, "mine", trial, 2)):
+        with pytest.raises(ValueError, match=r"other settings \(layer 4, not 3\)"):
+            next(run())
+    assert ghosts.read_text() + trial.read_text() == before and len(asked) == len(T.TERMS) + 1
+    list(T.run(metrics, trial, 2, steps=5)), list(T.run_ghosting(metrics, ghosts, None, 1, (1.0, 3.0), steps=50))
+    assert len(asked) == len(T.TERMS) + 2, "no steps are made where no drags are asked for, and other terms are no other settings"
+
+
 def test_answers_take_the_place_of_older_ones_and_of_nothing_else(tmp_path, monkeypatch):
     """Older ones of the same name go, also of other pictures and seeds; what another command adds meanwhile stays."""
     def row(answer, picture, seed=0):
-        return {column: kind() for column, kind in T.KINDS_OF.items()} | {"answer": answer, "picture": picture, "seed": seed}
-    table, metrics = tmp_path / "trial.csv", SimpleNamespace(version="", rows=lambda number, case, made, seed: [row(*made, number, seed)])
+        return {column: kind() for column, kind in T.KINDS_OF.items()} | {"answer": answer, "picture": picture, "seed": seed, "settings": "{}"}
+    table, metrics = tmp_path / "trial.csv", SimpleNamespace(version="", settings={}, rows=lambda number, case, made, seed: [row(*made, number, seed)])
     monkeypatch.setattr(T, "read_answers", lambda folder, count: torch.zeros(count, 3, 8, 8))
     monkeypatch.setattr(T, "trial_cases", lambda count: [None] * count)
     write_rows(table, [row("mine", 2), row("theirs", 0), row("mine", 0, 7)], T.KINDS_OF)
@@ -214,3 +232,24 @@ def test_cases_go_into_a_folder_of_their_own_and_names_are_checked_first(tmp_pat
     D.write_cases(str(tmp_path / "cases"), 2)
     with pytest.raises(ValueError, match="holds more than 1 cases"):
         D.write_cases(str(tmp_path / "cases"), 1)
+    (tmp_path / "cases" / "002.png").write_text("an answer"), (mine / D.CASES).write_text("{}")
+    for folder, says in ((tmp_path / "cases", "holds 002.png, which would be lost"), (mine, "holds something else than cases")):
+        with pytest.raises(ValueError, match=says):
+            D.write_cases(str(folder), 2)
+
+
+def test_cases_that_were_killed_are_written_when_they_are_asked_for_again(tmp_path, monkeypatch):
+    write, folder = D.write_picture, tmp_path / "cases"
+
+    def killed(path, picture):
+        if path.name == "001.png":
+            raise KeyboardInterrupt
+        return write(path, picture)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(D, "write_picture", killed)
+        D.write_cases(str(folder), 2)
+    for count in (2, 2, 3):
+        assert D.write_cases(str(folder), count) == folder / D.CASES
+        names = {f"{number:03d}.png" for number in range(count)}
+        assert {each.relative_to(folder).as_posix() for each in folder.rglob("*.*")} == {D.CASES, *names, *(f"exact/{name}" for name in names)}
+    assert [each.name for each in tmp_path.iterdir()] == ["cases"]

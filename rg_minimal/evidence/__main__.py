@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, recipes as R, report, seeds, trial as T
@@ -45,6 +46,7 @@ def train(options) -> None:
     """Train what is asked for and is not there, and note what it cost."""
     jobs = jobs_of(options)
     refuse_file(options.runs), refuse_file(options.folder)
+    rows_so_far(table(options, "training"), report.COSTS, "training")
     if several(options):
         count(M.train_all(jobs, options.runs, options.workers, options.scheduler))
         note_costs(options)
@@ -68,13 +70,13 @@ def try_recipes(options) -> None:
 
 def jobs_of(options) -> list[tuple]:
     """What is to be trained, (kind, task, labels, seed, changes) each, those first that others learn from. ValueError, before the first
-    training, where one of them could not begin."""
+    training, where one of them could not begin or go on."""
     kinds = sorted(options.kinds, key=lambda kind: kind in M.LEARNS_FROM)
     jobs = [(kind, task, labels, seed, changes_of(options)) for seed in options.seeds for labels in options.labels for task in options.tasks
             for kind in kinds]
     filled = folders(options, jobs)
-    for kind, task, labels, seed, _ in jobs:
-        seeds.training_scenes(seed, labels)
+    for kind, task, labels, seed, changes in jobs:
+        M.refuse_taken(kind, task, labels, seed, options.runs, **changes)
         first = B.folder_of(M.LEARNS_FROM.get(kind, kind), task, labels, seed, options.runs)
         if kind in M.LEARNS_FROM and first not in filled and not any((each / "training.json").exists() for each in (
                 first, B.folder_of(kind, task, labels, seed, options.runs))):
@@ -117,12 +119,14 @@ def table(options, name: str) -> Path:
 
 
 def tune(options) -> None:
-    todo = to_tune(options)
-    measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
+    if options.command == "tune" and given(options, ("--contestants",)) and (fixed := [name for name in options.contestants if not C.is_tuned(name)]):
+        raise ValueError(f"{', '.join(fixed)}: of these nothing is tuned, a pair has what was chosen for each of the two; leave them out of --contestants")
+    if todo := to_tune(options):
+        measure(options, todo, "tune", seeds.TUNE, options.tuned_on, C.budget)
 
 
 def to_tune(options) -> list[tuple]:
-    return C.entries(options.tasks, [name for name in options.contestants if len(C.CONTESTANTS[name].grid) > 1], [options.tuned_with], [0], [1.0])
+    return C.entries(options.tasks, [name for name in options.contestants if C.is_tuned(name)], [options.tuned_with], [0], [1.0])
 
 
 def contest(options) -> None:
@@ -165,32 +169,53 @@ def play(options, contestants) -> None:
 
 
 def refuse_tables(options) -> None:
-    """ValueError now, not when all is measured, where the tables could not be written."""
-    rows_so_far(table(options, "real"), C.REAL_KINDS, "renderings")
+    """ValueError now, not when all is measured, where the tables could not be written, or are of another model or judge."""
     refuse_file(options.runs), refuse_file(options.folder)
+    C.real_rows(table(options, "real"), *M.loaded()), C.rows_of(table(options, "contest"), *M.loaded())
 
 
 def ablate(options) -> None:
     if options.command == "ablate" and options.scores_only and (others := given(options, ("--strengths", "--pictures"))):
         raise ValueError(f"--scores-only guides with nothing: leave out {', '.join(others)}")
+    asked = ablations_of(options)
+    refuse_ablations(options, options.labels)
     if not options.scores_only:                                             # what `play` would refuse when all is trained
-        refuse_tables(options)
         known = tuned_rows(options)
-        for task in options.tasks:
+        for task in asked:
             C.chosen(known, "head", task, options.labels[0])
+        refuse_tables(options)
     pipe = M.loaded()[0]
     for seed in options.seeds:
         for labels in options.labels:
-            for task in options.tasks:
-                names = [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
+            for task, names in asked.items():
                 follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options)))
                 follow(A.train_ablations(names, task, labels, seed, options.runs, pipe, **changes_of(options)))
                 count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
                                         options.runs))
     if not options.scores_only:
-        for task in options.tasks:
-            options.tasks, names = [task], [name for name in options.ablations if task in A.ABLATIONS[name].tasks]
+        for task, names in asked.items():
+            options.tasks = [task]
             play(options, [f"head:{name}" for name in names])
+
+
+def ablations_of(options) -> dict[str, list[str]]:
+    """Which ablations are asked of each task, {task: names}, but of those that have none of them. ValueError where one was asked for that says
+    nothing about any of the tasks."""
+    found = {task: [name for name in options.ablations if task in A.ABLATIONS[name].tasks] for task in options.tasks}
+    lost = [name for name in options.ablations if not any(name in names for names in found.values())]
+    if lost and given(options, ("--ablations",)):
+        raise ValueError(f"{lost[0]} says nothing about {', '.join(options.tasks)}, but about {', '.join(A.ABLATIONS[lost[0]].tasks)}: leave it out of "
+                         "--ablations, or ask for one of these tasks")
+    return {task: names for task, names in found.items() if names}
+
+
+def refuse_ablations(options, several_labels: list[int]) -> None:
+    """ValueError, before the first training, where one of those of `ablate` could not begin or go on, or their scores not be written."""
+    refuse_file(options.runs), refuse_file(options.folder)
+    rows_so_far(table(options, "ablations"), A.KINDS_OF, "ablations")
+    for seed, labels, (task, names) in itertools.product(options.seeds, several_labels, ablations_of(options).items()):
+        M.refuse_taken("head", task, labels, seed, options.runs, **changes_of(options))
+        A.refuse_taken(names, task, labels, seed, options.runs, **changes_of(options))
 
 
 def everything(options) -> None:
@@ -205,9 +230,7 @@ def refuse_all(options) -> None:
     """ValueError, before hours of training, where tuning or the contest would then lack what nobody has trained, or could not go by what is
     tuned."""
     filled = folders(options, jobs_of(options))
-    refuse_tables(options)
-    for seed in options.seeds:
-        seeds.training_scenes(seed, options.tuned_with)                     # of the ablations
+    refuse_ablations(options, [options.tuned_with]), refuse_tables(options)
     tuned, rows = (C.rows_of(table(options, name), *M.loaded()) for name in ("tune", "contest"))
     tuned, rows = (C.of_these(each, options.runs) for each in (tuned, rows))
     todo = [key[:4] for key, _ in C.missing(tuned, to_tune(options), seeds.TUNE, options.tuned_on, C.budget)]
@@ -227,7 +250,7 @@ def to_measure(options, tuned: list[dict], rows: list[dict], open_: set) -> list
     """(contestant, task, labels, seed) of what the contest lacks. Whose settings are `open_`, (contestant, task), will be measured anew."""
     todo = C.entries(options.tasks, options.contestants, options.labels, options.seeds, options.strengths)
     anew = [each for each in todo if any((part, each[1]) in open_ for part in each[0].split("+"))]
-    for task in options.tasks:                                              # the ablations have what the head has
+    for task in ablations_of(options):                                      # the ablations have what the head has
         if ("head", task) not in open_ and not options.scores_only:
             C.chosen(tuned, "head", task, options.tuned_with)
     others = C.missing(rows, [each for each in todo if each not in anew], seeds.TEST, options.pictures,

@@ -8,6 +8,7 @@ Most of them read the very same passes of the denoiser, so they learn together, 
 """
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +17,11 @@ from typing import Callable, Iterator
 import torch
 from torch import nn
 
-from . import seeds
-from . import baselines as B
+from . import baselines as B, learn, seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, listening, recipe_of, train_readout
 from .learn import finished, leave
 from ..denoisers import denoiser
-from ..files import add_rows, read_json, rows_so_far
+from ..files import add_rows, read_json, read_tensors, remove_known, rows_so_far
 from ..keypoints import heatmaps
 from ..puppets.heads import TASKS, TIMESTEPS, Samples, Task, new_head, score_each
 from ..puppets.training import TrainingState
@@ -30,6 +30,7 @@ from ..readout import Head, Reading, spatial_loss
 from ..saving import ReadoutHead
 from ..undo import seeded
 
+LEFT = ("training.safetensors", "clock.json")       # by a training that was killed
 OFF = -30.0                             # a mixing weight with which a layer counts for nothing
 KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float,
             "parameters": int, "scores": str}
@@ -150,6 +151,16 @@ def known_ablation(name: str, task: str) -> Ablation:
     return found
 
 
+def refuse_taken(names, task: str, labels: int, seed: int, runs=RUNS, **changes) -> None:
+    """ValueError, before anything is trained, where one of `train_ablations` could not begin or go on."""
+    for name in names:
+        found = known_ablation(name, task)
+        folder = folder_of(name, "several" if found.train else task, labels, seed, runs)
+        learn.refuse_taken(folder, recipe_of(SEVERAL if found.train else task, labels, seed, **found.settings, **changes))
+    for folder, together in _begun(names, task, labels, seed, runs).items():
+        learn.refuse_taken(folder, recipe_of(task, labels, seed, **changes), LEFT)
+
+
 def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,
                    **changes) -> Iterator[TrainingState]:
     """Train one; goes on where it stopped. ValueError where there is no such one, or it says nothing about this
@@ -201,24 +212,43 @@ def train_ablations(names, task: str, labels: int, seed: int = 0, runs=RUNS, pip
         known_ablation(name, task)
     pipe = load_pipeline() if pipe is None else pipe
     places = {name: folder_of(name, task, labels, seed, runs) for name in names}
-    together = [name for name in names if not ABLATIONS[name].train and not ABLATIONS[name].settings
-                and not finished(places[name], recipe_of(task, labels, seed, **changes))]
+    lacking = lambda some: [name for name in some if not finished(places[name], recipe_of(task, labels, seed, **changes))]
+    for folder, together in _begun(names, task, labels, seed, runs).items():
+        if lacking(together):                           # what was killed goes on with the heads that it was begun with
+            yield from _train_together(together, places, task, labels, seed, runs, pipe, **changes)
+        remove_known(folder, LEFT)
+    together = lacking(name for name in names if not ABLATIONS[name].train and not ABLATIONS[name].settings)
     if len(together) > 1:
-        heads = {}
-        for name in together:
-            with listening(pipe, ABLATIONS[name].layers):
-                heads[name] = ABLATIONS[name].head(pipe, task, seed)
-        chorus = Chorus(heads)
-
-        def keep(trained, folder, told):
-            for name, head in trained.heads.items():
-                leave(head, places[name], told | {"training_seconds": round(told["training_seconds"] / len(heads), 1)})
-        whole = replace(TASKS[task], loss=chorus.loss({name: ABLATIONS[name].task(TASKS[task]).loss for name in together}))
-        name = f"together{zlib.crc32(' '.join(together).encode()):08x}"
-        yield from train_readout(whole, labels, seed, runs, pipe, chorus, name, keep, **changes)
-        folder_of(name, task, labels, seed, runs).rmdir()
+        yield from _train_together(together, places, task, labels, seed, runs, pipe, **changes)
     for name in names:
         yield from train_ablation(name, task, labels, seed, runs, pipe, **changes)
+
+
+def _begun(names, task: str, labels: int, seed: int, runs) -> dict[Path, list[str]]:
+    """The folders of trainings together of some of these ablations that were killed, and whom each trains: nobody, where it had no checkpoint
+    yet, or none any more."""
+    found = {}
+    for folder in sorted(Path(runs).glob(f"together*-{task}-{labels}-{seed}")):
+        checkpoint = folder / "training.safetensors"
+        found[folder] = json.loads(read_tensors(checkpoint)[1]["config"])["extra"]["heads"] if checkpoint.exists() else []
+    return {folder: heads for folder, heads in found.items() if set(heads) <= set(names)}
+
+
+def _train_together(names: list[str], places: dict[str, Path], task, labels, seed, runs, pipe, **changes) -> Iterator[TrainingState]:
+    heads = {}
+    for name in names:
+        with listening(pipe, ABLATIONS[name].layers):
+            heads[name] = ABLATIONS[name].head(pipe, task, seed)
+    chorus = Chorus(heads)
+
+    def keep(trained, folder, told):
+        for name, head in trained.heads.items():
+            if not finished(places[name], told["recipe"]):
+                leave(head, places[name], told | {"training_seconds": round(told["training_seconds"] / len(heads), 1)})
+    whole = replace(TASKS[task], loss=chorus.loss({name: ABLATIONS[name].task(TASKS[task]).loss for name in names}))
+    name = f"together{zlib.crc32(' '.join(names).encode()):08x}"
+    yield from train_readout(whole, labels, seed, runs, pipe, chorus, name, keep, **changes)
+    remove_known(folder_of(name, task, labels, seed, runs), LEFT)
 
 
 def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,

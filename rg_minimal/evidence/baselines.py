@@ -27,11 +27,11 @@ from .learn import Pace, finished, learn, leave, refuse_another
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
-from ..files import read_json, read_tensors, refuse_file, replace_folder, write_json, write_tensors
+from ..files import read_json, read_tensors, refuse_file, refuse_others, replace_folder, write_json, write_tensors
 from ..pipelines import decode, encode, load_pipeline
 from ..puppets import world
 from ..puppets.basemodel import min_snr_loss, tokenize
-from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, pixel_grid, train_task
+from ..puppets.heads import Samples, Task, depth_target, edge_target, get_task, new_head, pixel_grid, train_task
 from ..puppets.measure import finish
 from ..puppets.training import TrainingState, autocast
 from ..undo import seeded, undone
@@ -44,6 +44,7 @@ CHECKED = 64                            # labelled pictures more, on which the l
 SHARD = 500                             # labelled pictures a file
 LENGTHS = (200, 400, 1000)              # numbers of steps that are tried of each, see `recipes.py`
 FEW = {"controlnet": {30: 400}, "adapter": {10: 100, 30: 200, 100: 400}}    # labels up to which a baseline is trained for so many steps
+FILES = ("config.json", "diffusion_pytorch_model.safetensors", "training.json", "training.pt")      # of a baseline's folder
 EPOCHS = 3                              # how often a baseline sees each picture at least, however many there are, see `usual_steps`
 
 
@@ -238,9 +239,9 @@ def train_baseline(recipe: BaselineRecipe, pipe=None) -> Iterator[TrainingState]
     Its loss on pictures that it did not learn from is noted every so many steps, and chooses nothing: a network that knows its thirty
     pictures by heart predicts the noise of others worse, and steers far better: the table of `recipes.py` has both.
     """
-    if finished(recipe.folder, _numbers(recipe)):
+    if finished(recipe.folder, numbers(recipe)):
         return
-    refuse_file(recipe.folder)
+    refuse_file(recipe.folder), refuse_others(recipe.folder, FILES)
     pipe = load_pipeline(recipe.model, device=recipe.device) if pipe is None else pipe
     recipe = replace(recipe, device=denoiser(pipe).device.type)
     before = pipe.unet.attn_processors
@@ -262,17 +263,17 @@ def _train(recipe: BaselineRecipe, pipe) -> Iterator[TrainingState]:
         index = torch.randint(len(known), (recipe.batch,), generator=rng)
         told = torch.where(torch.rand(recipe.batch, 1, 1, generator=rng) < recipe.dropout, nothing, words[index])
         return _loss(pipe, network, known, recipe, index, told, rng)
-    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, _numbers(recipe))
+    pace = Pace(recipe.seed, recipe.steps, recipe.lr, recipe.warmup, recipe.decay, recipe.every, recipe.device, 1.0, numbers(recipe))
     best = yield from learn(f"{recipe.kind} {recipe.task} {recipe.labels}", folder, pace, network, loss_of, _checker(pipe, recipe, others),
                        since=recipe.steps)
-    facts = {"recipe": _numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
+    facts = {"recipe": numbers(recipe), "parameters": sum(each.numel() for each in network.parameters()),
              "device": recipe.device, "best_step": best["step"],
              "check_loss": best["loss"], "losses": best["losses"], "training_seconds": round(best["seconds"], 1)}
 
     def fill(aside: Path) -> None:
         network.save_pretrained(aside)
         write_json(aside / "training.json", facts)
-    replace_folder(folder, fill, ("config.json", "diffusion_pytorch_model.safetensors", "training.json", "training.pt"))
+    replace_folder(folder, fill, FILES)
 
 
 @declared
@@ -281,12 +282,15 @@ def load_baseline(folder: SomeName) -> nn.Module:
     folder = Path(folder)
     if not (folder / "training.json").exists():
         raise ValueError(f"{folder} holds no finished baseline; train it with python -m rg_minimal.evidence train")
-    kind = read_json(folder / "training.json")["recipe"]["kind"]
+    kind = read_json(folder / "training.json").get("recipe", {}).get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"{folder} holds no baseline, but what something else was trained to: pass the folder of one of {', '.join(KINDS)}")
     network = {"controlnet": ControlNetModel, "adapter": T2IAdapter}[kind].from_pretrained(folder)
     return network.eval().requires_grad_(False)
 
 
-def _numbers(recipe) -> dict:
+def numbers(recipe: BaselineRecipe) -> dict:
+    """What a training.json says of how a baseline was trained."""
     return {name: value for name, value in asdict(recipe).items() if name not in ("runs", "device")}
 
 
@@ -371,15 +375,13 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     folder.mkdir(parents=True, exist_ok=True)
     before = read_json(clock) if clock.exists() and checkpoint.exists() else {"seconds": 0.0}
     refuse_another(folder, before.get("recipe", recipe), recipe)
-    start, state = time.process_time(), None
+    head = new_head(pipe, task, seed) if head is None else head
+    start, seconds = time.process_time(), before["seconds"]
     for state in train_task(pipe, task, samples, head, seed, checkpoint=str(checkpoint), checkpoint_every=50,
                             **changes):
         seconds = before["seconds"] + time.process_time() - start
         if state.step % 50 == 0 or state.step == state.steps:
             write_json(clock, {"seconds": seconds, "recipe": recipe})
         yield TrainingState(f"{name} {what} {labels}", state.step, state.steps, state.loss, seconds)
-    if state is None:
-        raise ValueError(f"{checkpoint} is of a training that is done or had more steps than {changes.get('steps', get_task(task).steps)}; "
-                         f"delete {folder}, and train again")
-    keep(state.head.eval(), folder, {"recipe": recipe, "device": denoiser(pipe).device.type, "training_seconds": round(seconds, 1)})
+    keep(head.eval(), folder, {"recipe": recipe, "device": denoiser(pipe).device.type, "training_seconds": round(seconds, 1)})
     checkpoint.unlink(missing_ok=True), clock.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import seeds
-from .baselines import KINDS, RUNS, control_picture, folder_of, listening, load_baseline, sample_baseline, steered
+from .baselines import KINDS, RUNS, TASKS, control_picture, folder_of, listening, load_baseline, sample_baseline, steered
 from .ideas import ClosedLoop, OBJECTIVES, PredictedDirection
 from .rivals import load_rival
 from .statistics import axes_of, looks
@@ -209,6 +209,11 @@ def of_these(rows: list[dict], runs=RUNS) -> list[dict]:
     return [row for row in rows if now[tuple(row[name] for name in SETTING[:4])] in ("", row["network"]) or not row["network"]]
 
 
+def is_tuned(name: str) -> bool:
+    """Whether there is anything to choose for a contestant itself."""
+    return len(_known(name).grid) > 1
+
+
 def _known(name: str) -> Contestant:
     if name in CONTESTANTS:
         return CONTESTANTS[name]
@@ -243,14 +248,15 @@ def _written(looks: Tensor) -> list[str]:
 def write_real(pipe, judge, table, runs=RUNS) -> None:
     """The renderings that the Frechet distance compares with, as a table, rows as `REAL_KINDS`, and their axes beside it (`stored_axes`); one
     of this model is left as it is."""
-    version = checksum_of(pipe, judge)
-    rows = rows_so_far(table, REAL_KINDS, "renderings")
-    if rows and rows[0]["version"] != version:
-        raise ValueError(f"{table} has renderings of another model or judge ({rows[0]['version']}); keep it elsewhere, or name another folder")
-    if not rows or not Path(table).with_suffix(".safetensors").exists():
+    if not real_rows(table, pipe, judge) or not Path(table).with_suffix(".safetensors").exists():
         (mean, main), found = real_looks(pipe, judge, runs)
         write_tensors(Path(table).with_suffix(".safetensors"), {"mean": mean, "axes": main.contiguous()})
-        write_rows(table, [{"look": each, "version": version} for each in _written(found)], REAL_KINDS)
+        write_rows(table, [{"look": each, "version": checksum_of(pipe, judge)} for each in _written(found)], REAL_KINDS)
+
+
+def real_rows(table, pipe, judge) -> list[dict]:
+    """The renderings that are written down, as `rows_of`."""
+    return of_one_model(rows_so_far(table, REAL_KINDS, "renderings"), table, pipe, judge)
 
 
 def stored_axes(folder=FOLDER) -> tuple[Tensor, Tensor]:
@@ -314,11 +320,15 @@ def add_to(table, made: list[dict]) -> None:
 
 def rows_of(table, pipe, judge) -> list[dict]:
     """The rows of a table, all of this model and this judge. ValueError where they are of another."""
-    rows = read_table(table)
+    return of_one_model(read_table(table), table, pipe, judge)
+
+
+def of_one_model(rows: list[dict], table, pipe, judge) -> list[dict]:
+    """These rows of a table, if all are of this model and this judge, else ValueError."""
     alien = {row["version"] for row in rows} - {checksum_of(pipe, judge)}
     if alien:
-        raise ValueError(f"{table} has rows of another model or judge ({', '.join(alien)}); keep it elsewhere, or name "
-                         "another table")
+        raise ValueError(f"{table} has rows of another model or judge ({', '.join(sorted(alien))}); keep it elsewhere, or name "
+                         "another folder")
     return rows
 
 
@@ -468,9 +478,11 @@ def trainings(runs=RUNS) -> list[dict]:
 
 
 def _finished(runs) -> Iterator[tuple[dict, dict]]:
-    """What each finished training is of, and what it left in its training.json."""
+    """What each finished training is of, and what it left in its training.json. Folders that are not ours have none of these, or say other
+    things."""
     for path in sorted(Path(runs).glob("*/training.json")):
         parts = path.parent.name.rsplit("-", 3)
-        if len(parts) == 4 and parts[2].isdecimal() and parts[3].isdecimal():          # else it is no folder of ours
-            name, task, labels, seed = parts
-            yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, read_json(path)
+        if len(parts) == 4 and parts[1] in (*TASKS, "several") and parts[2].isdecimal() and parts[3].isdecimal():
+            (name, task, labels, seed), told = parts, read_json(path)
+            if {"recipe", "parameters", "training_seconds"} <= set(told):
+                yield {"contestant": name, "task": task, "labels": int(labels), "seed": int(seed)}, told

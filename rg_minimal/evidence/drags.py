@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import seeds
 from ..checks import Count, Seed, SomeName, declared
-from ..files import read_json, refuse_file, write_file, write_json
+from ..files import read_json, refuse_file, replace_folder, write_file, write_json
 from ..pictures import as_pictures
 from ..pipelines import invert, sample
 from ..puppets import world
@@ -201,21 +201,26 @@ def real_drag(pipe, correspondence, pose, case: Case, steps: int = STEPS, seed: 
 @declared
 def write_cases(folder: SomeName, count: Count = 64) -> Path:
     """The benchmark as files: the pictures 000.png, ..., the exact answers in `exact/`, and cases.json with the caption,
-    handles and targets of each in pixels. ValueError where the folder holds anything else, such as somebody's answers."""
+    handles and targets of each in pixels; all of them or, when it is killed, none. ValueError where the folder holds anything else, such as
+    somebody's answers."""
     refuse_file(folder)
-    folder, told = Path(folder), []
-    if folder.exists() and any(folder.iterdir()) and not (folder / CASES).exists():
+    folder, names = Path(folder), [picture_name(number) for number in range(count)]
+    there = len(read_json(folder / CASES).get("cases", ())) if (folder / CASES).exists() else 0
+    if folder.exists() and any(folder.iterdir()) and not there:
         raise ValueError(f"{folder} holds something else than cases: choose an empty or a new folder")
-    if (folder / CASES).exists() and len(read_json(folder / CASES)["cases"]) > count:
+    if there > count:
         raise ValueError(f"{folder} holds more than {count} cases: choose another folder")
-    for number, case in enumerate(trial_cases(count)):
-        name = picture_name(number)
-        write_picture(folder / name, case.source)
-        write_picture(folder / "exact" / name, in_256_steps(case.after.image))
-        told.append({"picture": name, "scene": case.drag.seed, "kind": case.drag.kind, "caption": case.scene.caption,
-                     "handles": case.drag.handles.tolist(), "targets": case.drag.targets.tolist(),
-                     "fixed": case.drag.fixed.tolist()})
-    return write_json(folder / CASES, {"size": world.SIZE, "cases": told})
+
+    def fill(aside: Path) -> None:
+        told = []
+        for name, case in zip(names, trial_cases(count)):
+            write_picture(aside / name, case.source)
+            write_picture(aside / "exact" / name, in_256_steps(case.after.image))
+            told.append({"picture": name, "scene": case.drag.seed, "kind": case.drag.kind, "caption": case.scene.caption,
+                         "handles": case.drag.handles.tolist(), "targets": case.drag.targets.tolist(),
+                         "fixed": case.drag.fixed.tolist()})
+        write_json(aside / CASES, {"size": world.SIZE, "cases": told})
+    return replace_folder(folder, fill, (CASES, *names, *(f"exact/{name}" for name in names))) / CASES
 
 
 def picture_name(number: int) -> str:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import seeds
-from .baselines import RUNS, folder_of, labelled
+from .baselines import RUNS, folder_of, labelled, recipe_of
 from .learn import Pace, finished, learn, leave
 from .rivals import Rival, conv_block
 from ..checks import Count, Fraction, Function, Index, Map, Positive, declared
@@ -30,6 +30,7 @@ from ..puppets.training import TrainingState
 from ..readout import Guidance, HeadConfig, Objective, normalized_step, take_readings
 from ..undo import seeded
 
+PREDICTOR = {"steps": 400, "batch": 8, "lr": 2e-3}          # of its recipe
 OBJECTIVES = {"pose": pose_objective, "depth": depth_objective, "edges": edge_objective}
 
 
@@ -120,8 +121,8 @@ def direction(predictor: Predictor, reading, head, target: Tensor) -> Tensor:
 
 
 @declared
-def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index = 0, runs=RUNS, pipe=None, steps: Count = 400, batch: Count = 8,
-                    lr: Positive = 2e-3) -> Iterator[TrainingState]:
+def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index = 0, runs=RUNS, pipe=None,
+                    steps: Count = PREDICTOR["steps"], batch: Count = PREDICTOR["batch"], lr: Positive = PREDICTOR["lr"]) -> Iterator[TrainingState]:
     """Teach a predictor the gradients of the head that was trained on these labels (it has to be there); goes on where it
     stopped.
 
@@ -129,7 +130,7 @@ def train_predictor(task: Literal[tuple(OBJECTIVES)], labels: Count, seed: Index
     cosine of the predicted direction and the true gradient.
     """
     folder, learned = (folder_of(name, task, labels, seed, runs) for name in ("predictor", "head"))
-    recipe = {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch, "lr": lr}
+    recipe = recipe_of(task, labels, seed, steps=steps, batch=batch, lr=lr)
     if finished(folder, recipe):
         return
     if not (learned / "training.json").exists():

@@ -5,15 +5,17 @@ A training that was killed goes on with the same bits; where there is a check on
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator
+from types import SimpleNamespace
+from typing import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ..files import read_json, write_json
+from ..files import read_json, refuse_file, refuse_others, write_json
 from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
 
 
@@ -35,8 +37,21 @@ def finished(folder: Path, recipe: dict) -> bool:
     """Whether a folder holds a finished training of this recipe, all its numbers. ValueError where it is one of another recipe."""
     there = (folder / "training.json").exists()
     if there:
-        refuse_another(folder, read_json(folder / "training.json")["recipe"], recipe)
+        refuse_another(folder, read_json(folder / "training.json").get("recipe", {}), recipe)
     return there
+
+
+def refuse_taken(folder: Path, recipe: dict, known: Iterable[str] = ()) -> None:
+    """ValueError, to be asked before many trainings, where one of this recipe could neither begin nor go on in a folder: what is there is of
+    another recipe, or, where `known` names all that may lie there, something else."""
+    refuse_file(folder)
+    if not finished(folder, recipe):
+        begun = {"recipe": recipe}
+        resume(folder / "training.pt", SimpleNamespace(device="cpu"), best=begun)
+        begun |= read_json(folder / "clock.json") if (folder / "clock.json").exists() else {}            # of a head
+        refuse_another(folder, begun["recipe"], recipe)
+        if known:
+            refuse_others(folder, known)
 
 
 def refuse_another(folder: Path, told: dict, recipe: dict) -> None:
@@ -58,7 +73,7 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
     """Train `network` with the losses of `loss_of(rng)`, from the checkpoint in `folder` on where there is one; yields states and
     ends with {"step", "loss", "losses", "seconds"}: of the state with the least `check(network)`, whose weights the network has then,
     or of the last one. All steps are made: most of what a network learns it learns when its rate falls, and what its checks say
-    before step `since` is noted, and does not count. ValueError where a loss is no number any more, or the checkpoint is of another
+    before step `since` is noted, and does not count. ValueError where a loss, or a check, is no number any more, or the checkpoint is of another
     recipe."""
     optimizer = torch.optim.AdamW(network.parameters(), pace.lr, weight_decay=1e-2)
     best: dict = {"step": 0, "loss": float("inf"), "seconds": 0.0, "losses": [], "weights": {}, "recipe": pace.recipe}
@@ -66,12 +81,15 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
     first, start = resume(path, pace, network=network, optimizer=optimizer, best=best), time.process_time()
     refuse_another(folder, best["recipe"], pace.recipe)
     before = best["seconds"]
+
+    def refuse_no_number(what: str, value: float, at: int) -> None:
+        if not math.isfinite(value):
+            raise ValueError(f"{stage}: the {what} is {value} at step {at}; with a learning rate below {pace.lr:g} it may stay finite "
+                             f"(delete {folder}, and train again)")
     for step in range(first, pace.steps):
         set_rate(optimizer, pace.lr, step, pace.steps, pace.warmup, pace.decay)
         loss = loss_of(step_rng(pace, step))
-        if not loss.isfinite():
-            raise ValueError(f"{stage}: the loss is {loss.item()} at step {step + 1}; with a learning rate below {pace.lr:g} it may stay finite "
-                             f"(delete {folder}, and train again)")
+        refuse_no_number("loss", loss.item(), step + 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if pace.clip:
@@ -80,6 +98,7 @@ def learn(stage: str, folder: Path, pace: Pace, network: nn.Module, loss_of: Cal
         done = step + 1
         if check and (done % pace.save_every == 0 or done == pace.steps):
             now = check(network)
+            refuse_no_number("loss on other pictures", now, done)
             best["losses"] = [*best["losses"], (done, now)]
             if now < best["loss"] and done >= since:
                 best |= {"step": done, "loss": now, "weights": {name: value.clone() for name, value in network.state_dict().items()}}

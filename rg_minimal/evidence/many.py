@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Iterator
 
-from . import baselines as B, contest as C, ideas as I, rivals as R, seeds
+from . import baselines as B, contest as C, ideas as I, learn, rivals as R, seeds
 from ..pipelines import load_pipeline
 from ..puppets.judge import load_judge
 from ..sweep import joined
@@ -24,12 +24,28 @@ def training(kind: str, task: str, labels: int, seed: int, runs, pipe, **changes
     """The generator that trains one contestant; `changes` are of its recipe (`steps`, `lr`). Without `steps` a baseline gets
     `B.usual_steps`."""
     if kind in B.KINDS:
-        recipe = B.BaselineRecipe(kind, task, labels, seed, runs=str(runs), **changes)
-        if "steps" not in changes:
-            recipe = replace(recipe, steps=B.usual_steps(labels, recipe))
-        return B.train_baseline(recipe, pipe)
+        return B.train_baseline(baseline(kind, task, labels, seed, runs, **changes), pipe)
     make = {"head": B.train_readout, "linear": R.train_linear, "detector": R.train_detector, "predictor": I.train_predictor}[kind]
     return make(task, labels, seed, runs, pipe, **changes)
+
+
+def baseline(kind: str, task: str, labels: int, seed: int, runs=B.RUNS, **changes) -> B.BaselineRecipe:
+    recipe = B.BaselineRecipe(kind, task, labels, seed, runs=str(runs), **changes)
+    return recipe if "steps" in changes else replace(recipe, steps=B.usual_steps(labels, recipe))
+
+
+def recipe_of(kind: str, task: str, labels: int, seed: int, **changes) -> dict:
+    """What a training.json will say of how a contestant of `training` was trained."""
+    if kind in B.KINDS:
+        return B.numbers(baseline(kind, task, labels, seed, **changes))
+    own = {"head": {}, "linear": R.LINEAR, "detector": R.DETECTOR, "predictor": I.PREDICTOR}[kind]
+    return B.recipe_of(task, labels, seed, **{**own, **changes})
+
+
+def refuse_taken(kind: str, task: str, labels: int, seed: int, runs, **changes) -> None:
+    """ValueError, before anything is trained, where `training` would raise one when it begins."""
+    seeds.training_scenes(seed, labels)
+    learn.refuse_taken(B.folder_of(kind, task, labels, seed, runs), recipe_of(kind, task, labels, seed, **changes), B.FILES if kind in B.KINDS else ())
 
 
 def train_all(jobs: list[tuple], runs, workers: int = 2, scheduler: str | None = None) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Iterator
 
 from . import baselines as B, contest as C, seeds, statistics as T
+from .learn import refuse_taken
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, rows_so_far
 from ..puppets.measure import checksum_of
@@ -26,15 +27,19 @@ def read_table(table) -> list[dict]:
 
 def tried(pipe, judge, jobs: list[B.BaselineRecipe], table, tuned: list[dict], runs, pictures: int = 32) -> Iterator:
     """Train by each recipe that `table` lacks, in folders of its own below `runs`, and write how near each comes in so many pictures of
-    tuning scenes with the settings that were chosen for its kind. Yields the states of the trainings."""
-    version = checksum_of(pipe, judge)
-    there = {tuple(row[name] for name in KEY) for row in read_table(table) if row["pictures"] >= pictures and row["version"] == version}
+    tuning scenes with the settings that were chosen for its kind. Yields the states of the trainings. ValueError, before the first of them,
+    where the table's rows are of another model or judge, one could not be trained, or a kind was not tuned to its end."""
+    version, rows = checksum_of(pipe, judge), C.of_one_model(read_table(table), table, pipe, judge)
+    there = {tuple(row[name] for name in KEY) for row in rows if row["pictures"] >= pictures}
+    todo = {}
     for job in jobs:
         recipe = replace(job, runs=str(Path(runs) / "recipes" / f"{job.steps}-{job.lr:g}"))
         settings = C.chosen(tuned, recipe.kind, recipe.task, recipe.labels)
         key = recipe.kind, recipe.task, recipe.labels, recipe.seed, recipe.steps, recipe.lr, json.dumps(settings)
-        if key in there:
-            continue
+        if key not in there:
+            refuse_taken(recipe.folder, B.numbers(recipe), B.FILES)
+            todo[key] = recipe, settings
+    for key, (recipe, settings) in todo.items():
         yield from B.train_baseline(recipe, pipe)
         network, rows = B.load_baseline(recipe.folder).to(denoiser(pipe).device), []
         for start in range(0, pictures, C.BATCH):

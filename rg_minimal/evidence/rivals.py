@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import seeds
-from .baselines import CHECKED, RUNS, folder_of, labelled, train_readout
+from .baselines import CHECKED, RUNS, folder_of, labelled, recipe_of, train_readout
 from .learn import Pace, finished, learn, leave
 from ..checks import SomeName, declared
 from ..denoisers import clean_and_noise, denoiser
-from ..files import read_json, read_weights, refuse_file, write_json, write_weights
+from ..files import read_weights, refuse_file, write_json, write_weights
 from ..maps import resize
 from ..pipelines import decode, load_pipeline, read_picture
 from ..puppets.heads import TASKS, get_task, new_head
@@ -32,6 +32,8 @@ from ..puppets.judge import degrade
 from ..puppets.training import TrainingState
 from ..readout import HeadConfig
 from ..undo import seeded
+
+LINEAR, DETECTOR = {"lr": 4e-3}, {"steps": 1000, "batch": 16, "lr": 2e-3}          # of their recipes
 
 
 class Rival(nn.Module):
@@ -72,20 +74,20 @@ class LinearHead(Rival):
 def train_linear(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, **changes) -> Iterator[TrainingState]:
     """As `train_readout`; which layer is best is decided on other labelled pictures, which nobody learned from."""
     pipe = load_pipeline() if pipe is None else pipe
-    own, folder = TASKS[task], folder_of("linear", task, labels, seed, runs)
+    own = TASKS[task]
     config = replace(new_head(pipe, task).config, extra=dict(own.extra), activation="none")
     with seeded(seed):
         head = LinearHead(config).to(denoiser(pipe).device)
     layers = len(head.linear)
     loss = lambda readout, *truth: sum(own.loss(part, *truth) for part in readout.chunk(layers, 1))
-    yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear", **{"lr": 4e-3, **changes})
-    if "layer" not in read_json(folder / "training.json"):
-        head = load_rival(folder).to(denoiser(pipe).device)
-        layer = best_layer(pipe, own, head, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
-        head.config.extra["layer"] = layer
-        head.save_pretrained(folder)
-        used = sum(each.numel() for each in head.linear[layer].parameters())
-        write_json(folder / "training.json", read_json(folder / "training.json") | {"layer": layer, "parameters": used})
+
+    def keep(trained, folder, told):                    # the layer is a part of the training: without one it has not ended
+        layer = best_layer(pipe, own, trained, labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures"))
+        trained.config.extra["layer"] = layer
+        trained.save_pretrained(folder)
+        used = sum(each.numel() for each in trained.linear[layer].parameters())
+        write_json(folder / "training.json", told | {"parameters": used, "layer": layer})
+    yield from train_readout(replace(own, loss=loss), labels, seed, runs, pipe, head, "linear", keep, **{**LINEAR, **changes})
 
 
 @torch.no_grad()
@@ -140,14 +142,13 @@ def conv_block(old: int, new: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = 1000, batch: int = 16,
-                   lr: float = 2e-3,
-                   every: int = 100) -> Iterator[TrainingState]:
+def train_detector(task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None, steps: int = DETECTOR["steps"],
+                   batch: int = DETECTOR["batch"], lr: float = DETECTOR["lr"], every: int = 100) -> Iterator[TrainingState]:
     """Train a detector on the very pictures that the others of this seed learn from, as the autoencoder gives them
     back, with slight changes of colour and sharpness; goes on where it stopped. The best of its checks on other
     pictures is kept."""
     own, folder = TASKS[task], folder_of("detector", task, labels, seed, runs)
-    recipe = {"task": task, "labels": labels, "seed": seed, "steps": steps, "batch": batch, "lr": lr}
+    recipe = recipe_of(task, labels, seed, steps=steps, batch=batch, lr=lr)
     if finished(folder, recipe):
         return
     refuse_file(folder)
@@ -186,7 +187,11 @@ def load_rival(folder: SomeName) -> Rival:
     file = Path(folder) / "head.safetensors"
     if not file.exists():
         raise ValueError(f"{folder} holds no trained readout; train it with python -m rg_minimal.evidence train")
-    weights, config = read_weights(file)
-    made = {kind.__name__: kind for kind in Rival.__subclasses__()}[config.pop("kind")](HeadConfig(**config))
+    (weights, config), known = read_weights(file), {kind.__name__: kind for kind in Rival.__subclasses__()}
+    if config.get("kind") not in known:
+        raise ValueError(f"{folder} holds none of {', '.join(known)}: pass the folder of such a one; a head is loaded by rg_minimal.load_head")
+    made = known[config.pop("kind")](HeadConfig(**config))
+    if isinstance(made, LinearHead) and "layer" not in made.config.extra:
+        raise ValueError(f"{folder} holds raw layers of which none was chosen: delete it, and train again with python -m rg_minimal.evidence train")
     made.load_state_dict(weights)
     return made.eval().requires_grad_(False)

@@ -114,7 +114,7 @@ class Metrics:
     def __init__(self, pipe, head, judge, layer: int | None = None):
         self.pipe, self.head, self.judge = pipe, head, judge
         self.layer = best_layer(pipe) if layer is None else layer
-        self.version = checksum_of(pipe, judge, head)
+        self.version, self.settings = checksum_of(pipe, judge, head), {"timestep": TIMESTEP, "noises": NOISES, "layer": self.layer}
 
     @torch.no_grad()
     def features(self, picture: Tensor, prompt: str, seed: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class Metrics:
 
     def rows(self, number: int, case: Case, made: dict[str, Tensor], seed: int = 0, **settings) -> list[dict]:
         """Rows of the table for several answers, by name, to case `number`."""
-        told = json.dumps({"timestep": TIMESTEP, "noises": NOISES, "layer": self.layer, **settings})
+        told = json.dumps({**self.settings, **settings})
         shared = {"picture": number, "seed": seed, "scene": case.drag.seed, "kind": case.drag.kind, "settings": told,
                   "version": self.version}
         return [{"answer": name, **shared, **row} for name, row in zip(made, self(case, torch.cat(list(made.values())), seed))]
@@ -157,13 +157,18 @@ def read_table(table) -> list[dict]:
     return rows_so_far(table, KINDS_OF, "the trial")
 
 
-def _rows_of(table, metrics: Metrics) -> list[dict]:
-    """The same. ValueError where they are of another model: what is not alike is not added up."""
+def _rows_of(table, metrics: Metrics, **settings) -> list[dict]:
+    """The same. ValueError where they are of another model or other settings: what is not alike is not added up."""
     rows = read_table(table)
     alien = {row["version"] for row in rows} - {metrics.version}
     if alien:
         raise ValueError(f"{table} has rows of another model, head or judge ({', '.join(sorted(alien))}); keep it "
                          "elsewhere, or name another table")
+    now = {**metrics.settings, **settings}
+    for told in map(json.loads, dict.fromkeys(row["settings"] for row in rows)):
+        wrong = [f"{name} {told[name]}, not {value}" for name, value in now.items() if told.get(name, value) != value]
+        if wrong:
+            raise ValueError(f"{table} has rows of other settings ({'; '.join(wrong)}): go on with those, keep it elsewhere, or name another table")
     return rows
 
 
@@ -174,7 +179,7 @@ def run(metrics, table: SomeName, count: Count = 64, seed: Index = 0, pose=None,
     first `drags` of them. Writes `table` after each case, goes on where it stopped, and yields (cases done, of)."""
     if drags and pose is None or drags > count:
         raise ValueError(f"drags is {drags}: pass at most {count}, the number of cases, and a pose head")
-    rows = _rows_of(table, metrics)
+    rows = _rows_of(table, metrics, **({"steps": steps} if drags else {}))
     done = {(row["answer"], row["picture"]) for row in rows if row["seed"] == seed}
     for number, case in enumerate(trial_cases(count)):
         made = {name: picture for name, picture in answers(case).items() if (name, number) not in done}
@@ -200,7 +205,7 @@ def ghost_name(term: float) -> str:
 def run_ghosting(metrics, table: SomeName, pose, count: Count = 16, terms: Terms = TERMS, steps: Count = STEPS) -> Iterator[tuple[int, int]]:
     """Our own drags of the first `count` cases with several anti-ghosting terms and one noise. Writes `table` after each case, goes
     on where it stopped, and yields (cases done, of)."""
-    rows = _rows_of(table, metrics)
+    rows = _rows_of(table, metrics, steps=steps)
     done = {(row["answer"], row["picture"]) for row in rows}
     for number, case in enumerate(trial_cases(count)):
         new = []
