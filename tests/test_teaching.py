@@ -1,7 +1,9 @@
 """What surrounds the course: the glossary, the teacher's page, the site, and starts without installation trouble."""
-import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -193,14 +195,44 @@ def first_cell():
     return re.search(r"```ipython\n(# a first cell.*?)```", README, re.S)[1]
 
 
-def test_the_cell_for_hosted_notebooks_is_one_that_runs():
-    """But for the lines of the shell and of IPython; the folder that it makes is the one that it enters, and the address is Binder's."""
-    ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", first_cell(), flags=re.M))
-    folder = re.search(r"git clone --depth 1 (\S+) (\w+)$", first_cell(), re.M)
-    assert first_cell().count(folder[2]) == 5 and "%cd " + folder[2] + "/notebooks" in first_cell()
+ADDRESS = re.search(r"git clone --depth 1 (\S+)", first_cell())[1]
+
+
+def test_the_cell_for_hosted_notebooks_clones_from_where_binder_does():
     binder = re.search(r"https://mybinder.org/\S+?(?=`)", README)[0]
-    owner = urlparse(folder[1]).path.removesuffix(".git")
+    owner = urlparse(ADDRESS).path.removesuffix(".git")
     assert urlparse(binder).path == f"/v2/gh{owner}/HEAD" and (ROOT / binder.split("lab/tree/")[1]).is_file()
+
+
+RUN_CELLS = """import os, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for _ in range(int(sys.argv[2])):
+    shell.run_cell(sys.argv[1]).raise_error()
+print(os.getcwd(), sys.path[0], sys.path.count(sys.path[0]))"""
+
+
+def test_the_cell_for_hosted_notebooks_takes_one_clone_however_often_it_is_run(tmp_path):
+    """In a folder with a space, twice in one kernel, then in one that starts in the clone; of a small repository, without pip."""
+    source, host = tmp_path / "source.git", tmp_path / "my drive"
+    clone = host / "rg_minimal_course"
+    for path, text in ((source / "notebooks" / "a.ipynb", "{}"), (tmp_path / "modules" / "pip" / "__init__.py", ""),
+                       (tmp_path / "modules" / "pip" / "__main__.py", "import os, sys; print('pip', sys.argv[1:], os.getcwd())")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    host.mkdir()
+    for words in (["init", "--quiet"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "--quiet", "--message", "a"]):
+        subprocess.run(["git", *words], cwd=source, check=True)
+    cell, environment = first_cell().replace(ADDRESS, source.as_uri()), os.environ | {
+        "PYTHONPATH": str(tmp_path / "modules"), "IPYTHONDIR": str(tmp_path / "ipython")}
+    for folder, times in ((host, 2), (clone / "notebooks", 1)):
+        said = subprocess.run([sys.executable, "-c", RUN_CELLS, cell, str(times)], cwd=folder, env=environment, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        installed = f"pip ['install', '--quiet', '--editable', '..'] {clone / 'notebooks'}"
+        assert said.stdout.count(installed) == times and said.stdout.splitlines()[-1].startswith(f"{clone / 'notebooks'} {clone} "), said.stdout
+        assert [path.parent for path in tmp_path.rglob(".git")] in ([source, clone], [clone, source])
+        (clone / "notebooks" / "mine.txt").write_text("saved")
+    assert (clone / "notebooks" / "mine.txt").is_file()
 
 
 # ---- the site ----------------------------------------------------------------------------------------------------------
