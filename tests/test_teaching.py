@@ -171,11 +171,42 @@ def test_the_container_installs_what_the_makefile_installs_without_cuda():
     base = dict(container.instructions(CONTAINERFILE))["FROM"]
     minor, least = (int(re.search(r"3\.(\d+)", text)[1]) for text in (base, PROJECT["requires-python"]))
     assert minor >= least
-    assert container.settings(CONTAINERFILE)["HF_HUB_OFFLINE"] == "1"
     command = json.loads(dict(container.instructions(CONTAINERFILE))["CMD"])
     assert command[:3] == ["python", "-m", "jupyterlab"] and (ROOT / command[-1]).is_file()
     users = [rest for word, rest in container.instructions(CONTAINERFILE) if word == "USER"]
     assert users == ["student"], "nobody's notebook runs as root"
+
+
+def test_the_container_has_what_the_two_commands_and_source_control_need():
+    assert container.packages(CONTAINERFILE) == {"git", "make"}, "python:slim has neither"
+    line = next(rest for word, rest in container.instructions(CONTAINERFILE) if word == "RUN")
+    assert line.startswith("apt-get update && ") and line.endswith(" && rm -rf /var/lib/apt/lists/*")
+    programs = re.search(r"^## Two commands\n+```\n(.*?)```", README, re.M | re.S)[1]
+    assert {command.split()[0] for command in programs.splitlines()} <= container.packages(CONTAINERFILE)
+
+
+def test_the_containers_user_may_write_in_all_of_the_course():
+    """Docker makes the folder of WORKDIR as root, whoever the files are given to, and so are those that RUN makes: chown comes after them."""
+    steps = container.instructions(CONTAINERFILE)
+    folder, user = dict(steps)["WORKDIR"], dict(steps)["USER"]
+    until = steps.index(("USER", user))
+    assert steps[until - 1] == ("RUN", f"chown --recursive --from=root {user} {folder}") and folder == "/course"
+    assert not {word for word, _ in steps[until:]} & {"RUN", "COPY", "WORKDIR", "ADD"}, "what follows writes as somebody else"
+
+
+def test_what_is_saved_in_the_container_outlives_it():
+    """The README and the Containerfile say the same command; the whole course lies in a volume with a name."""
+    command, = set(re.findall(r"docker run [^`\n]*?rg-minimal(?=`|  )", README + CONTAINERFILE))
+    volume = re.search(r"-v ([\w-]+):(\S+)", command)
+    assert volume and volume[2] == dict(container.instructions(CONTAINERFILE))["WORKDIR"]
+    assert f"the volume `{volume[1]}`" in README and f"docker volume rm {volume[1]}" in README
+    port = re.search(r"-p (\d+):(\d+)", command)
+    assert dict(container.instructions(CONTAINERFILE))["EXPOSE"] == port[2]
+
+
+def test_the_container_keeps_nobody_from_the_hub():
+    """Who sets `download = True` in notebook 11 means it; nothing else asks a hub for anything."""
+    assert not [name for name in container.settings(CONTAINERFILE) if "OFFLINE" in name]
 
 
 def test_the_dev_container_builds_the_same():
