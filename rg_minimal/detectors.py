@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from . import hub
 from .checks import Fraction, SomeName, Truth, declared, one_sentence
 from .files import refuse_file, write_file, write_json
 from .label_files import Finds, pictures_in
@@ -27,12 +28,13 @@ def load(kind: str, model: str, local_files_only: bool):
     """(processor, model) of transformers, by the name of its automatic class. ValueError where they are not there."""
     import transformers
     try:
-        made = getattr(transformers, kind).from_pretrained(model, local_files_only=local_files_only)
-        return transformers.AutoImageProcessor.from_pretrained(model, local_files_only=local_files_only), made.eval().requires_grad_(False)
+        with hub.asked(local_files_only):
+            made = getattr(transformers, kind).from_pretrained(model, local_files_only=local_files_only)
+            return transformers.AutoImageProcessor.from_pretrained(model, local_files_only=local_files_only), made.eval().requires_grad_(False)
     except Exception as error:                  # transformers, safetensors and the hub each raise their own
         raise ValueError(f"no detector could be loaded from {model} ({' '.join(str(error).split())[:300]}); pass a "
                          "folder of transformers' layout that "
-                         f"{kind} takes, or local_files_only=False (--download) for a name on the hub") from error
+                         f"{kind} takes, or local_files_only=False (--download) for a name on the hub{hub.forbidden(local_files_only)}") from error
 
 
 def shots(folder: str) -> list[tuple[Path, Image.Image]]:

@@ -6,16 +6,20 @@ puts a card into every folder, while a head here is written whole or not at all 
 from __future__ import annotations
 
 import re
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from .files import write_file
+from .undo import undone
 
 FILES = ("head.safetensors", "config.json", "README.md")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOCK = threading.RLock()               # what is switched off, and back on, is the same for all threads
 
 
 def is_hub_name(name) -> bool:
@@ -25,11 +29,33 @@ def is_hub_name(name) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)))
 
 
+@contextmanager
+def asked(local_files_only: bool):
+    """Around whatever reads the hub's cache: where that alone is allowed, nothing inside asks the network. huggingface_hub would, to
+    find out what kind of program calls it, even if its cache has the file."""
+    if not local_files_only:
+        yield
+        return
+    with _LOCK:
+        was = constants.HF_HUB_DISABLE_TELEMETRY
+        with undone(lambda: setattr(constants, "HF_HUB_DISABLE_TELEMETRY", was)):
+            constants.HF_HUB_DISABLE_TELEMETRY = True
+            yield
+
+
+def forbidden(local_files_only: bool) -> str:
+    """What the environment says against a download that the caller allows, with the remedy; "" where it says nothing."""
+    if local_files_only or not constants.HF_HUB_OFFLINE:
+        return ""
+    return "; HF_HUB_OFFLINE is set in the environment, which forbids downloads: take it out, and start Python (or the kernel) anew"
+
+
 def fetch(repo_id: str, filename: str, revision: str | None = None, local_files_only: bool = True) -> Path | None:
     """A file of a repository, from the hub's cache, or, where that is allowed, from the hub; None where the cache has none.
     ValueError where the hub has none, or cannot be reached."""
     try:
-        return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision, local_files_only=local_files_only))
+        with asked(local_files_only):
+            return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision, local_files_only=local_files_only))
     except LocalEntryNotFoundError as error:
         if local_files_only:
             return None
@@ -42,8 +68,7 @@ def _said(repo_id, filename, revision, error) -> str:
     reason = " ".join(str(error).split())[:300]
     pinned = f" at {revision}" if revision else ""
     return (f"{filename} of {repo_id}{pinned} could not be fetched from the hub ({reason}); pass a file or folder, or "
-            "try "
-            "again where the hub can be reached")
+            f"try again where the hub can be reached{forbidden(False)}")
 
 
 def head_folder(name, revision: str | None, local_files_only: bool) -> Path | None:

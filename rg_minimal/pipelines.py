@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor
 
+from . import hub
 from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, Words, as_number, check_course, check_source, checked,
                      declared, describe)
 from .conditioning import Conditioning, warn_unknown_words
@@ -222,12 +223,12 @@ def load_pipeline(path: FileName = DEFAULT, device=None, dtype=None, local_files
     dtype, device = _dtype(dtype), _device(device)
     folder = find_folder(path)
     try:
-        with _QUIET, _quiet(), warnings.catch_warnings():
+        with _QUIET, _quiet(), hub.asked(local_files_only), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)      # diffusers calls it torch_dtype in old, dtype in new versions
             pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=local_files_only)
     except Exception as error:          # diffusers, transformers, safetensors and the hub each raise their own
         raise ValueError(f"could not load a diffusion pipeline from {path!r}: {error}. Pass a folder that holds a "
-                         "model_index.json, or a hub id with local_files_only=False to download it.") from error
+                         f"model_index.json, or a hub id with local_files_only=False to download it{hub.forbidden(local_files_only)}.") from error
     recipe = Path(folder) / "recipe.json"
     if recipe.is_file():
         told = read_json(recipe)

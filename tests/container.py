@@ -1,9 +1,10 @@
 """What the Containerfile says, done without a container: `make container-check`, by hand, since it downloads PyTorch.
 
-    python tests/container.py [--torch-from INDEX] [--keep FOLDER]
+    python tests/container.py [--torch-from INDEX]
 
 Takes the files that a build would copy, makes a fresh virtual environment, runs the Containerfile's pip lines there in their
-order, and then notebook 0 by papermill with the Containerfile's settings. Needs nothing but Python itself.
+order, and then notebook 0 by papermill with the Containerfile's settings. Needs nothing but Python itself; the lines for
+root (apt-get, useradd, chown) are left out, tests/test_teaching.py reads them.
 """
 import argparse
 import os
@@ -30,6 +31,12 @@ def pip_lines(text: str) -> list[list[str]]:
     return [shlex.split(rest)[3:] for word, rest in instructions(text) if word == "RUN" and rest.startswith("python -m pip ")]
 
 
+def packages(text: str) -> set[str]:
+    """What apt-get installs."""
+    lines = [shlex.split(each) for word, rest in instructions(text) if word == "RUN" for each in rest.split("&&")]
+    return {each for line in lines if line[:2] == ["apt-get", "install"] for each in line[2:] if not each.startswith("-")}
+
+
 def settings(text: str) -> dict[str, str]:
     return dict(each.split("=", 1) for word, rest in instructions(text) if word == "ENV" for each in shlex.split(rest))
 
@@ -52,7 +59,7 @@ def main(arguments=None) -> None:
             (course / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, course / name)
         subprocess.run([sys.executable, "-m", "venv", str(env)], check=True)
-        python, others = str(env / "bin" / "python"), ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+        python, others = str(env / "bin" / "python"), ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "HF_HUB_OFFLINE")
         environment = {name: value for name, value in os.environ.items() if name not in others} | settings(text)
         for line in pip_lines(text):
             if options.torch_from and "--index-url" in line:

@@ -157,3 +157,15 @@ def test_building_again_gives_the_same_and_leaves_other_files_alone(tmp_path):
     ("Put it there. The [solutions](solutions/a.ipynb) do.\n\n### Next", "Put it there.\n\n### Next"), ("A [link](b.ipynb) stays.", "A [link](b.ipynb) stays.")])
 def test_sentences_that_lead_to_solutions_go(before, after):
     assert versions.without_solutions(before) == after
+
+
+@each_notebook
+def test_a_students_notebook_keeps_every_sentence_that_leads_to_no_solution(built, name):
+    """A sentence begins with a capital, after a full stop or, where that was forgotten, after the link itself."""
+    kept = []
+    for cell in READ[name].cells:
+        marked = re.sub(r"\[[^\]]*\]\(solutions/[^)]*\)", "\0", cell.source if cell.cell_type == "markdown" else "")
+        kept += [sentence for line in marked.splitlines() for sentence in re.split(r"(?<=[.!?\0]) +(?=[A-Z`\[\0])", line) if "\0" not in sentence]
+    prose = "\n".join(cell.source for cell in read_built(built, "student", name).cells if cell.cell_type == "markdown")
+    found, wanted = (re.sub(r"\]\([^)\s]+\)", "]", text).split() for text in (prose, " ".join(kept)))       # addresses change
+    assert found == wanted

@@ -4,14 +4,19 @@ Students' notebooks are miniatures here: they hold the course's checks, but set 
 running a model.
 """
 import csv
+import os
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
 from rg_minimal.classroom import collect as collecting
 from rg_minimal.classroom import course, versions
-from rg_minimal.classroom.collect import Row, as_cell, belongs_to, checks, collect, found_in, prepared, read_table, write_table
+from rg_minimal.classroom.collect import LEFT_OUT, Row, as_cell, at_home, belongs_to, checks, collect, found_in, prepared, read_table, write_table
+
+from test_teaching import first_cell
 
 COURSE = course.notebooks()
 code, text = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
@@ -55,6 +60,58 @@ def test_changed_checks_are_put_back_and_lost_ones_are_missed():
     assert places == {"fading_schedule": 2} and notebook.cells[2].source == own["fading_schedule"]
     both = notebook_of("print(exercises.two_objectives(1), exercises.fading_schedule(2))")
     assert set(prepared(both, own).values()) == {1} and both.cells[1].source == "\n".join(own.values())
+
+
+OLD_FIRST_CELL = """import os, sys
+if not os.path.isdir("rg_minimal_course"):
+    !git clone --depth 1 https://github.com/OWNER/REPOSITORY.git rg_minimal_course
+%pip install --quiet --editable rg_minimal_course
+sys.path.insert(0, os.path.abspath("rg_minimal_course"))
+%cd rg_minimal_course/notebooks"""
+
+
+@pytest.mark.parametrize("source, kept", [
+    (first_cell(), "import os, sys\ncourse = os.getcwd().partition('/rg_minimal_course')[0] + '/rg_minimal_course'"),
+    (OLD_FIRST_CELL, "import os, sys"), ("!pip install x\nmy_answer = 1", "my_answer = 1"), ("names = !ls", ""), ("!!ls", ""), ("%%bash\nls", ""),
+    ("import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip'])", "import subprocess, sys"), ("os.system('ls')", ""),
+    ("import os; os.chdir('..'); n = 2", "import os\nn = 2"), ("for _ in 'ab':\n    %cd ..", ""), ("%conda install x", ""), ("@cache\ndef f():\n    return 1\n!ls", "@cache\ndef f():\n    return 1")])
+def test_what_is_for_another_machine_is_left_out(source, kept):
+    assert at_home(source) == LEFT_OUT + kept
+    assert at_home(f"%%capture\n{source}") == f"%%capture\n{LEFT_OUT}{kept}"
+
+
+@pytest.mark.parametrize("source", ["%matplotlib inline\nn = 1  # mine", "%%time\n1 + 1", "%%html\n<b>!ls</b>", "not ( Python\n!ls",
+                                    "os.path.join('a')", "\0", ""])
+def test_other_cells_are_run_as_they_are(source):
+    assert at_home(source) == source
+
+
+def test_a_first_cell_for_hosted_notebooks_changes_nothing_where_a_class_is_collected(tmp_path, monkeypatch):
+    """pip and git would write down that they were called; the last call, under another name, reaches pip itself, which refuses."""
+    calls, programs = tmp_path / "calls", tmp_path / "programs"
+    for name in ("git", "pip"):
+        (programs / name).parent.mkdir(exist_ok=True)
+        (programs / name).write_text(f"#!/bin/sh\necho {name} $@ >> '{calls}'\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    modules = tmp_path / "modules" / "pip"
+    modules.mkdir(parents=True)
+    (modules / "__init__.py").write_text("")
+    (modules / "__main__.py").write_text(f"import os, sys\nopen({str(calls)!r}, 'a').write(os.environ.get('PIP_PYTHON', 'pip is free') + '\\n')")
+    monkeypatch.setenv("PYTHONPATH", str(modules.parent), prepend=":")
+    write(tmp_path / "class" / "a.ipynb", first_cell(), OLD_FIRST_CELL, "!pip install x\n%pip install x", *student_of("my_schedule = lambda done: 0"),
+          "import os, sys\nassert os.path.basename(os.getcwd()) == 'work' and not any('rg_minimal_course' in path for path in sys.path)",
+          f"from subprocess import run\nrun([{sys.executable!r}, '-m', 'pip', 'install', 'x'])")
+    row, = collect(tmp_path / "class")
+    assert (row.outcome, row.verdicts) == ("ran", "right, not done")
+    assert calls.read_text() == "none: pip may change nothing on the machine that collects\n"
+
+
+def test_pip_refuses_where_it_is_told_of_no_python(tmp_path):
+    """What `collect` relies on; a command that changes nothing, if it were run."""
+    said = subprocess.run([sys.executable, "-m", "pip", "uninstall", "--yes", "no-such-package"], env=os.environ | {"PIP_PYTHON": "none: x"},
+                          capture_output=True, text=True)
+    assert said.returncode and "none: x" in said.stderr
 
 
 def test_found_are_notebooks_that_are_no_links_and_not_hidden(tmp_path):

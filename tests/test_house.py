@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from safetensors import safe_open
@@ -163,6 +164,15 @@ def test_environment_yml_names_only_python_and_installs_from_pyproject():
     assert sorted(set(entries) - {python}) == sorted(["pip", "pip:", "-e .[test]"])
     wanted = Requirement("python" + PROJECT["requires-python"]).specifier
     assert wanted.contains(python.removeprefix("python=")), f"environment.yml has {python}, pyproject.toml {wanted}"
+
+
+def test_binder_gets_what_environment_yml_names_without_cuda_and_without_tests():
+    """It takes `.binder` first; pip runs in the folder of the file. The index is the one that environment.yml offers in a comment."""
+    conda, binder = ((ROOT / name).read_text(encoding="utf-8") for name in ("environment.yml", ".binder/environment.yml"))
+    offered = re.search(r"# - (--extra-index-url \S+/whl/cpu)$", conda, re.M)[1]
+    wanted, found = yaml.safe_load(conda), yaml.safe_load(binder)
+    *rest, pip = wanted["dependencies"]
+    assert pip == {"pip": ["-e .[test]"]} and found == wanted | {"dependencies": [*rest, {"pip": [offered, "-e .."]}]}
 
 
 # ----------------------------------------------------------------------------------------------------- links and paths

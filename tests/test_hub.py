@@ -1,4 +1,6 @@
 """Heads from the hub and to it: against a cache laid out as the hub lays it out, and an api that notes what it is told. No network."""
+import contextlib
+import socket
 from pathlib import Path
 
 import huggingface_hub
@@ -7,7 +9,8 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 
 import rg_minimal
-from rg_minimal import reference
+from rg_minimal import detectors, reference
+from rg_minimal.classroom import larger
 from rg_minimal.reference import CONVENTIONS, MirroredHead, RELEASED, best_convention, load_reference_head
 from rg_minimal.saving import ReadoutHead, train_head
 from tiny import make_head, tiny_pipe
@@ -125,6 +128,43 @@ def test_the_hub_is_asked_only_where_it_is_allowed_and_says_what_it_said(monkeyp
     with pytest.raises(ValueError, match="config.json of me/pose at v1 could not be fetched from the hub .404: no such repository"):
         rg_minimal.load_head("me/pose", revision="v1", local_files_only=False)
     assert asked == [("me/pose", "config.json", "v1", False)]
+
+
+DOORS = {"load_pipeline": lambda **how: rg_minimal.load_pipeline("nobody/none", **how), "load_head": lambda **how: rg_minimal.load_head("nobody/none", **how),
+         "load_reference_head": lambda **how: load_reference_head(RELEASED[0], revision=COMMIT, **how),
+         "a detector": lambda **how: detectors.load("AutoModelForDepthEstimation", "nobody/none", **how),
+         "notebook 11": lambda local_files_only: larger.load_or_stand_in("nobody/none", download=not local_files_only)}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_where_the_cache_alone_is_allowed_nothing_asks_the_network(door, cache, monkeypatch):
+    """Not even huggingface_hub on its own account; an environment that is offline would hide it."""
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **settings: asked.append(host) or _no_network())
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address) or _no_network())
+    if hasattr(huggingface_hub.utils, "_detect_agent"):         # it asks once in a process
+        monkeypatch.setattr(huggingface_hub.utils._detect_agent, "_registry", None)
+    telemetry = huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+    with contextlib.suppress(ValueError):
+        DOORS[door](local_files_only=True)
+    assert not asked and huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY == telemetry
+
+
+def _no_network():
+    raise OSError("no network in tests")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_an_environment_that_forbids_downloads_is_named(door, cache, monkeypatch):
+    """Where one is asked for, and only there; tests run in such an environment."""
+    said = []
+    for local_files_only in (False, True):
+        try:
+            said.append(str(DOORS[door](local_files_only=local_files_only)))
+        except ValueError as error:
+            said.append(str(error))
+    assert "HF_HUB_OFFLINE is set" in said[0] and "HF_HUB_OFFLINE is set" not in said[1]
 
 
 def test_a_folder_has_no_revision(tmp_path):

@@ -1,6 +1,7 @@
 """Larger models: their shapes without weights, what is missing here, and notebook 11 on tiny models of their classes."""
 from pathlib import Path
 
+import huggingface_hub
 import nbformat
 import pytest
 import torch
@@ -49,8 +50,17 @@ def test_what_can_be_no_model_is_refused_by_name(model):
 def test_missing_weights_are_told_and_the_stand_in_is_loaded(folder):
     pipe, missing = larger.load_or_stand_in("nobody/no-such-model", stand_in=str(folder))
     assert "weights of nobody/no-such-model are not on this machine" in missing and "download = True" in missing
-    assert "could not be downloaded" in larger.what_is_missing("nobody/no-such-model", download=True)       # offline in tests
+    said = larger.what_is_missing("nobody/no-such-model", download=True)        # offline in tests
+    assert said.startswith("nobody/no-such-model could not be downloaded; HF_HUB_OFFLINE is set in the environment"), said
     assert len(denoiser(pipe).layers) == 4
+
+
+def test_a_download_that_fails_says_why(monkeypatch):
+    def fail(*given, **settings):
+        raise OSError("the cable is out\nand more")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(larger.UNet2DConditionModel, "load_config", fail)
+    assert larger.what_is_missing("nobody/no-such-model", download=True) == "nobody/no-such-model could not be downloaded: the cable is out"
 
 
 def test_a_large_model_without_a_gpu_is_told(folder, monkeypatch):

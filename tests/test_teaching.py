@@ -1,7 +1,9 @@
 """What surrounds the course: the glossary, the teacher's page, the site, and starts without installation trouble."""
-import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -169,11 +171,42 @@ def test_the_container_installs_what_the_makefile_installs_without_cuda():
     base = dict(container.instructions(CONTAINERFILE))["FROM"]
     minor, least = (int(re.search(r"3\.(\d+)", text)[1]) for text in (base, PROJECT["requires-python"]))
     assert minor >= least
-    assert container.settings(CONTAINERFILE)["HF_HUB_OFFLINE"] == "1"
     command = json.loads(dict(container.instructions(CONTAINERFILE))["CMD"])
     assert command[:3] == ["python", "-m", "jupyterlab"] and (ROOT / command[-1]).is_file()
     users = [rest for word, rest in container.instructions(CONTAINERFILE) if word == "USER"]
     assert users == ["student"], "nobody's notebook runs as root"
+
+
+def test_the_container_has_what_the_two_commands_and_source_control_need():
+    assert container.packages(CONTAINERFILE) == {"git", "make"}, "python:slim has neither"
+    line = next(rest for word, rest in container.instructions(CONTAINERFILE) if word == "RUN")
+    assert line.startswith("apt-get update && ") and line.endswith(" && rm -rf /var/lib/apt/lists/*")
+    programs = re.search(r"^## Two commands\n+```\n(.*?)```", README, re.M | re.S)[1]
+    assert {command.split()[0] for command in programs.splitlines()} <= container.packages(CONTAINERFILE)
+
+
+def test_the_containers_user_may_write_in_all_of_the_course():
+    """Docker makes the folder of WORKDIR as root, whoever the files are given to, and so are those that RUN makes: chown comes after them."""
+    steps = container.instructions(CONTAINERFILE)
+    folder, user = dict(steps)["WORKDIR"], dict(steps)["USER"]
+    until = steps.index(("USER", user))
+    assert steps[until - 1] == ("RUN", f"chown --recursive --from=root {user} {folder}") and folder == "/course"
+    assert not {word for word, _ in steps[until:]} & {"RUN", "COPY", "WORKDIR", "ADD"}, "what follows writes as somebody else"
+
+
+def test_what_is_saved_in_the_container_outlives_it():
+    """The README and the Containerfile say the same command; the whole course lies in a volume with a name."""
+    command, = set(re.findall(r"docker run [^`\n]*?rg-minimal(?=`|  )", README + CONTAINERFILE))
+    volume = re.search(r"-v ([\w-]+):(\S+)", command)
+    assert volume and volume[2] == dict(container.instructions(CONTAINERFILE))["WORKDIR"]
+    assert f"the volume `{volume[1]}`" in README and f"docker volume rm {volume[1]}" in README
+    port = re.search(r"-p (\d+):(\d+)", command)
+    assert dict(container.instructions(CONTAINERFILE))["EXPOSE"] == port[2]
+
+
+def test_the_container_keeps_nobody_from_the_hub():
+    """Who sets `download = True` in notebook 11 means it; nothing else asks a hub for anything."""
+    assert not [name for name in container.settings(CONTAINERFILE) if "OFFLINE" in name]
 
 
 def test_the_dev_container_builds_the_same():
@@ -193,14 +226,44 @@ def first_cell():
     return re.search(r"```ipython\n(# a first cell.*?)```", README, re.S)[1]
 
 
-def test_the_cell_for_hosted_notebooks_is_one_that_runs():
-    """But for the lines of the shell and of IPython; the folder that it makes is the one that it enters, and the address is Binder's."""
-    ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", first_cell(), flags=re.M))
-    folder = re.search(r"git clone --depth 1 (\S+) (\w+)$", first_cell(), re.M)
-    assert first_cell().count(folder[2]) == 5 and "%cd " + folder[2] + "/notebooks" in first_cell()
+ADDRESS = re.search(r"git clone --depth 1 (\S+)", first_cell())[1]
+
+
+def test_the_cell_for_hosted_notebooks_clones_from_where_binder_does():
     binder = re.search(r"https://mybinder.org/\S+?(?=`)", README)[0]
-    owner = urlparse(folder[1]).path.removesuffix(".git")
+    owner = urlparse(ADDRESS).path.removesuffix(".git")
     assert urlparse(binder).path == f"/v2/gh{owner}/HEAD" and (ROOT / binder.split("lab/tree/")[1]).is_file()
+
+
+RUN_CELLS = """import os, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for _ in range(int(sys.argv[2])):
+    shell.run_cell(sys.argv[1]).raise_error()
+print(os.getcwd(), sys.path[0], sys.path.count(sys.path[0]))"""
+
+
+def test_the_cell_for_hosted_notebooks_takes_one_clone_however_often_it_is_run(tmp_path):
+    """In a folder with a space, twice in one kernel, then in one that starts in the clone; of a small repository, without pip."""
+    source, host = tmp_path / "source.git", tmp_path / "my drive"
+    clone = host / "rg_minimal_course"
+    for path, text in ((source / "notebooks" / "a.ipynb", "{}"), (tmp_path / "modules" / "pip" / "__init__.py", ""),
+                       (tmp_path / "modules" / "pip" / "__main__.py", "import os, sys; print('pip', sys.argv[1:], os.getcwd())")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    host.mkdir()
+    for words in (["init", "--quiet"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "--quiet", "--message", "a"]):
+        subprocess.run(["git", *words], cwd=source, check=True)
+    cell, environment = first_cell().replace(ADDRESS, source.as_uri()), os.environ | {
+        "PYTHONPATH": str(tmp_path / "modules"), "IPYTHONDIR": str(tmp_path / "ipython")}
+    for folder, times in ((host, 2), (clone / "notebooks", 1)):
+        said = subprocess.run([sys.executable, "-c", RUN_CELLS, cell, str(times)], cwd=folder, env=environment, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+        installed = f"pip ['install', '--quiet', '--editable', '..'] {clone / 'notebooks'}"
+        assert said.stdout.count(installed) == times and said.stdout.splitlines()[-1].startswith(f"{clone / 'notebooks'} {clone} "), said.stdout
+        assert [path.parent for path in tmp_path.rglob(".git")] in ([source, clone], [clone, source])
+        (clone / "notebooks" / "mine.txt").write_text("saved")
+    assert (clone / "notebooks" / "mine.txt").is_file()
 
 
 # ---- the site ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """What a class has solved: `python -m rg_minimal.classroom.collect FOLDER` runs every notebook below FOLDER by papermill.
 
-Each is run as a copy, in an empty folder, with the course's own checks put back in the place of checks that were changed;
-a cell that fails does not keep the next ones from running. The table, one row a notebook, is printed and written to
-FOLDER.checked/table.csv, the executed notebooks beside it. Called again, it runs what is new or has changed.
+Each is run as a copy, in an empty folder, with the course's own checks put back in the place of checks that were changed,
+and without what is for another machine: statements that install, call a shell, or change the folder or where modules are
+found, as the first cell for hosted notebooks does. A cell that fails does not keep the next ones from running. The table,
+one row a notebook, is printed and written to FOLDER.checked/table.csv, the executed notebooks beside it. Called again, it
+runs what is new or has changed.
 
 A notebook is a program: it runs with your rights, so take a machine or a container on which that does no harm. The checks
 are there to help students see where they are; somebody who wants to fool them can.
@@ -10,6 +12,7 @@ are there to help students see where they are; somebody who wants to fool them c
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import hashlib
 import io
@@ -22,6 +25,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from IPython.core.inputtransformer2 import TransformerManager
 
 from ..checks import Count, SomeName, Truth, declared, one_sentence, option
 from ..files import refuse_file, write_file
@@ -31,7 +35,15 @@ MOST_BYTES = 20 * 10**6                         # of a notebook that is read
 MOST_PRINTED = 10**6                            # characters that a student's notebook may print; above, a cell fails
 MARKS = {"right": "+", "not yet": "-", "not done": ".", "missing": "?"}
 SAYS = {"Right": "right", "Not yet": "not yet", "Not done yet": "not done"}
-FIRST = f'''def _limit_printing(left=[{MOST_PRINTED}]):
+SHELLS = r"(?:pip|uv|conda|mamba|micromamba|cd|pushd|popd|bash|sh|script|system|sx|!!?)"
+ELSEWHERE = re.compile(rf"""get_ipython\(\)\.(?:system|getoutput)\(|get_ipython\(\)\.run_(?:line|cell)_magic\('{SHELLS}'
+                       |\bos\.(?:chdir|system|popen)\b|\bsubprocess\.|\bsys\.path\b""", re.VERBOSE)
+LEFT_OUT = "# left out here: what installs, calls a shell, or changes the folder or sys.path\n"
+FIRST = f'''import os
+os.environ["PIP_PYTHON"] = "none: pip may change nothing on the machine that collects"      # whatever way it is called
+del os
+
+def _limit_printing(left=[{MOST_PRINTED}]):
     import sys
 
     def begin(*info):                           # IPython takes the streams' own `write` back after each cell
@@ -91,14 +103,35 @@ def belongs_to(notebook, known: dict) -> str:
     return best if shared[best] else ""
 
 
+def at_home(source: str) -> str:
+    """A cell without its statements that install, call a shell, or change the folder or where modules are found.
+
+    On the machine that collects they would point its own installation to a clone in a folder that is deleted, or put that
+    clone before the course. A cell without any, and one that Python cannot read, is as it was.
+    """
+    head, _, body = source.lstrip().partition("\n")
+    if head.startswith("%%"):                   # a magic for a whole cell: %%bash, or %%capture around anything
+        return LEFT_OUT if re.match(rf"%%{SHELLS}(?!\w)", head) else source if at_home(body) == body else f"{head}\n{at_home(body)}"
+    try:
+        statements = ast.parse(TransformerManager().transform_cell(source)).body
+    except (SyntaxError, ValueError):
+        return source
+    kept = [each for each in statements if isinstance(each, ast.Import | ast.ImportFrom) or not ELSEWHERE.search(ast.unparse(each))]
+    return source if len(kept) == len(statements) else LEFT_OUT + ast.unparse(ast.Module(kept, []))
+
+
 def prepared(notebook, own: dict[str, str]) -> dict[str, int]:
-    """Put the course's checks in place, and let cells after a failed one run; check -> its cell, for those that are there."""
+    """Put the course's checks in place, leave out what is for another machine, and let cells after a failed one run.
+
+    Returns check -> its cell, for those that are there.
+    """
     places = {}
     for place, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
             cell.metadata = nbformat.from_dict({"tags": ["raises-exception"]})
             places |= {check: place for check in course.called(cell.source) if check in own}
+            cell.source = at_home(cell.source)
     for place in set(places.values()):
         notebook.cells[place].source = "\n".join(source for check, source in own.items() if places.get(check) == place)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(FIRST, metadata={"tags": ["raises-exception"]}))

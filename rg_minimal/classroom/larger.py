@@ -19,6 +19,7 @@ from diffusers.utils import logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from .. import hub
 from ..checks import FileName, Truth, declared
 from ..guider import ReadoutGuidance
 from ..pipelines import DEFAULT, encode_prompts, find_folder, load_pipeline
@@ -65,14 +66,14 @@ def what_is_missing(model, download: Truth = False, on_cpu: Truth = False) -> st
     """
     folder = _folder_or_hub_id(model)
     try:
-        with warnings.catch_warnings():
+        with hub.asked(local_files_only=not download), warnings.catch_warnings():
             warnings.simplefilter("ignore")                         # about options that diffusers itself passes on to the hub
             config = UNet2DConditionModel.load_config(folder, subfolder="unet", local_files_only=not download)
     except Exception as error:          # the hub's, requests' and the operating system's
         if Path(folder).is_dir():
             return ""                   # load_pipeline will say what is wrong with it
         if download:
-            return f"{model} could not be downloaded: {str(error).strip().splitlines()[0]}"
+            return f"{model} could not be downloaded{hub.forbidden(False) or f': {str(error).strip().splitlines()[0]}'}"
         return (f"the weights of {model} are not on this machine. To get them, set download = True in the parameters, or "
                 f"call load_pipeline({model!r}, local_files_only=False) once: that takes an internet connection and some "
                 "gigabytes of disk.")
