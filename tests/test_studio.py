@@ -909,6 +909,11 @@ def test_messages_go_with_what_they_spoke_of_and_name_unknown_words(desk):
     assert "does not know" in shown.message and "'robot'" in shown.message
     desk.run_button.click()
     assert "'robot'" in shown.message and "Done" in shown.message
+    desk.controls["prompt",].value = START["prompt"] + " and a house and a ball and a red hat at night"
+    assert shown.message == "The prompt is too long for the model, which ignores its end: 'and a red hat at night'."
+    desk.run_button.click()
+    assert "Done" in shown.message and "ignores its end: 'and a red hat at night'" in shown.message
+    desk.controls["prompt",].value = "a robot with a red shirt is dancing"
     shown.state = {**shown.state, "steps": 1}
     assert "'robot'" in shown.message and "Done" not in shown.message, "set by Python"
     desk.note.value = "papermill makes the picture again"

@@ -21,7 +21,6 @@ import math
 import shlex
 import time
 import uuid
-import warnings
 import weakref
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from . import plots
 from ..checks import Index, SomeName, Truth, declared
-from ..pipelines import check_prompt
+from ..conditioning import ignored
 from ..puppets.world import SIZE
 from .drafts import AIMS, SAME, Draft, Trail, gap, same
 from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
@@ -144,7 +143,7 @@ class Studio:
 
     def _tell_of_change(self, prompt: bool, drawn: list):
         """What was said spoke of settings that are no more. Of the new ones: unknown words, and arrows that were drawn before."""
-        said = ["Running." if self.running and not self._stopping else unknown_words(self.kit, self._state).strip() if prompt else ""]
+        said = ["Running." if self.running and not self._stopping else unheard(self.kit, self._state) if prompt else ""]
         if drawn and not self._state["drag"]["arrows"]:
             said.append("The arrows are put away: with these settings the picture without guidance is another one. Press Picture to "
                         "draw on; with the settings of before they are here again.")
@@ -296,7 +295,7 @@ class Studio:
             self.desk.show_running()
 
     async def _run_now(self, state, guided) -> Result | None:
-        unknown = unknown_words(self.kit, state).strip()
+        unknown = unheard(self.kit, state)
         result = await self._make(state if guided else without_guidance(state))
         if result is not None and guided:
             self._keep(result)
@@ -396,15 +395,15 @@ def nearly_same(one: dict, other: dict) -> bool:
     return same(moved, other) and gap(one, other) <= SAME
 
 
-def unknown_words(kit: Kit, state: dict) -> str:
-    """A sentence about the words of the prompts in use that the model does not know, or ""."""
+def unheard(kit: Kit, state: dict) -> str:
+    """Sentences about what the model ignores of the prompts in use, words that it does not know and the end of one that is too long, or ""."""
     prompts = [state["prompt"]]
     if state["appearance"]["use"] and not state["appearance"]["picture"]:
         prompts.append(state["appearance"]["prompt"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        words = sorted({word for prompt in prompts for word in check_prompt(kit.pipe, prompt)})
-    return f"The model does not know {', '.join(repr(word) for word in words)}, and ignores it. " if words else ""
+    found = [ignored(kit.pipe, prompt) for prompt in prompts]
+    words, ends = sorted({repr(word) for unknown, _ in found for word in unknown}), [repr(end) for _, end in found if end]
+    return " ".join([*([f"The model does not know {', '.join(words)}, and ignores it."] if words else []),
+                     *(f"The prompt is too long for the model, which ignores its end: {end}." for end in ends)])
 
 
 def _show_static(studio: Studio) -> None:
