@@ -14,6 +14,7 @@ from .checks import Count, declared, rows
 
 
 TOKENIZING = threading.RLock()                      # a fast tokenizer that two threads use at once says "Already borrowed"
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")         # what diffusers calls those of a pipeline
 POOLED = ("text_embeds", "pooled_projections")      # what each branch must have of its own
 
 
@@ -124,7 +125,7 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
         raise ValueError(f"negative_prompt is {negative_prompt!r} beside negative_prompt_embeds; pass one of them")
     if negatives is not None and len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts; pass one, or as many")
-    warn_unknown_words(getattr(pipe, "tokenizer", None), [*prompts, *(negatives or [])])
+    warn_ignored(pipe, [*prompts, *(negatives or [])])
     if not hasattr(pipe, "encode_prompt"):
         raise ValueError(f"{type(pipe).__name__} cannot encode a prompt by itself; encode it with the pipeline of the model that it "
                          "was made from and pass the Conditioning, or use GuidanceCallback in this pipeline")
@@ -139,29 +140,49 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
              "num_images_per_prompt": num_images_per_prompt, "negative_prompt": negatives if negatives is None else list(negatives), **embeds}
     if negatives is None and takes.get("negative_prompt") is not None and takes["negative_prompt"].default == "":
         given.pop("negative_prompt")                                # PixArt says "" itself
+    for each in _tokenizers(pipe):          # what it says, once, of a long prompt is false here: diffusers cuts it, and nothing ends in an error
+        getattr(each, "deprecation_warnings", {})["sequence-length-is-longer-than-the-specified-maximum"] = True
     with torch.no_grad(), TOKENIZING:
         encoded = pipe.encode_prompt(**{name: value for name, value in given.items() if name in takes})
     return model.name_encoded(encoded, image_size)
 
 
-def warn_unknown_words(tokenizer, prompts: Iterable[str]) -> list[str]:
-    """Warn about the words of the prompts that a word-level tokenizer does not know; returns them.
+def ignored(pipe, prompt: str) -> tuple[list[str], str]:
+    """What a prompt says and a pipeline's text encoders never hear: words that they do not know, and the end that is cut off, or "".
 
-    CLIP's tokenizer spells any word out of pieces and has no unknown words (its unk token is its end token).
+    CLIP's tokenizer spells any word out of pieces and has no unknown words (its unk token is its end token). Of several tokenizers
+    the one that reads on counts. Python's own, slow tokenizers do not say where a token stands: of them nothing is known.
     """
-    unknown_id = getattr(tokenizer, "unk_token_id", None)
-    if unknown_id is None or not getattr(tokenizer, "is_fast", True) or tokenizer.unk_token in (tokenizer.eos_token, tokenizer.pad_token):
-        return []
-    unknown = []
-    for prompt in prompts:
-        with TOKENIZING:
-            tokens = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        unknown += [prompt[a:b] for token, (a, b) in zip(tokens.input_ids, tokens.offset_mapping) if token == unknown_id]
+    tokenizers = _tokenizers(pipe)
+    if not tokenizers or not all(getattr(each, "is_fast", False) for each in tokenizers):
+        return [], ""
+    with TOKENIZING:
+        told = [each(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False) for each in tokenizers]
+    first, unknown = tokenizers[0], []
+    if first.unk_token not in (first.eos_token, first.pad_token):
+        unknown = [prompt[a:b] for token, (a, b) in zip(told[0].input_ids, told[0].offset_mapping) if token == first.unk_token_id]
+    room = [each.model_max_length - each.num_special_tokens_to_add() for each in tokenizers]
+    ends = [prompt[tokens.offset_mapping[fit][0]:] if len(tokens.input_ids) > fit else "" for tokens, fit in zip(told, room)
+            if tokens.input_ids]                                    # one that hears nothing at all reads no end
+    return unknown, min(ends, key=len, default="")
+
+
+def warn_ignored(pipe, prompts: Iterable[str]) -> list[str]:
+    """Warn about what is `ignored` of the prompts; returns it, unknown words first."""
+    found = [ignored(pipe, prompt) for prompt in prompts]
+    unknown, ends = [word for words, _ in found for word in words], [end for _, end in found if end]
     if unknown:
-        known = sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
+        known = sorted(set(pipe.tokenizer.get_vocab()) - set(pipe.tokenizer.all_special_tokens))
         warnings.warn(f"the model does not know {', '.join(sorted(set(unknown)))} and will ignore it; it knows: "
                       f"{' '.join(known)}", stacklevel=3)
-    return unknown
+    if ends:
+        warnings.warn(f"the prompt is longer than the model reads, which will ignore its end: {', '.join(map(repr, ends))}; say it with "
+                      "fewer words", stacklevel=3)
+    return unknown + ends
+
+
+def _tokenizers(pipe) -> list:
+    return [each for name in TOKENIZERS if (each := getattr(pipe, name, None)) is not None]
 
 
 def _each(value, change):

@@ -20,7 +20,7 @@ from torch import Tensor
 from . import hub
 from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, Words, as_number, check_course, check_source, checked,
                      declared, describe)
-from .conditioning import Conditioning, warn_unknown_words
+from .conditioning import Conditioning, warn_ignored
 from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
 from .files import read_json
 from .pictures import as_pictures
@@ -170,8 +170,9 @@ def encode_prompts(pipe, prompt, negative_prompt=None, image_size=None) -> Condi
 
 
 def check_prompt(pipe, prompt) -> list[str]:
-    """The words of a prompt that the model does not know, also said in a warning. CLIP tokenizers know every word."""
-    return warn_unknown_words(pipe.tokenizer, [prompt] if isinstance(prompt, str) else checked("prompt", prompt, Texts))
+    """What the model ignores of a prompt, also said in a warning: words that it does not know (CLIP tokenizers know every word), and
+    the end of a prompt that is longer than it reads."""
+    return warn_ignored(pipe, [prompt] if isinstance(prompt, str) else checked("prompt", prompt, Texts))
 
 
 @declared

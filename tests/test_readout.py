@@ -1,4 +1,5 @@
 """The core on tiny random pipelines: equality with diffusers, round trips, resumed trainings, and every bad input."""
+import logging
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from safetensors.torch import save_file
 import rg_minimal.readout as rg
 from rg_minimal import callback, conditioning, maps, pipelines, reference, saving, sources
 from rg_minimal.denoisers import UNet, denoiser
-from tiny import tiny_pipe, tiny_xl_pipe
+from rg_minimal.puppets.transformer import build_silent_t5
+from tiny import tiny_pipe, tiny_tokenizer, tiny_xl_pipe
 
 PROMPT = "a puppet is waving"
 
@@ -381,8 +383,29 @@ def test_half_precision_is_named_when_it_overflows(pipe):
 def test_unknown_words_are_named(pipe):
     with pytest.warns(UserWarning, match="does not know dragon.*knows: .*puppet"):
         pipelines.encode_prompts(pipe, "a red dragon")
-    clip = SimpleNamespace(unk_token_id=1, unk_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="!")
-    assert conditioning.warn_unknown_words(clip, ["anything"]) == []
+    clip = tiny_tokenizer()
+    clip.unk_token = clip.eos_token                     # as CLIP's is, which spells any word
+    assert conditioning.warn_ignored(SimpleNamespace(tokenizer=clip), ["anything"]) == []
+    assert conditioning.warn_ignored(SimpleNamespace(), ["anything"]) == [], "a pipeline without a text encoder"
+
+
+def test_the_end_of_a_prompt_that_the_model_never_reads_is_named():
+    """Of the 16 tokens two are the sentence's own ends. What transformers says of such a prompt is false, and not said."""
+    read, end, said = "a  puppet " + "red " * 12, "blue shirt  waving", logging.Handler()
+    said.emit = lambda record: pytest.fail(record.getMessage())
+    logging.getLogger("transformers").addHandler(said)
+    try:
+        with pytest.warns(UserWarning, match="longer than the model reads, which will ignore its end: 'blue shirt  waving'; say it with"):
+            long = pipelines.encode_prompts(tiny_pipe(), read + end)
+        with pytest.warns(UserWarning, match="does not know dragon"):
+            assert pipelines.check_prompt(SimpleNamespace(tokenizer=tiny_tokenizer()), [read, read + end, "a dragon"]) == ["dragon", end]
+    finally:
+        logging.getLogger("transformers").removeHandler(said)
+    assert torch.equal(long.prompt_embeds, pipelines.encode_prompts(tiny_pipe(), read).prompt_embeds)
+    longer, deaf = tiny_tokenizer(), build_silent_t5()[1]
+    longer.model_max_length = 18
+    several = SimpleNamespace(tokenizer=tiny_tokenizer(), tokenizer_2=longer, tokenizer_3=deaf)
+    assert conditioning.ignored(several, read + end) == ([], "waving"), "what none of them reads; one that hears nothing does not count"
 
 
 # ---- inversion -----------------------------------------------------------------------------------------------------

@@ -352,6 +352,40 @@ def test_a_studio_that_is_seen_lives_until_its_cell_shows_another(kit, monkeypat
     assert alive() == before
 
 
+def test_what_was_made_lives_on_when_the_cell_is_run_again(kit):
+    result = Result(using("pose"), *torch.rand(2, 3, 128, 128))
+    make_one = lambda state=using("pose"), result=result, **more: Studio(kit, state, result, **{"keep": True, **more})
+    first = make_one()
+    again = make_one()
+    assert again.state == first.state and again.history == [result] == first.history
+    again.desk.controls["seed",].value = 3
+    again.desk.editors["edges"].value = STROKES
+    again.desk.editors["drag"].value = ARROWS
+    again.desk.controls["seed",].value = 5
+    again._keep(Result(again.state, *torch.rand(2, 3, 128, 128)))
+    again.live = False
+    again.go_back(0)
+    again.desk.controls["steps",].value = 9
+    later = make_one(result=copy.deepcopy(result), state=using("pose"))         # as where every cell is run again
+    assert later.state == again.state != first.state and later.history == again.history and later.result is later.history[0]
+    assert later.desk.controls["steps",].value == 9 and len(later.desk.stage.history) == 2 and not later.desk.live.value
+    assert later.message == "Here is what you made before this cell was run again."
+    later.state = {**later.state, "seed": 3, "steps": 2}
+    assert later.state["drag"]["arrows"] == ARROWS and again.state["drag"]["arrows"] == [], "what was put away lives on; nothing is shared"
+    for other in (make_one(using("pose", seed=1)), make_one(result=Result(using("pose"), *torch.rand(2, 3, 128, 128))), make_one(keep=False)):
+        assert other.state == other._begun and len(other.history) == 1, "other parameters, another picture, or not asked for"
+    for each in (first, again, later, other):
+        each.close()
+    with pytest.raises(ValueError, match="keep is 1"):
+        make_one(keep=1)
+    before, first = alive(), make_one(result=None)
+    first.desk.controls["seed",].value = 3
+    del first
+    assert alive() <= before, "what nobody has is not kept for that"
+    with make_one(result=None) as anew:
+        assert anew.state == using("pose")
+
+
 def test_controls_show_the_state_and_write_it(kit, desk):
     shown = desk.studio
     shown.state = using("depth", seed=9, guidance_scale=3.5)
@@ -420,13 +454,52 @@ def test_stop_button_ends_a_run_between_two_steps(desk):
 
 
 def test_wrong_states_are_told_and_nothing_runs(desk):
+    """In the words of the controls; the library has names for them that no control has."""
     desk.controls["drag", "use"].value = True
     desk.run_button.click()
-    assert desk.stage.problem and "drag.arrows is empty" in desk.stage.message and not desk.studio.history
+    assert desk.stage.problem and not desk.studio.history and desk.stage.message == (
+        f"drag is in use, but there is no arrow (“{studio.HINT['drag']}” of drag is empty): draw at least one, or switch drag off (“use drag”)")
     assert not desk.run_button.disabled
     desk.controls["drag", "use"].value = False
     desk.run_button.click()
     assert not desk.stage.problem and desk.studio.history
+    start, stop = (desk.controls["pose", "interval", i] for i in (0, 1))
+    start.value, stop.value = 0.6, 0.5
+    assert desk.stage.problem and desk.stage.message.startswith(
+        f"pose: “{start.description}” is 0.6 and “{stop.description}” is 0.5: give two fractions"), "as soon as it is typed"
+    desk.run_button.click()
+    assert desk.stage.problem and desk.stage.message.startswith(f"pose: “{start.description}” is 0.6 and")
+    stop.value = 0.7
+    assert desk.stage.problem and "is 0.7, which holds none of the 2 steps: widen it" in desk.stage.message
+    desk.controls["pose", "use"].value = False
+    assert not desk.stage.problem
+    desk.controls["appearance", "use"].value, desk.file.value = True, "no/such.png"
+    desk.run_button.click()
+    assert all(said.startswith(("“picture file” of appearance is", "<p>“picture file” of")) for said in (desk.stage.message, desk.reference.value))
+
+
+@pytest.mark.parametrize("name", AIMS)
+def test_what_is_drawn_for_an_objective_that_is_not_in_use_is_said_to_be(desk, name):
+    shown, said = desk.studio, f"{name} is not in use: tick “use {name}”."
+    desk.controls["pose", "use"].value = False
+    desk.run_button.click()
+    assert "not in use" not in shown.message, "nothing was drawn"
+    if name == "appearance":
+        desk.file.value = str(ROOT / "data" / "examples" / "fronts.png")
+    else:
+        editor = desk.editors[name]
+        editor.value = {"pose": [[5.0, 5.0]] * 14, "drag": ARROWS}.get(name, STROKES)
+    assert shown.message == said
+    desk.run_button.click()
+    assert shown.message.startswith("Done.") and said in shown.message and in_use(shown.state) == []
+    desk.controls[name, "use"].value = True
+    desk.controls[name, "use"].value = False
+    desk.run_button.click()
+    assert "not in use" not in shown.message, "switched off by hand"
+    desk.controls[name, "weight"].value = 2
+    assert shown.message == said
+    desk.run_button.click()
+    assert "not in use" not in shown.message, "nothing was drawn"
 
 
 def test_arrows_do_not_outlive_the_picture_they_were_drawn_on(desk):
@@ -492,6 +565,46 @@ def test_arrows_of_a_file_or_of_the_history_are_its_own(desk, tmp_path):
         shown.state = using("drag", drag={"use": True, **WHOLE, "arrows": ARROWS})
         back()
         assert shown.state["seed"] == 1 and shown.state["drag"]["arrows"] == desk.editors["drag"].value == ARROWS
+
+
+def test_arrows_that_were_taken_apart_leave_with_their_picture_and_come_back_bare(desk):
+    """What Take apart says, that arrows grab nothing, is said of those arrows alone."""
+    shown, seed, editor = desk.studio, desk.controls["seed",], desk.editors["drag"]
+    shown.state = using("drag", drag={"use": True, **WHOLE, "arrows": [], "grab": True})
+    made = lambda: [(editor.value, editor.grabs), (shown.state["drag"]["arrows"], shown.state["drag"]["grab"])]
+    for k, order in enumerate([("grabs", "value", "_edited"), ("value", "grabs", "_edited")]):
+        told = {"value": ARROWS[:k + 1], "grabs": False, "_edited": [editor._picture_id, 1, 0]}        # one message of the browser
+        editor.set_state({name: told[name] for name in order})
+        assert made() == [(ARROWS[:k + 1], False)] * 2
+        editor.grabs = True
+    editor.grabs = False
+    sent = []
+    editor.send_state = lambda key=None: sent.append(set(key))
+    seed.value = 3
+    assert made() == [([], shown._begun["drag"]["grab"])] * 2 == [([], True)] * 2
+    assert len(sent) == 1, "nothing that could be undone on the new picture"
+    seed.value = 0
+    assert made() == [(ARROWS, False)] * 2
+    editor.value = []
+    seed.value = 3
+    assert made() == [([], False)] * 2, "no arrow was put away, and so nothing else"
+    shown.state = {**shown.state, "seed": 0, "drag": {**shown.state["drag"], "arrows": ARROWS, "grab": False}}
+    shown.state = {**shown.state, "seed": 4}
+    assert made() == [([], True)] * 2, "by Python, too"
+
+
+def test_editors_can_start_again_with_what_the_studio_began_with(kit):
+    begun = using("pose", "depth", drag={"use": False, "arrows": ARROWS, "grab": True})
+    with Studio(kit, begun) as shown:
+        editors, of = shown.desk.editors, lambda name: shown.desk.editors[name]._begun["value"]
+        editors["pose"].value = [[5.0, 5.0]] * 14
+        editors["depth"].value = []
+        nothing_made(shown)
+        shown.go_back(1)
+        assert of("drag") == [], "they lay on another picture"
+        shown.go_back(0)
+        assert (of("pose"), of("depth"), of("edges"), of("drag")) == (begun["pose"]["joints"], STROKES, [], ARROWS)
+        assert editors["drag"]._begun["grabs"] is True
 
 
 def test_no_undo_brings_arrows_to_another_picture(desk):
@@ -909,6 +1022,11 @@ def test_messages_go_with_what_they_spoke_of_and_name_unknown_words(desk):
     assert "does not know" in shown.message and "'robot'" in shown.message
     desk.run_button.click()
     assert "'robot'" in shown.message and "Done" in shown.message
+    desk.controls["prompt",].value = START["prompt"] + " and a house and a ball and a red hat at night"
+    assert shown.message == "The prompt is too long for the model, which ignores its end: 'and a red hat at night'."
+    desk.run_button.click()
+    assert "Done" in shown.message and "ignores its end: 'and a red hat at night'" in shown.message
+    desk.controls["prompt",].value = "a robot with a red shirt is dancing"
     shown.state = {**shown.state, "steps": 1}
     assert "'robot'" in shown.message and "Done" not in shown.message, "set by Python"
     desk.note.value = "papermill makes the picture again"
@@ -967,11 +1085,14 @@ def test_upload_goes_into_the_state_and_out_again(desk):
 
 def test_export_writes_the_picture_that_is_shown(desk, tmp_path):
     shown = desk.studio
+    desk.path.value = str(tmp_path / "mine.yaml")
+    desk._export()
+    assert shown.message == "Exported the settings that the controls show." and read_yaml(desk.path.value) == shown.state, "no picture yet"
     desk.run_button.click()
     desk.controls["seed",].value = 77
-    desk.path.value = str(tmp_path / "mine.yaml")
     desk.view.children[1].children[2].children[0].children[0].click()
-    assert "not among them" in shown.message and "papermill 12_studio.ipynb" in desk.note.value and "download=" in desk.note.value
+    assert shown.message == "Exported the settings of picture 1 of the history; what was changed since then is not among them."
+    assert "papermill 12_studio.ipynb" in desk.note.value and "download=" in desk.note.value
     assert read_yaml(tmp_path / "mine.yaml") == shown.result.state and shown.state["seed"] == 77
     assert shown.result.fingerprint in (tmp_path / "mine.yaml").read_text().splitlines()[0]
     desk.view.children[1].children[2].children[0].children[1].click()

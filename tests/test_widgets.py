@@ -94,7 +94,7 @@ def test_browser_changes_the_value_once_and_only_on_the_picture_that_is_shown(ki
     from_browser(widget, VALUES[kind], picture_id=old, serial=2)
     widget.set_state({"value": VALUES[kind]})                               # says not at all what it was drawn on
     assert widget.value == widget.start() and not heard
-    assert sent == ["value", "value"], "the browser is told what holds"
+    assert sent == [list(widget.keeps)] * 2, "the browser is told what holds"
 
 
 @every_widget
@@ -164,7 +164,7 @@ def test_new_picture_and_its_value_arrive_in_one_message():
     widget.send_state = lambda key=None: messages.append(set(key) if not isinstance(key, str) else {key})
     widget.show(torch.rand(3, 64, 64), [[5, 6]])
     assert widget.value == [[5, 6]]
-    assert messages == [{"_size", "_png", "_picture_id", "value"}]
+    assert messages == [{"_size", "_png", "_picture_id", "value", "_begun"}]
 
 
 @every_widget
@@ -253,6 +253,26 @@ def test_what_is_held_can_be_taken_apart():
     widget.grabs = True
     assert "too many" in widget.held["words"], "asked again, it holds again"
     PictureArrows(PICTURE, hold=an_arm).take_apart()
+    widget = PictureArrows(PICTURE, [[[10, 20], [60, 20]]], hold=an_arm)
+    sent = []
+    widget.send_state = lambda key=None: sent.append(set(key))
+    widget.take_apart()
+    assert len(sent) == 1 and {"value", "grabs"} < sent[0], "one change, which the browser undoes as one"
+    widget.show(1 - PICTURE, [[[10, 20], [60, 20]]])
+    assert widget.grabs and widget.held["words"] == "1 arms", "what was taken apart lay on another picture"
+    widget.set_state({"grabs": False, "_edited": [widget._picture_id - 1, 9]})
+    assert widget.grabs and sent[-1] == {"grabs", "value"}, "a click on the picture before"
+
+
+@every_widget
+def test_a_widget_says_what_it_began_with(kind):
+    """The browser has a button that brings it back, whatever lives on from the last widget."""
+    for _ in range(2):
+        widget = kind(PICTURE, VALUES[kind], "begun", keep=True)
+        assert widget._begun["value"] == VALUES[kind] and widget._begun.get("grabs", True)
+        widget.value = kind(PICTURE).value
+    widget.show(PICTURE)
+    assert widget._begun["value"] == kind(PICTURE).value == widget.start()
 
 
 def test_arrows_live_on_with_what_they_hold_on_the_same_picture():

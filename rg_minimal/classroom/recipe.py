@@ -37,7 +37,7 @@ from ..puppets.grab import Hold, bare, grab
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
 from ..puppets.previews import load_previews
 from ..autoencoders import decode
-from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, declared
+from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, checked, declared
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import FULL
@@ -178,9 +178,7 @@ def _filled(given, start: dict, path: str) -> dict:
 def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
     if name in kit.notes:
         raise ValueError(f"{name} is in use, but {kit.notes[name]}. Or switch {name} off ({name}.use)")
-    start, stop = entry["interval"]
-    if int(stop * steps + 1e-9) <= int(start * steps + 1e-9):
-        raise ValueError(f"{name}.interval is [{start:g}, {stop:g}], which holds none of the {steps} steps: widen it")
+    check_interval(name, entry, steps)
     for key, what in (("arrows", "arrow"), ("strokes", "stroke")):
         if key in entry and not entry[key]:
             raise ValueError(f"{name} is in use, but there is no {what} ({name}.{key} is empty): draw at least one, or switch {name} "
@@ -191,6 +189,13 @@ def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
         raise ValueError(f"drag.grab takes hold of limbs, but {kit.notes['pose']}. Or let arrows move their own points alone (drag.grab)")
     if entry.get("picture"):
         read_reference(entry["picture"])
+
+
+def check_interval(name: str, entry: dict, steps: int) -> None:
+    """ValueError where an objective's interval is none or, of one that is in use, holds no step."""
+    start, stop = checked(f"{name}.interval", entry["interval"], Interval)
+    if entry["use"] and int(stop * steps + 1e-9) <= int(start * steps + 1e-9):
+        raise ValueError(f"{name}.interval is [{start:g}, {stop:g}], which holds none of the {steps} steps: widen it")
 
 
 def _length(arrow) -> int:

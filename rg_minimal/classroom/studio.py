@@ -18,10 +18,10 @@ import copy
 import functools
 import html
 import math
+import re
 import shlex
 import time
 import uuid
-import warnings
 import weakref
 from pathlib import Path
 
@@ -33,11 +33,11 @@ from torch import Tensor
 
 from . import plots
 from ..checks import Index, SomeName, Truth, declared
-from ..pipelines import check_prompt
+from ..conditioning import ignored
 from ..puppets.world import SIZE
 from .drafts import AIMS, SAME, Draft, Trail, gap, same
-from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_state, embed, finished, ground, held, in_use, load_kit,
-                     make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
+from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_interval, check_state, embed, finished, ground, held, in_use,
+                     load_kit, make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .verdict import verdict
 from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, close_all, has_browser, png_bytes
 
@@ -62,9 +62,12 @@ class Studio:
         kit: see `load_kit`.
         state: the state to begin with, by default `START`.
         result: pictures to begin with, from `make`.
+        keep: go on with state and history of the last studio that was to be kept, if it began with the same state (which names the
+            folders of model and heads) and the same picture: then its cell may be run again, and nothing is lost.
     """
 
-    def __init__(self, kit: Kit, state: dict | None = None, result: Result | None = None):
+    @declared
+    def __init__(self, kit: Kit, state: dict | None = None, result: Result | None = None, keep: Truth = False):
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
         self._live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
@@ -73,8 +76,12 @@ class Studio:
         self._unwanted = False                  # of what runs nothing is to be kept, shown or told: other pictures were asked for
         self._starved = False                   # a draft was dropped, and none was seen since: the next one is not
         self.message, self.problem, self._static = "", False, None
-        self._state = check_state(START if state is None else state)
-        self._arrows = {}                       # what was drawn on pictures without guidance, by `plain_key`
+        self._begun = check_state(START if state is None else state)
+        self._begun_picture = None if result is None else result.fingerprint
+        self._state = copy.deepcopy(self._begun)
+        self._arrows = {}                       # arrows, and whether they grab, drawn on pictures without guidance, by `plain_key`
+        self._idle = set()                      # objectives that were not in use when something was drawn for them
+        goes_on = keep and self._live_on()
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -83,8 +90,20 @@ class Studio:
         if has_browser():
             self.desk = Desk(self)
             self._ends = weakref.finalize(self, close_all, self.desk.view)
-        if result is not None:
+        if goes_on:
+            self.desk.show_result()
+            self._tell("Here is what you made before this cell was run again.")
+        elif result is not None:
             self._keep(result)
+
+    def _live_on(self) -> bool:
+        """Take over what the last studio that was to be kept holds, and say whether there is anything."""
+        last, _last_kept["studio"] = _last_kept.get("studio"), self
+        if last is None or (last._begun, last._begun_picture) != (self._begun, self._begun_picture):
+            return False
+        self._state, self._arrows, self._idle = copy.deepcopy((last._state, last._arrows, last._idle))
+        self.history, self.result, self._live = last.history, last.result, last.live
+        return bool(self.history) or self._state != self._begun
 
     def close(self) -> None:
         """Stop, and take the controls away, of which a kernel would else keep some two hundred; state and pictures stay."""
@@ -110,7 +129,7 @@ class Studio:
         self._put_away()
         if plain_key(state) != plain_key(self._state):
             if state["drag"]["arrows"] == drawn:
-                state["drag"]["arrows"] = self._arrows.get(plain_key(state), [])
+                self._bring(state)
         elif not state["drag"]["arrows"]:
             self._arrows.pop(plain_key(state), None)
         self._take(state)
@@ -128,11 +147,17 @@ class Studio:
     def _put_away(self):
         """Remember what is drawn on the picture without guidance, before that becomes another one."""
         if self._state["drag"]["arrows"]:
-            self._arrows[plain_key(self._state)] = self._state["drag"]["arrows"]
+            self._arrows[plain_key(self._state)] = {name: self._state["drag"][name] for name in ("arrows", "grab")}
+
+    def _bring(self, state):
+        """Put into a state the arrows that were put away with its picture, as they grab; else none, and the next ones grab as at first."""
+        drag = state["drag"]
+        none = {"arrows": [], "grab": self._begun["drag"]["grab"] if drag["arrows"] else drag["grab"]}
+        drag |= copy.deepcopy(self._arrows.get(plain_key(state), none))
 
     def _take(self, state):
         """Show another state as a whole, and no draft of the one before."""
-        self._state = state
+        self._state, self._idle = state, set()
         self.desk.show_state()
         self._drop_drafts()
 
@@ -142,13 +167,25 @@ class Studio:
         self._put_away()
         self._take(state)
 
-    def _tell_of_change(self, prompt: bool, drawn: list):
-        """What was said spoke of settings that are no more. Of the new ones: unknown words, and arrows that were drawn before."""
-        said = ["Running." if self.running and not self._stopping else unknown_words(self.kit, self._state).strip() if prompt else ""]
+    def _tell_of_change(self, prompt: bool, drawn: list, idle: str = ""):
+        """What was said spoke of settings that are no more. Of the new ones: what is ignored of the prompt, arrows that were drawn
+        before, an objective that is not in use, and an interval that cannot be."""
+        said = ["Running." if self.running and not self._stopping else unheard(self.kit, self._state) if prompt else ""]
         if drawn and not self._state["drag"]["arrows"]:
             said.append("The arrows are put away: with these settings the picture without guidance is another one. Press Picture to "
                         "draw on; with the settings of before they are here again.")
-        self._tell(" ".join(filter(None, said)))
+        said, amiss = [*said, idle], ""
+        try:
+            for name in OBJECTIVES:
+                check_interval(name, self._state[name], self._state["steps"])
+        except ValueError as error:
+            amiss = self._told(error)
+        self._tell(" ".join(filter(None, [*said, amiss])), problem=bool(amiss))
+
+    def _told(self, error: Exception) -> str:
+        """What an error says, of the controls where there are any."""
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return self.desk.in_labels(text) or text
 
     @property
     def live(self) -> bool:
@@ -191,7 +228,7 @@ class Studio:
                     continue
                 await self._draft(state, number)
         except Exception as error:
-            self._tell(_told(error), problem=True)
+            self._tell(self._told(error), problem=True)
         finally:
             self._following = False
 
@@ -286,7 +323,7 @@ class Studio:
         try:
             return await self._run_now(*self._making)
         except Exception as error:          # nobody else would hear of it
-            self._tell(_told(error), problem=True)
+            self._tell(self._told(error), problem=True)
             return None
         except BaseException:
             self._tell("Interrupted.")
@@ -296,12 +333,13 @@ class Studio:
             self.desk.show_running()
 
     async def _run_now(self, state, guided) -> Result | None:
-        unknown = unknown_words(self.kit, state).strip()
+        unknown = unheard(self.kit, state)
         result = await self._make(state if guided else without_guidance(state))
         if result is not None and guided:
             self._keep(result)
+            idle = [not_used(name) for name in OBJECTIVES if name in self._idle and not state[name]["use"] and state[name][DRAWN[name]]]
             since = "" if self._state == state else "What was changed since it began is not in it: press Run."
-            self._tell(" ".join(filter(None, ["Done.", since, verdict(self.kit, result), unknown,
+            self._tell(" ".join(filter(None, ["Done.", since, verdict(self.kit, result), unknown, *idle,
                                               f"Fingerprint of the picture: {result.fingerprint}."])))
         elif result is not None:
             self.desk.show_ground(result)
@@ -386,25 +424,25 @@ class Studio:
         return data
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
 def nearly_same(one: dict, other: dict) -> bool:
     """Whether two states ask for pictures that nobody tells apart: they differ in what is dragged alone, and hardly."""
     moved = {**one, **{name: {**one[name], key: other[name][key]} for name, key in AIMS.items()}}
     return same(moved, other) and gap(one, other) <= SAME
 
 
-def unknown_words(kit: Kit, state: dict) -> str:
-    """A sentence about the words of the prompts in use that the model does not know, or ""."""
+def unheard(kit: Kit, state: dict) -> str:
+    """Sentences about what the model ignores of the prompts in use, words that it does not know and the end of one that is too long, or ""."""
     prompts = [state["prompt"]]
     if state["appearance"]["use"] and not state["appearance"]["picture"]:
         prompts.append(state["appearance"]["prompt"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        words = sorted({word for prompt in prompts for word in check_prompt(kit.pipe, prompt)})
-    return f"The model does not know {', '.join(repr(word) for word in words)}, and ignores it. " if words else ""
+    found = [ignored(kit.pipe, prompt) for prompt in prompts]
+    words, ends = sorted({repr(word) for unknown, _ in found for word in unknown}), [repr(end) for _, end in found if end]
+    return " ".join([*([f"The model does not know {', '.join(words)}, and ignores it."] if words else []),
+                     *(f"The prompt is too long for the model, which ignores its end: {end}." for end in ends)])
+
+
+def not_used(name: str) -> str:
+    return f"{name} is not in use: tick “use {name}”."
 
 
 def _show_static(studio: Studio) -> None:
@@ -420,6 +458,7 @@ def _show_static(studio: Studio) -> None:
     shell.display_pub.publish(data, transient={"display_id": studio._static}, update=again)
 
 
+_last_kept = weakref.WeakValueDictionary()      # "studio": the last one that was to be kept, if it is still there
 _SHOWN: dict = {}           # cell -> (its execution, the studios that it shows)
 
 
@@ -461,6 +500,7 @@ HINT = {"pose": "The pose that is wanted", "drag": "What is to move where, on th
         "appearance": "Whose looks are wanted: the puppet of this prompt and seed, or that of a picture of yours"}
 EDITORS = {"pose": ("joints", PictureSkeleton, {}), "drag": ("arrows", PictureArrows, {}),
            "depth": ("strokes", PictureStrokes, {"width": 12}), "edges": ("strokes", PictureStrokes, {"width": 3})}
+DRAWN = {**{name: key for name, (key, *_) in EDITORS.items()}, "appearance": "picture"}        # what is given by hand for an objective
 LABEL, WIDE, BUTTON = {"description_width": "9em"}, {"width": "auto"}, {"width": "auto"}
 ROW = {"flex_flow": "row wrap", "grid_gap": "8px"}
 DARK, LIGHT = {"button_color": "#00527a", "text_color": "#ffffff"}, {}           # LIGHT as the page's theme has it, see studio.js
@@ -483,7 +523,7 @@ class Desk:
     def __init__(self, studio: Studio):
         self.studio, self.controls, self.editors = weakref.proxy(studio), {}, {}        # widgets must not keep it
         self._wished = 0                                    # of the last movement that the browser told of
-        self._quiet = False                                 # controls are being set from the state, not by hand
+        self._quiet = True                                  # controls are being set from the state, not by hand
         self._ground = None                                 # what the picture that the editors show was made of
         self._plain = plain_key(studio._state)              # which picture without guidance the arrows that are shown lie on
         self.stage = Stage()
@@ -546,9 +586,10 @@ class Desk:
             key, kind, pen = EDITORS[name]
             editor = self.editors[name] = self._control(name, key, kind=kind, label=HINT[name], **pen)
             editor.observe(lambda change: self._moving(name, key, change.new), "_moving")
+            self._put_under(name, editor.picture)
             if name != "drag":
                 return [editor]
-            editor.observe(lambda change: self._changed((name, "grab"), change.new), "grabs")
+            editor.observe(lambda change: self._grabs(editor.value, change.new), "grabs")
             return [self._check(name, "grab", "take hold of the whole limb, puppet or prop"),
                     self._check(name, "keep", "keep the rest of the picture"), editor]
         self.file = ui.Text(description="picture file", placeholder="none: the prompt is used", continuous_update=False,
@@ -591,15 +632,27 @@ class Desk:
             self.studio._put_away()
         functools.reduce(lambda entry, key: entry[key], path[:-1], state)[path[-1]] = copy.deepcopy(value)
         if path[0] in PLAIN:
-            state["drag"]["arrows"] = self.studio._arrows.get(plain_key(state), [])
+            self.studio._bring(state)
         elif path == ("drag", "arrows") and not value:
             self.studio._arrows.pop(plain_key(state), None)                     # taken away by hand
-        self.studio._tell_of_change("prompt" in path, drawn if path[0] in PLAIN else [])
+        name, key = path[0], path[-1]
+        idle = name in OBJECTIVES and key != "use" and not state[name]["use"]
+        if key == "use":
+            self.studio._idle.discard(name)
+        elif idle and key == DRAWN[name]:
+            self.studio._idle.add(name)
+        self.studio._tell_of_change("prompt" in path, drawn if path[0] in PLAIN else [], not_used(name) if idle else "")
         if path[0] in PLAIN or path[-1] in ("use", "picture", "grab"):
             self.show_state()
         if path in (("pose", "joints"), ("drag", "arrows")) and self.studio._state[path[0]]["use"]:
             if path[0] == "pose" or any(math.dist(*arrow) >= 1 for arrow in value):
                 self.studio.let_go()
+
+    def _grabs(self, arrows, grabs):
+        """Arrows that were taken apart, or brought back, come in one message with whether they grab."""
+        if arrows != self.studio._state["drag"]["arrows"]:
+            self._changed(("drag", "arrows"), arrows)
+        self._changed(("drag", "grab"), grabs)
 
     def _moving(self, name, key, moving):
         """Something is being dragged, and not released yet. Both may come in one message, where the kernel was busy, and then in
@@ -631,15 +684,18 @@ class Desk:
         try:
             path = self.studio.export(self.path.value)
         except (ValueError, OSError) as error:
-            return self.studio._tell(str(error), problem=True)
+            return self.studio._tell(self.studio._told(error), problem=True)
         content = base64.b64encode(path.read_bytes()).decode()
         command = f"papermill 12_studio.ipynb out.ipynb -f {shlex.quote(path.as_posix())}"
         self.note.value = (f'<p>Written. In this folder, <code>{html.escape(command)}</code> makes the picture again. '
                            f'<a download="{html.escape(path.name)}" href="data:application/yaml;base64,{content}">Download '
                            f'{html.escape(path.name)}</a></p>')
-        changed = self.studio.result is not None and self.studio._state != self.studio.result.state
-        self.studio._tell("Exported the settings of the picture that is shown"
-                          + ("; what was changed since then is not among them." if changed else "."))
+        result = self.studio.result
+        if result is None:
+            return self.studio._tell("Exported the settings that the controls show.")
+        number = next(i for i, each in enumerate(self.studio.history, 1) if each is result)
+        self.studio._tell(f"Exported the settings of picture {number} of the history"
+                          + ("; what was changed since then is not among them." if self.studio._state != result.state else "."))
 
     def _load(self):
         try:
@@ -655,13 +711,15 @@ class Desk:
         state = self.studio._state
         other, self._plain = self._plain != plain_key(state), plain_key(state)
         self._quiet = True
+        drag = self.editors.get("drag")
         try:
-            for path, widget in self.controls.items():
-                widget.value = copy.deepcopy(functools.reduce(lambda entry, key: entry[key], path, state))
-            if "drag" in self.editors:
-                self.editors["drag"].grabs = state["drag"]["grab"]
-                if other:                                   # a picture of its own: no Undo brings arrows of the one before
-                    self.editors["drag"].show(self.editors["drag"].picture, state["drag"]["arrows"])
+            with drag.hold_sync() if drag else contextlib.nullcontext():        # what is undone there is undone as one
+                for path, widget in self.controls.items():
+                    widget.value = copy.deepcopy(functools.reduce(lambda entry, key: entry[key], path, state))
+                if drag:
+                    drag.grabs = state["drag"]["grab"]
+                    if other:                               # a picture of its own: no Undo brings arrows of the one before
+                        self._put_under("drag", drag.picture)
             self._mark()
         finally:
             self._quiet = False
@@ -683,7 +741,7 @@ class Desk:
         if hasattr(self, "file"):
             picture = state["appearance"]["picture"]
             self.file.value = "" if picture.startswith("data:") else picture
-            self.reference.value = _reference_note(picture)
+            self.reference.value = self.in_labels(_reference_note(picture))
 
     def show_ground(self, result: Result | None):
         """Put the picture without guidance under what is drawn, if it is that of the present settings; else a blank one."""
@@ -694,13 +752,35 @@ class Desk:
         self._quiet = True
         try:
             for name, editor in self.editors.items():
-                wanted = self.studio._state[name][EDITORS[name][0]]
-                if torch.equal(editor.picture, as_shown(picture)) and editor.value == wanted:
+                if torch.equal(editor.picture, as_shown(picture)) and editor.value == self.studio._state[name][DRAWN[name]]:
                     continue                                # else a gesture that goes on there would be lost
-                editor.show(picture, wanted)
+                self._put_under(name, picture)
             self._hold()
         finally:
             self._quiet = False
+
+    def _put_under(self, name, picture):
+        """Put a picture under what the state has for an editor, whose "Start again" brings back what the studio began with."""
+        editor, key, state, begun = self.editors[name], DRAWN[name], self.studio._state, self.studio._begun
+        with editor.hold_sync():
+            editor.show(picture, state[name][key])
+            editor._begun = {"value": begun[name][key]}
+            if name == "drag":                              # arrows lie on one picture
+                editor.grabs = state[name]["grab"]
+                editor._begun = {"value": begun[name][key] if plain_key(state) == plain_key(begun) else [], "grabs": begun[name]["grab"]}
+
+    def in_labels(self, text: str) -> str:
+        """A message with the labels of the controls in place of the names of entries, such as drag.use."""
+        for name in OBJECTIVES:
+            ends = [self.controls[path].description for i in (0, 1) if (path := (name, "interval", i)) in self.controls]
+            if ends:
+                text = re.sub(rf"\b{name}\.interval is \[(.+?), (.+?)\]", rf"{name}: “{ends[0]}” is \1 and “{ends[1]}” is \2", text)
+        named = {path: getattr(widget, "description", "") or widget.label for path, widget in self.controls.items() if len(path) == 2}
+        if hasattr(self, "file"):
+            named["appearance", "picture"] = self.file.description
+        for (name, key), label in named.items():
+            text = re.sub(rf"\b{name}\.{key}\b", f"“{label}”" if name in label else f"“{label}” of {name}", text)
+        return text
 
     def _hold(self):
         """Arrows say what they take hold of, where the picture that they are drawn on is known."""

@@ -3,6 +3,7 @@
 //
 // `value` goes to Python once a gesture is over (pointer or key released), together with the id of the picture it was
 // drawn on: `_edited` is [picture id, serial number]. A value for a picture that is no longer shown is dropped there.
+// What can be undone is a value together with `grabs`: whether its arrows take hold of more than their own points.
 
 const CSS = `
 .rg-picture { font: 13px/1.45 system-ui, sans-serif; max-width: 100%; }
@@ -163,7 +164,7 @@ function render({ model, el }) {
   const root = build(el, look, kind), svg = root.querySelector("svg");
   const [image, drawn, handles, cross] = ["image", ".drawn", ".handles", ".cross"].map((name) => svg.querySelector(name));
   const status = root.querySelector(".status"), tools = root.querySelector(".rg-tools");
-  let value = model.get("value");        // what Python has
+  let value = model.get("value"), grabs = model.get("grabs");          // what Python has; only arrows have `grabs`
   let draft = null;                      // what a gesture is making of it, until it ends
   let grabbed = null;                    // index of the handle that the gesture moves
   let pointer = null, offset = [0, 0];   // the pointer that drags, and where it holds the handle
@@ -264,8 +265,11 @@ function render({ model, el }) {
     undoButton.disabled = past.length === 0, redoButton.disabled = future.length === 0;
     if (removeButton) removeButton.disabled = kind === KINDS.strokes ? now().length === 0 : !all[selected];
     if (clearButton) clearButton.disabled = now().length === 0;
+    const begun = model.get("_begun");
+    startButton.hidden = !begun?.value?.length;
+    startButton.disabled = same([now(), grabs], [begun?.value, begun?.grabs]);
     if (apartButton) {
-      const grabs = model.get("grabs"), able = model.get("_can_grab");
+      const able = model.get("_can_grab");
       apartButton.hidden = grabButton.hidden = !able;
       apartButton.disabled = !(model.get("held")?.points ?? []).length;
       grabButton.setAttribute("aria-pressed", grabs);
@@ -319,16 +323,17 @@ function render({ model, el }) {
     tellNow(value);
   }
 
-  function commit(made, text) {
-    if (same(made, value)) return;
-    past.push(value), future = [];
-    send(made, text);
+  function commit(made, text, grabbing = made.length ? grabs : model.get("_begun")?.grabs) {       // where nothing is left, as at first
+    if (same([made, grabbing], [value, grabs])) return;
+    past.push([value, grabs]), future = [];
+    send([made, grabbing], text);
   }
 
   function send(made, text) {
-    value = made;
+    [value, grabs] = made;
     if (!list()[selected]) selected = null;
     model.set("value", copy(value));
+    if (kind === KINDS.arrows) model.set("grabs", grabs);
     model.set("_edited", [model.get("_picture_id"), (model.get("_edited")[1] ?? 0) + 1, movement]);
     model.save_changes();
     const handle = list()[selected];
@@ -339,7 +344,7 @@ function render({ model, el }) {
   function travel(from, to, text) {
     if (draft !== null) end(false);
     if (from.length === 0) return;
-    to.push(value);
+    to.push([value, grabs]);
     send(from.pop(), text);
   }
   const undo = () => travel(past, future, "undone"), redo = () => travel(future, past, "done again");
@@ -437,17 +442,21 @@ function render({ model, el }) {
   const which = kind === KINDS.strokes ? "last" : "selected";
   const removeButton = kind.remove && addButton(tools, "✕ Delete", `delete the ${which} ${kind.noun}`, remove);
   const clearButton = kind.remove && addButton(tools, "Clear", `remove every ${kind.noun}`, clear);
+  const startButton = addButton(tools, "Start again", "bring back what was there at first", () => {
+    end(false);
+    const begun = copy(model.get("_begun"));
+    commit(begun.value, "as at first", begun.grabs);
+  });
   // Taking apart makes an arrow of every point that is held, to be moved, freed or held by hand.
   function takeApart() {
     const points = (model.get("held")?.points ?? []).map((pair) => pair.map(inside));
     if (points.length === 0) return;
     end(false);
-    model.set("grabs", false);
-    commit(points, "taken apart: every point is an arrow of its own, one without a length stays");
+    commit(points, "taken apart: every point is an arrow of its own, one without a length stays", false);
   }
   const grabButton = kind === KINDS.arrows && addButton(tools, "Grabs limbs", "arrows take hold of whole limbs", () => {
-    model.set("grabs", !model.get("grabs"));
-    model.save_changes();
+    end(false);
+    commit(value, grabs ? "arrows move their own points alone" : "arrows take hold of whole limbs", !grabs);
   });
   const apartButton = kind === KINDS.arrows && addButton(tools, "Take apart", "make an arrow of every point that is held", takeApart);
   if (kind === KINDS.strokes) addSlider(tools, "width", tool, 1, 24, 1), addSlider(tools, "shade", tool, 0, 1, 0.05);
@@ -455,7 +464,7 @@ function render({ model, el }) {
   // -- what Python sets
 
   function showPicture() {
-    size = model.get("_size"), value = model.get("value"), cursor = inside([size[0] / 2, size[1] / 2]);
+    size = model.get("_size"), value = model.get("value"), grabs = model.get("grabs"), cursor = inside([size[0] / 2, size[1] / 2]);
     past = [], future = [], draft = grabbed = pointer = selected = null;
     say("");
     svg.setAttribute("viewBox", `0 0 ${size[0]} ${size[1]}`);
@@ -468,18 +477,20 @@ function render({ model, el }) {
     draw();
   }
 
-  function showValue() {
-    if (same(model.get("value"), value)) return;
+  function showMade() {
     say("");                                                          // it spoke of what was there before
-    past.push(value), future = [], draft = grabbed = pointer = null;
-    value = model.get("value");
+    past.push([value, grabs]), future = [], draft = grabbed = pointer = null;
+    value = model.get("value"), grabs = model.get("grabs");
     if (!list()[selected]) selected = null;
     draw();
   }
+  const showValue = () => { if (!same(model.get("value"), value)) showMade(); };
+  const showGrabs = () => { if (model.get("grabs") !== grabs) showMade(); };
   const showLabel = () => svg.setAttribute("aria-label", model.get("label"));
 
-  const watched = { "change:_picture_id": showPicture, "change:value": showValue, "change:label": showLabel };
-  if (kind === KINDS.arrows) for (const name of ["held", "grabs", "_can_grab"]) watched[`change:${name}`] = draw;
+  const watched = { "change:_picture_id": showPicture, "change:value": showValue, "change:label": showLabel,
+    "change:grabs": showGrabs, "change:_begun": draw };
+  if (kind === KINDS.arrows) for (const name of ["held", "_can_grab"]) watched[`change:${name}`] = draw;
   for (const [name, action] of Object.entries(watched)) model.on(name, action);
   const resized = new ResizeObserver(draw);
   resized.observe(svg);

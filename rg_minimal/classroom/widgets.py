@@ -11,6 +11,8 @@ Without a browser `value` is what was passed, and nothing waits for a click. A s
 with what lies on it; one that papermill or nbconvert ran holds nothing else (see `has_browser`). A new picture takes away
 what was drawn on the old one (see `show`).
 
+What is done in the browser can be undone there; where a widget began with something, "Start again" brings it back.
+
 A notebook asks for `keep=True`: then what was drawn lives on when the cell that makes the widget is run again. The cell that
 uses it asks for `widget.drawn()`, which stops with one sentence where everything was taken away.
 
@@ -100,6 +102,7 @@ class OnPicture(anywidget.AnyWidget):
     _edited = traitlets.List([0, 0, 0]).tag(sync=True)      # of the browser's last change: picture id, serial number, last movement
     _live = traitlets.Bool(False).tag(sync=True)            # whether the browser tells of a gesture that goes on, in ...
     _moving = traitlets.List([0, 0, []]).tag(sync=True)     # ... picture id, number of the movement, what the value would be
+    _begun = traitlets.Dict().tag(sync=True)                # what the button "Start again" brings back, by the names of `keeps`
     label = traitlets.Unicode().tag(sync=True)
     value = Checked().tag(sync=True)
 
@@ -152,7 +155,7 @@ class OnPicture(anywidget.AnyWidget):
     # -- what subclasses say
 
     keeps = ("value",)
-    """The traits that live on with `keep`."""
+    """The traits that live on with `keep`, and that "Start again" brings back."""
 
     def begun(self) -> list:
         """What a widget begins with; `keep` goes on only where that is the same."""
@@ -200,18 +203,24 @@ class OnPicture(anywidget.AnyWidget):
                 self._size = old_size                                           # the old picture stays, with its value
                 raise
             self._picture = torch.from_numpy(array).permute(2, 0, 1).float() / 255             # (3, H, W)
-            self._png, self._picture_id, self.value = png_bytes(array), self._picture_id + 1, made
+            self._png, self._picture_id = png_bytes(array), self._picture_id + 1
+            self._begin(made)
+
+    def _begin(self, value):
+        """A new picture begins with this value."""
+        self.value = value
+        self._begun = {name: getattr(self, name) for name in self.keeps}
 
     def set_state(self, sync_data):
         """A change that comes from the browser: dropped, and put right there, where it is for an old picture."""
         drawn_on = sync_data.get("_edited", [None])[0]
-        if "value" in sync_data:
+        if set(self.keeps) & set(sync_data):
             try:
-                stale = drawn_on != self._picture_id or self.check(sync_data["value"]) is None
+                stale = drawn_on != self._picture_id or self.check(sync_data.get("value", self.value)) is None
             except ValueError:
                 stale = True
             if stale:
-                return self.send_state("value")
+                return self.send_state(list(self.keeps))
         super().set_state(sync_data)
 
     # -- the static form
@@ -390,7 +399,8 @@ class PictureArrows(OnPicture):
         PictureArrows(picture, arrows, hold=lambda handles, targets: grab(correspondence, pose, source, handles, targets))
 
     `take_apart` (a button, too) makes an arrow of every point that is held, without a length where it stays, to be moved, freed
-    or held by hand; from then on nothing is held but what the arrows say (`grabs` is False) until `grabs` is True again.
+    or held by hand; from then on nothing is held but what the arrows say (`grabs` is False) until `grabs` is True again, as it is
+    once the browser has cleared or undone that, and on another picture.
 
     Args:
         hold: given handles and targets (N, 2), what they hold, such as a `puppets.grab.Hold`: its `points` are arrows like those of
@@ -441,8 +451,12 @@ class PictureArrows(OnPicture):
         inside = lambda at: [min(max(at[0], 0.0), width - 0.1), min(max(at[1], 0.0), height - 0.1)]
         points = [[inside(start), inside(end)] for start, end in self.held.get("points", [])]
         if points:
-            self.grabs = False
-            self.value = points
+            with self.hold_sync():                          # one change, to be undone as one
+                self.grabs, self.value = False, points
+
+    def _begin(self, value):
+        self.value, self.grabs = value, True
+        super()._begin(value)
 
     @property
     def pins(self) -> list:

@@ -91,7 +91,7 @@ class Shown:
 
     def state(self, *names):
         state = {name: getattr(self.widget, name) for name in names or
-                 ("_kind", "_look", "_size", "_picture_id", "_edited", "value", "label", "_png", "held", "grabs", "_can_grab")
+                 ("_kind", "_look", "_size", "_picture_id", "_edited", "value", "label", "_png", "held", "grabs", "_can_grab", "_begun")
                  if hasattr(self.widget, name)}
         return json.loads(json.dumps(state, default=lambda png: base64.b64encode(png).decode()))
 
@@ -134,7 +134,7 @@ class Shown:
     def set(self, **changes):
         for name, value in changes.items():
             setattr(self.widget, name, value)
-        self.page.evaluate("window.fromPython", self.state("_size", "_picture_id", "value", "_png"))
+        self.page.evaluate("window.fromPython", self.state("_size", "_picture_id", "value", "grabs", "_begun", "_png"))
 
     def screenshot(self, name):
         if "RG_SCREENSHOTS" in os.environ:
@@ -220,6 +220,27 @@ def test_what_is_held_is_drawn_and_can_be_taken_apart(tabs):
     assert shown.messages() and near(shown.widget.value, points) and shown.widget.grabs is False
     shown.page.evaluate("fromPython({held: {}})")
     assert count("ghost") == 0 and shown.page.locator(".rg-handle").count() == 6, "each point is an arrow of its own now"
+    taken, press = (shown.widget.value, False), lambda name: (shown.page.get_by_label(name).click(), shown.messages())
+    made = lambda: (shown.widget.value, shown.widget.grabs)
+    first = ([[[30, 40], [80, 40]]], True)
+    press("undo")
+    assert made() == first, "undone as one"
+    shown.widget.take_apart()
+    shown.set()
+    press("undo")
+    assert made() == first, "as one, too, where Python took it apart"
+    press("redo")
+    assert made() == taken
+    press("remove every arrow")
+    assert made() == ([], True), "nothing is left that was taken apart"
+    press("undo")
+    assert made() == taken
+    press("bring back what was there at first")
+    assert made() == first and shown.page.get_by_label("bring back").is_disabled()
+    press("arrows take hold of whole limbs")
+    assert made() == (first[0], False) and "Grabs points only" in shown.page.locator(".rg-tools").inner_text()
+    press("undo")
+    assert made() == first
     plain = Shown(tabs[0], widgets.PictureArrows(PICTURE, [[[30, 40], [80, 40]]]))
     assert not plain.page.get_by_label("make an arrow of every point that is held").is_visible()
 
@@ -238,6 +259,10 @@ def test_skeleton_with_mouse_and_keys_at_two_zooms(tabs, zoom):
     shown.press("ArrowLeft", "Delete")
     ankle = JOINTS.index("right_ankle")
     assert shown.messages() and near(shown.widget.value[ankle], [joints[ankle][0] - 1, joints[ankle][1]], 0.1)
+    shown.page.get_by_label("bring back what was there at first").click()
+    assert shown.messages() and near(shown.widget.value, joints, 1e-4)
+    shown.page.get_by_label("undo").click()
+    assert shown.messages() and near(shown.widget.value[wrist], [x - 12, y - 20])
     hit = shown.handle("head").locator(".hit").bounding_box()
     assert min(hit["width"], hit["height"]) >= 23.9, "24 CSS pixels to hit"
     shown.screenshot(f"skeleton_{zoom:g}")
@@ -270,6 +295,7 @@ def test_box_with_the_mouse_and_keys(tabs):
     shown.press("Shift+ArrowDown")
     assert shown.messages() and near(shown.widget.value, [50, 40, 100, 100])
     shown.screenshot("box")
+    assert not shown.page.get_by_label("bring back").is_visible(), "nothing was there at first"
     shown.press("Delete")
     assert shown.messages() and shown.widget.value == []
     shown.svg.focus()
