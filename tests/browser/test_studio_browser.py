@@ -20,6 +20,7 @@ import pytest
 from rg_minimal.puppets import JOINTS, SIZE
 from rg_minimal.classroom.recipe import START, read_yaml
 
+TimeoutError = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install playwright").TimeoutError
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "12_studio.ipynb"
 STEPS = 4
 PATIENCE = 420_000                                                          # milliseconds for one thing to happen
@@ -101,16 +102,23 @@ class Page:
             self.idle()
             self.run_all()
         self.studio = page.locator(".rg-studio")
-        self.ready()
+        self.ready(ask=name != "voila" and run)
 
     def idle(self):
         """Wait until nothing runs in the notebook."""
         self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for(state="attached")
 
-    def ready(self):
-        """Wait until the studio is on the screen, with its pictures and its skeleton."""
-        self.page.locator(".rg-stage figure").nth(1).wait_for()
-        self.wrist().wait_for()
+    def ready(self, ask=False):
+        """Wait until the studio is on the screen, with its pictures and its skeleton; `ask` again where nothing runs, see `run_all`."""
+        for _ in range(PATIENCE // 30_000):
+            try:
+                self.page.locator(".rg-stage figure").nth(1).wait_for(timeout=30_000)
+                return self.wrist().wait_for()
+            except TimeoutError:
+                if ask and self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').count():
+                    self.menu("Run", "Run All Cells")
+        raise AssertionError(f"no studio on the screen; numbers of the cells: {self.page.locator('.jp-InputPrompt').all_inner_texts()}, "
+                             f"dialogs: {self.page.locator('.jp-Dialog').all_inner_texts()}")
 
     def menu(self, name, entry):
         self.page.get_by_role("menuitem", name=name, exact=True).click()
@@ -153,6 +161,16 @@ class Page:
         """A point of the page, from one of the picture that is drawn on."""
         box = self.studio.locator(".rg-picture:visible svg").first.bounding_box()
         return box["x"] + x * box["width"] / SIZE, box["y"] + y * box["height"] / SIZE
+
+    def run(self, said):
+        """Press Run until its run says so: a click that comes while an earlier run begins meets a button that is just being switched off."""
+        for _ in range(PATIENCE // 20_000):
+            self.button("Run").click()
+            try:
+                return self.studio.get_by_text(said).wait_for(timeout=20_000)
+            except TimeoutError:
+                self.page.wait_for_timeout(100)
+        raise AssertionError(f"no run says {said}")
 
     def status(self, text):
         self.studio.get_by_role("status").filter(has_text=text).first.wait_for()
@@ -218,8 +236,7 @@ def use_studio(page, folder, look, touch):
     assert max(abs(a - b) for a, b in zip(at, expected)) <= 1, "and so has Python's value"
 
     page.studio.get_by_label("steps", exact=True).fill("300")
-    page.button("Run").click()
-    page.studio.get_by_text(re.compile(r"step \d+ of 600")).wait_for()
+    page.run(re.compile(r"step \d+ of 600"))
     page.button("Stop").click()
     assert re.search(r"Stopped after step \d+ of 600", page.status("Stopped after"))
     page.studio.get_by_role("button", name=re.compile("^picture 1:")).click()
@@ -279,7 +296,7 @@ def test_a_dark_narrow_window_two_tabs_a_reload_and_a_restart(chromium, place, s
         page.idle()
         screenshot(page.page, "restarted")
         page.menu("Run", "Run All Cells")
-        page.ready()
+        page.ready(ask=True)
         page.button("Picture to draw on").click()
         page.status("without guidance: draw on it")
         assert not page.problems, page.problems
