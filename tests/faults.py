@@ -704,7 +704,7 @@ FAULTS = (
           "test_evidence.py::test_recipes_are_tried_on_tuning_scenes_and_written_down"),
     fault("answers of another noise are compared", "evidence/trial.py", 'if (row["picture"], row["seed"]) in here', 'if row["picture"] in {each[0] for each in here}',
           "test_trial.py::test_a_trial_goes_on_and_comes_to_a_verdict"),
-    fault("what most merit had is not asked for", REPORT, 'if (row["steps"], row["lr"]) != used.get(', 'if False and used.get(',
+    fault("what most merit had is not asked for", REPORT, 'and own != (row["steps"], row["lr"])]', "and False]",
           "test_report.py::test_numbers_of_steps_at_the_edge_of_what_was_tried_are_said"),
     fault("`all` finds out after its trainings what it lacks", COMMANDS_OF, "def everything(options) -> None:\n    refuse_all(options)\n", "def everything(options) -> None:\n",
           "test_evidence.py::test_all_refuses_before_it_trains_what_it_would_refuse_after"),
