@@ -19,7 +19,7 @@ from torch import nn
 
 from . import baselines as B, learn, seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, listening, recipe_of, train_readout
-from .learn import finished, leave
+from .learn import CHECKPOINT, CLOCK, finished, leave
 from ..denoisers import denoiser
 from ..files import add_rows, read_json, read_tensors, remove_known, rows_so_far
 from ..keypoints import heatmaps
@@ -30,7 +30,6 @@ from ..readout import Head, Reading, spatial_loss
 from ..saving import ReadoutHead
 from ..undo import seeded
 
-LEFT = ("training.safetensors", "clock.json")       # by a training that was killed
 OFF = -30.0                             # a mixing weight with which a layer counts for nothing
 KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float,
             "parameters": int, "scores": str}
@@ -158,7 +157,7 @@ def refuse_taken(names, task: str, labels: int, seed: int, runs=RUNS, **changes)
         folder = folder_of(name, "several" if found.train else task, labels, seed, runs)
         learn.refuse_taken(folder, recipe_of(SEVERAL if found.train else task, labels, seed, **found.settings, **changes))
     for folder, together in _begun(names, task, labels, seed, runs).items():
-        learn.refuse_taken(folder, recipe_of(task, labels, seed, **changes), LEFT)
+        learn.refuse_taken(folder, recipe_of(task, labels, seed, **changes), (CHECKPOINT, CLOCK))
 
 
 def train_ablation(name: str, task: str, labels: int, seed: int = 0, runs=RUNS, pipe=None,
@@ -216,7 +215,7 @@ def train_ablations(names, task: str, labels: int, seed: int = 0, runs=RUNS, pip
     for folder, together in _begun(names, task, labels, seed, runs).items():
         if lacking(together):                           # what was killed goes on with the heads that it was begun with
             yield from _train_together(together, places, task, labels, seed, runs, pipe, **changes)
-        remove_known(folder, LEFT)
+        remove_known(folder, (CHECKPOINT, CLOCK))
     together = lacking(name for name in names if not ABLATIONS[name].train and not ABLATIONS[name].settings)
     if len(together) > 1:
         yield from _train_together(together, places, task, labels, seed, runs, pipe, **changes)
@@ -229,7 +228,7 @@ def _begun(names, task: str, labels: int, seed: int, runs) -> dict[Path, list[st
     yet, or none any more."""
     found = {}
     for folder in sorted(Path(runs).glob(f"together*-{task}-{labels}-{seed}")):
-        checkpoint = folder / "training.safetensors"
+        checkpoint = folder / CHECKPOINT
         found[folder] = json.loads(read_tensors(checkpoint)[1]["config"])["extra"]["heads"] if checkpoint.exists() else []
     return {folder: heads for folder, heads in found.items() if set(heads) <= set(names)}
 
@@ -248,7 +247,7 @@ def _train_together(names: list[str], places: dict[str, Path], task, labels, see
     whole = replace(TASKS[task], loss=chorus.loss({name: ABLATIONS[name].task(TASKS[task]).loss for name in names}))
     name = f"together{zlib.crc32(' '.join(names).encode()):08x}"
     yield from train_readout(whole, labels, seed, runs, pipe, chorus, name, keep, **changes)
-    remove_known(folder_of(name, task, labels, seed, runs), LEFT)
+    remove_known(folder_of(name, task, labels, seed, runs), (CHECKPOINT, CLOCK))
 
 
 def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,

@@ -23,7 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from . import seeds
-from .learn import Pace, finished, learn, leave, refuse_another
+from .learn import CHECKPOINT, CLOCK, Pace, finished, learn, leave, refuse_another
 from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Positive, SomeName, declared
 from ..conditioning import Conditioning
 from ..denoisers import denoiser
@@ -370,8 +370,7 @@ def train_readout(task: str | Task, labels: int, seed: int = 0, runs=RUNS, pipe=
     refuse_file(folder)
     pipe = load_pipeline() if pipe is None else pipe
     known = labelled(pipe, seeds.training_scenes(seed, labels), labels, Path(runs) / "pictures")
-    samples, clock = Samples((known.latents,), known.truth(what)), folder / "clock.json"
-    checkpoint = folder / "training.safetensors"
+    samples, clock, checkpoint = Samples((known.latents,), known.truth(what)), folder / CLOCK, folder / CHECKPOINT
     folder.mkdir(parents=True, exist_ok=True)
     before = read_json(clock) if clock.exists() and checkpoint.exists() else {"seconds": 0.0}
     refuse_another(folder, before.get("recipe", recipe), recipe)

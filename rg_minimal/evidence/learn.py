@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ..files import read_json, refuse_file, refuse_others, write_json
 from ..puppets.training import TrainingState, resume, save_every, set_rate, step_rng
 
+CHECKPOINT, CLOCK = "training.safetensors", "clock.json"            # of a head whose training has not ended
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -48,7 +50,7 @@ def refuse_taken(folder: Path, recipe: dict, known: Iterable[str] = ()) -> None:
     if not finished(folder, recipe):
         begun = {"recipe": recipe}
         resume(folder / "training.pt", SimpleNamespace(device="cpu"), best=begun)
-        begun |= read_json(folder / "clock.json") if (folder / "clock.json").exists() else {}            # of a head
+        begun |= read_json(folder / CLOCK) if (folder / CLOCK).exists() else {}
         refuse_another(folder, begun["recipe"], recipe)
         if known:
             refuse_others(folder, known)

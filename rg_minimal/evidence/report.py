@@ -778,7 +778,7 @@ def gaps(tables: Tables) -> list[str]:
     if not tables.tune:
         found.append("Settings were not tuned, everybody has defaults.")
     else:
-        untuned = [(task, name) for task in tasks_of(tables.contest) for name, each in C.CONTESTANTS.items() if len(each.grid) > 1
+        untuned = [(task, name) for task in tasks_of(tables.contest) for name in C.CONTESTANTS if C.is_tuned(name)
                    and pick(tables.contest, task=task, contestant=name) and not C.was_tuned(tables.tune, name, task)]
         for begun, said in ((False, "not tuned, and are defaults"), (True, "not tuned to the end, and those that were measured last count")):
             these = [f"{task}, {named(name)}" for task, name in untuned if bool(pick(tables.tune, task=task, contestant=name)) is begun]
