@@ -8,8 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import tiny
 from rg_minimal import cost, guided_sample
-from rg_minimal.conditioning import Conditioning
-from rg_minimal.cost import PRESETS, Clock, Savings, Size, Tally, guided_step, predict_needs, reference_step, set_up, tallied, unguided_step
+from rg_minimal.cost import Clock, Savings, Size, Tally, guided_step, predict_needs, reference_step, set_up, tallied, unguided_step
 from rg_minimal.denoisers import denoiser
 from rg_minimal.readout import Guidance, SpatialObjective, take_readings
 

@@ -1,16 +1,15 @@
 """Edits and test cases: regions by hand, drags with known answers, and the shipped heads on the shipped model."""
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-from rg_minimal import Source, guided_sample, load_head, load_pipeline, puppets, sample
-from rg_minimal.puppets import cases, editing, measure
-from rg_minimal.puppets.cases import DragCase, drag_case, find_patch, prop_points, whole
+from rg_minimal import Source, guided_sample, puppets, sample
+from rg_minimal.puppets import cases
+from rg_minimal.puppets.cases import drag_case, find_patch, prop_points, whole
 from rg_minimal.puppets.editing import carry, drag, drag_frames, identity, joined, moved_joints, region
 from rg_minimal.puppets.grab import bare
-from rg_minimal.puppets.heads import TASKS, new_head
+from rg_minimal.puppets.heads import new_head
 from rg_minimal.puppets.judge import Reading, load_judge
 from tiny import tiny_pipe as make_tiny_pipe
 

@@ -665,6 +665,8 @@ def test_what_was_trained_anew_is_measured_anew(tmp_path):
     first = C.network_of(*key, tmp_path)
     made = [{**rows[0], "network": first}]
     assert len(first) == 8 and C.of_these(rows + made, tmp_path) == rows[:1] + made, "what does not say its network stays"
+    (folder / L.CHECKPOINT).write_bytes(b"killed before it was put away")
+    assert C.network_of(*key, tmp_path) == first
     (folder / "weights.safetensors").write_bytes(b"two")
     assert C.network_of(*key, tmp_path) != first and C.of_these(made, tmp_path) == []
     assert C.missing(C.of_these(made, tmp_path), [(*key, 1.0)], S.TEST, 1) == [((*key, 1.0, "{}"), 0)]

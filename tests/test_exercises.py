@@ -1,5 +1,4 @@
 """The self-checks of the exercises: each knows the right answer, None, and the mistakes that are likely."""
-import numpy
 import pytest
 import torch
 

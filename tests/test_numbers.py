@@ -18,7 +18,7 @@ import torch
 
 import rg_minimal
 from rg_minimal.classroom.drafts import LIVE
-from rg_minimal.evidence import baselines, report
+from rg_minimal.evidence import report
 from rg_minimal.paces import DRAFT, DRAG_FULL, FULL
 from rg_minimal.pipelines import load_pipeline
 from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world

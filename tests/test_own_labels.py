@@ -15,12 +15,11 @@ from PIL import Image
 
 import rg_minimal
 from rg_minimal import train as T
-from rg_minimal.checks import describe
 from rg_minimal.keypoints import keypoint_loss, keypoint_objective, keypoint_score, match_points, read_joints
 from rg_minimal.label_files import Shot, as_label_map, open_map
 from rg_minimal.labels import Frame, Labelled, from_dataset, open_dataset, read_labels, triplet_loss
 from rg_minimal.puppets import heads as H
-from rg_minimal.puppets import render, sample_scenes, world
+from rg_minimal.puppets import render, sample_scenes
 from rg_minimal.puppets.export import export_puppets
 from rg_minimal.saving import train_head
 from tiny import tiny_pipe

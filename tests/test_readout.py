@@ -8,11 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
 from safetensors.torch import save_file
 
 import rg_minimal.readout as rg
-from rg_minimal import callback, conditioning, maps, pipelines, reference, saving, sources
+from rg_minimal import conditioning, maps, pipelines, reference, saving, sources
 from rg_minimal.denoisers import UNet, denoiser
 from rg_minimal.puppets.transformer import build_silent_t5
 from tiny import tiny_pipe, tiny_tokenizer, tiny_xl_pipe

@@ -24,6 +24,7 @@ from torch import Tensor
 from . import seeds
 from .baselines import KINDS, RUNS, TASKS, control_picture, folder_of, listening, load_baseline, sample_baseline, steered
 from .ideas import ClosedLoop, OBJECTIVES, PredictedDirection
+from .learn import CHECKPOINT
 from .rivals import load_rival
 from .statistics import axes_of, looks
 from ..checks import Count, declared
@@ -191,10 +192,12 @@ def require(name: str, task: str, labels: int, seed: int, runs=RUNS) -> None:
 
 
 def network_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> str:
-    """A checksum of all that a contestant was trained to; empty where there is nothing, or not on this machine."""
+    """A checksum of all that a contestant was trained to; empty where there is nothing, or not on this machine. A checkpoint that is
+    left of a training which has ended is none of it."""
     if lacking(name, task, labels, seed, runs):
         return ""
-    files = [file for part in _known(name).parts for file in sorted(folder_of(part, task, labels, seed, runs).glob("*.safetensors"))]
+    files = [file for part in _known(name).parts for file in sorted(folder_of(part, task, labels, seed, runs).glob("*.safetensors"))
+             if file.name != CHECKPOINT]
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}" if files else ""
 
 

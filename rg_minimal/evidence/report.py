@@ -22,7 +22,6 @@ from . import ablations as A, baselines as B, contest as C, many as M, recipes, 
 from ..checks import Count, FileName, declared
 from ..files import rows_so_far
 from ..pipelines import find_folder
-from ..puppets.heads import get_task
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
          "device": str, "steps": int, "network": str}
