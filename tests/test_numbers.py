@@ -153,7 +153,8 @@ READ = {"README.md": [
 ], "notebooks/TEACHING.md": [
     *(f"]({name}.ipynb) | … | … | {{times#notebooks/seconds/{name}}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "A kernel that runs notebook 0 holds {memory#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "
-    "{memory#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {memory#notebooks/07_drag/peak_mb} MB; a JupyterLab server with nothing open "
+    "{memory#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {memory#notebooks/07_drag/peak_mb} MB, and notebook 10, which holds the most of all that "
+    "are numbered, {memory#notebooks/10_your_own_head/peak_mb} MB; a JupyterLab server with nothing open "
     "{memory#server_mb} MB",
     "{memory#machine_gb:g} GB are enough for {memory#people_at_the_largest} people", "thirty need {memory#gb_for_thirty:.0f} GB",
 ], "rg_minimal/puppets/transformer.py": [
