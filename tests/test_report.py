@@ -436,10 +436,10 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
         if rival == "controlnet" and gap and gap["seeds"] > 1:
             assert gap["low"] < 0 < gap["high"], f"of ControlNet no number tells the two apart, nor does {at}"
         assert rival == "controlnet" or not gap or gap["value"] < 0.03, f"the adapter is no more than a little behind, with {at}"
-    assert {at for (rival, at), gap in several.items() if rival == "controlnet" and gap["seeds"] > 2} == {10, 30, 100, 300, 1000}
+    assert {at for (rival, at), gap in several.items() if rival == "controlnet" and gap["seeds"] > 2} == {10, 30, 100, 300, 1000, 10_000}
     rival = {(each["pair"], each["labels"]): each for each in R.rivals(tables, "pose")}
     assert all(-0.025 < rival["controlnet", labels]["control"]["value"] < -0.005 for labels in (10, 30)), "a hundredth or two"
-    assert all(abs(rival["controlnet", labels]["control"]["value"]) < 0.006 for labels in (100, 300, 1000)), "by less with more"
+    assert all(-0.01 < rival["controlnet", labels]["control"]["value"] < 0 for labels in (100, 300, 1000, 10_000)), "by less than one with more"
     head = {labels: R.pick(tables.contest, task="pose", contestant="head", labels=labels, strength=1.0) for labels in B.LABELS}
     missed = 1 - sum(row["control"] for row in head[10]) / len(head[10])
     assert rival["controlnet", 10]["control"]["low"] < -missed and rival["controlnet", 10]["control"]["high"] > 0, "twice as many joints, or fewer"
@@ -447,8 +447,6 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert all(each["merit"]["low"] < 0 < each["merit"]["high"] for (name, labels), each in rival.items() if name in B.KINDS and labels > 10), "from thirty on nobody is ahead"
     assert rival["adapter", 30]["control"]["high"] < 0
     assert all(rival["adapter", labels]["control"]["low"] < 0 < rival["adapter", labels]["control"]["high"] for labels in (100, 300, 1000)), "no longer, nor ahead"
-    most = several["controlnet", 10_000]
-    assert most["seeds"] == 1 and 0.008 < most["value"] < 0.013 and abs(most["low"]) < 5e-4, "with ten thousand by a hundredth, an interval that ends at 0"
     at_ten = R.pick(tables.tune, task="pose", labels=10)
     by_scale = lambda name, number: {scale: sum(row[number] for row in rows) / len(rows) for scale in (0.75, 1.5, 2.5) if (rows := [
         row for row in R.pick(at_ten, contestant=name) if json.loads(row["settings"])["scale"] == scale])}
@@ -483,8 +481,12 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     for at in (10, 30, 100):
         depth = R.answer(tables, "depth", "controlnet", at)
         assert depth["verdict"] == "fails" and depth["gap"]["high"] < 0, "for depth ControlNet is nearer with any number"
+        assert depth["gap"]["seeds"] == (3 if at == 100 else 1)
     assert R.answer(tables, "depth", "adapter")["gap"]["high"] < 0, "and the adapter with a hundred"
-    assert R.answer(tables, "edges")["gap"]["high"] < 0 < R.answer(tables, "edges", "adapter")["gap"]["low"], "for edges the head is between the two"
+    assert R.answer(tables, "edges")["verdict"] == "fails" and R.answer(tables, "edges")["gap"]["high"] < 0, "for edges ControlNet is nearer as well"
+    behind = R.answer(tables, "edges", "adapter")["gap"]
+    assert -0.001 < behind["low"] < 0 < 0.005 < behind["value"], "and the head all but measurably nearer than the adapter"
+    assert {R.answer(tables, task, kind)["gap"]["seeds"] for task in ("depth", "edges") for kind in B.KINDS} == {3}, "with a hundred there are three"
     rates = {(row["contestant"], row["task"], row["labels"]) for row in tables.recipes if row["lr"] != B.BaselineRecipe.lr}
     assert rates == {("adapter", "pose", 10), ("adapter", "pose", 100)}, "other learning rates were tried for these alone"
     for labels, steps in ((10, 100), (100, 200)):
