@@ -4,7 +4,7 @@
     recipes pose --labels 30 --lengths 200 400 --rates 1e-3 2e-3     baselines by other recipes, and what they steer, into .../recipes.csv
     tune pose                                    the same number of settings for everybody, into data/results/evidence/tune.csv
     contest pose --labels 100 1000 --seeds 0     one row a picture, into data/results/evidence/contest.csv
-    contest pose --check                         a row, drawn at random, computed again
+    contest pose --check                         a batch of rows, drawn at random, computed again
     ablate pose --labels 100                     heads without one of the paper's parts
     all --labels 100 1000                        everything, in that order; --workers 2 shares it between processes
     trial --drags 16                             metrics of drags on answers of known quality, into .../trial.csv
@@ -134,12 +134,13 @@ def contest(options) -> None:
         if others := given(options, PLAYS[1:]):
             raise ValueError(f"--check draws from all rows of the tasks: leave out {', '.join(others)}")
         pipe, judge = M.loaded()
-        row, again = C.recompute(pipe, judge, table(options, "contest"), options.tasks, seeds.TEST, options.check, options.runs)
-        print(*(f"{name}: {row[name]} {again[name]}" for name in ("control", "whole", "attributes", "passes")),
-              sep="\n")
-        print(f"look: off by at most {C.look_apart(row, again):.3f}")
-        if not C.agree(row, again):
-            raise ValueError(f"the row {[row[name] for name in C.SETTING]}, picture {row['picture']}, comes out otherwise: draw others "
+        rows, again = C.recompute(pipe, judge, table(options, "contest"), options.tasks, seeds.TEST, options.check, options.runs)
+        print(*(f"{name} {rows[0][name]}" for name in C.SETTING), sep=", ")
+        for row, new in zip(rows, again):
+            print(f"picture {row['picture']}:", *(f"{name} {row[name]:g}, again {new[name]:g};" for name in ("control", "whole", "attributes", "passes")),
+                  f"look off by at most {C.look_apart(row, new):.3f}")
+        if not C.agree(rows, again):
+            raise ValueError(f"the rows {[rows[0][name] for name in C.SETTING]}, from picture {rows[0]['picture']} on, come out otherwise: draw others "
                              f"(--check {options.check + 1}); where those do as well, {options.runs} holds other networks than those that were measured")
         return
     play(options, options.contestants)
@@ -316,7 +317,7 @@ def options_of_all() -> dict[str, dict]:
             "--tuned-on": dict(type=option(Count), default=C.TUNED_ON, help="scenes that settings are tried on"),
             "--ablations": dict(nargs="+", choices=list(A.ABLATIONS), default=list(A.ABLATIONS)),
             "--scores-only": dict(action="store_true", help="of ablations: score the readouts, do not guide with them"),
-            "--check": dict(type=option(Index), nargs="?", const=1, help="compute a row of these tasks again, drawn by this seed"),
+            "--check": dict(type=option(Index), nargs="?", const=1, help="compute a batch of rows of these tasks again, drawn by this seed"),
             "--workers": dict(type=option(Count), default=1, help="processes that share the work, by Dask (`many.py`)"),
             "--scheduler": dict(help="address of a Dask scheduler whose workers do it"),
             "--runs": dict(default=B.RUNS, help="folder of trained networks and their checkpoints"),
