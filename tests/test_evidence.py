@@ -3,6 +3,7 @@ import contextlib
 import itertools
 import json
 from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
@@ -691,9 +692,9 @@ def test_a_batch_agrees_with_what_another_processor_rounds_otherwise_and_with_no
     assert not C.agree(*batch(pose, {"passes": 51.0}, 1)), "how many passes are made is no matter of rounding"
 
 
-@pytest.mark.parametrize("task", B.TASKS)
-def test_no_batch_of_another_training_agrees(task):
-    """What `--check` is for, asked of all pairs of trainings of one kind in the stored table."""
+@pytest.mark.parametrize("task, least", [("pose", 0.062), ("depth", 0.164), ("edges", 0.105)])
+def test_no_batch_of_another_training_agrees(task, least):
+    """What `--check` is for, asked of all pairs of trainings of one kind in the stored table; the comment at `contest.SAME` names the nearest."""
     batches = {}
     for row in C.read_table(f"{C.FOLDER}/contest.csv"):
         if row["task"] == task:
@@ -702,6 +703,7 @@ def test_no_batch_of_another_training_agrees(task):
     pairs = [pair for here in batches.values() for pair in itertools.combinations(here.values(), 2)]
     assert len(pairs) > 50 and all(C.agree(rows, rows) for here in batches.values() for rows in here.values())
     assert not any(C.agree(*pair) for pair in pairs)
+    assert min(median(map(C.look_apart, *pair)) for pair in pairs) == pytest.approx(least, abs=0.001)
 
 
 @pytest.mark.parametrize("off, refused", [(0.02, False), (0.07, True)])
