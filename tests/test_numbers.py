@@ -78,7 +78,7 @@ READ = {"README.md": [
     "{inversion#0 iterations/psnr_db:.0f} dB (the worst {inversion#0 iterations/worst_db:.1f}); {inversion#1 iterations/psnr_db:.0f} dB with",
     "{transformer#pictures} held-out poses, {transformer#steps} Euler steps: PCK@0.05, PCK@0.1 | **{transformer#guided/pck@0.05:.3f}**, unguided "
     "{transformer#unguided/pck@0.05:.3f}; {transformer#guided/pck@0.1:.3f}, unguided {transformer#unguided/pck@0.1:.3f} |",
-    *(f"(notebooks/{name}.ipynb) | … | {{times#notebooks/seconds/{name}}} s |"
+    *(f"(notebooks/{name}.ipynb) | … | {{notebooks#notebooks/{name}/seconds:.0f}} s |"
       for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds (unguided with {code#longer/0}, "
     "{code#longer/1} and {code#longer/2} steps {front#none/50 steps/pictures} pictures, {code#longer seeds} seeds), with its 95 % interval; "
@@ -147,16 +147,16 @@ READ = {"README.md": [
     "edge F-score of {depth#pictures} guided and {edges#pictures} unguided pictures", "whole puppets of {drag#cases} drags",
     "PCK of {transformer#pictures} guided and {transformer#pictures} unguided pictures of a transformer of the kind of Stable Diffusion 3 "
     "({code#transformer:.1f} M parameters", "(on one thread, `OMP_NUM_THREADS=1`, it is {times#combination on one thread/process_time_ratio} times)",
-    "how many people fit into {memory#machine_gb:g} GB by these", "as it is (`bare`), {arrows#steps} steps;",
+    "how many people fit into {notebooks#machine_gb:g} GB by these", "as it is (`bare`), {arrows#steps} steps;",
 ], "notebooks/A3_cost.ipynb": [
     "In time `FULL` is {cost#process_time_ratio/full:.2f} of an unguided picture of {cost#steps} steps, not {front#pose/full/cost:.2f}.",
 ], "notebooks/TEACHING.md": [
-    *(f"]({name}.ipynb) | … | … | {{times#notebooks/seconds/{name}}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
-    "A kernel that runs notebook 0 holds {memory#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "
-    "{memory#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {memory#notebooks/07_drag/peak_mb} MB, and notebook 10, which holds the most of all that "
-    "are numbered, {memory#notebooks/10_your_own_head/peak_mb} MB; a JupyterLab server with nothing open "
-    "{memory#server_mb} MB",
-    "{memory#machine_gb:g} GB are enough for {memory#people_at_the_largest} people", "thirty need {memory#gb_for_thirty:.0f} GB",
+    *(f"]({name}.ipynb) | … | … | {{notebooks#notebooks/{name}/seconds:.0f}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
+    "A kernel that runs notebook 0 holds {notebooks#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "
+    "{notebooks#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {notebooks#notebooks/07_drag/peak_mb} MB, and notebook 10, which holds the most of all, "
+    "{notebooks#notebooks/10_your_own_head/peak_mb} MB; a JupyterLab server with nothing open "
+    "{notebooks#server_mb} MB",
+    "{notebooks#machine_gb:g} GB are enough for {notebooks#people_at_the_largest} people", "thirty need {notebooks#gb_for_thirty:.0f} GB",
 ], "rg_minimal/puppets/transformer.py": [
     "PCK@0.05 of {transformer#guided/pck@0.05:.2f} against {transformer#unguided/pck@0.05:.2f} unguided, {transformer#pictures} held-out poses, "
     "{transformer#steps} Euler steps",

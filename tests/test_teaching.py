@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
+import nbformat
 import pytest
 
 import container
-from rg_minimal.classroom import course, memory
+from rg_minimal.classroom import course, needs as running
 from test_house import MAKEFILE, PROJECT, heading_anchors, is_dead, links
 
 ROOT = Path(__file__).resolve().parent.parent
 COURSE = course.notebooks()
 GLOSSARY, TEACHING, README = ((ROOT / name).read_text(encoding="utf-8") for name in ("notebooks/GLOSSARY.md", "notebooks/TEACHING.md", "README.md"))
+MEASURED = json.loads((ROOT / "data/results/notebooks.json").read_text(encoding="utf-8"))
 each_notebook = pytest.mark.parametrize("name", COURSE)
 
 
@@ -118,7 +120,7 @@ SPANS = {"a quarter of a minute": 15, "half a minute": 30, "a minute": 60}
 def test_a_notebook_says_how_long_it_was_measured_to_run(name):
     """Within a factor of two: an upper bound may be farther off."""
     said = re.search(r"under a minute|a quarter of a minute|half a minute|a minute", course.read(COURSE[name]).cells[0].source.split("**Time:**")[1])[0]
-    measured = json.loads((ROOT / "data/results/times.json").read_text(encoding="utf-8"))["notebooks"]["seconds"][name]
+    measured = MEASURED["notebooks"][name]["seconds"]
     assert measured < 60 if said == "under a minute" else measured / 2 < SPANS[said] < measured * 2, f"{said}, measured {measured} s"
 
 
@@ -139,24 +141,39 @@ def test_no_blank_is_left_in_the_teachers_page():
     assert not re.search(r"@\w+@", TEACHING)
 
 
-# ---- memory ------------------------------------------------------------------------------------------------------------
+# ---- time and memory ---------------------------------------------------------------------------------------------------
+
+def test_every_notebook_was_measured_and_none_keeps_a_class_waiting():
+    seconds = {name: each["seconds"] for name, each in MEASURED["notebooks"].items()}
+    assert list(seconds) == list(COURSE) and MEASURED["cores"] == 2 and MEASURED["threads"] == "all"
+    assert max(seconds.values()) <= 40 and sum(seconds.values()) <= 360 and MEASURED["seconds"] == pytest.approx(sum(seconds.values()), abs=0.1)
+
+
+def test_a_notebook_is_run_whole_and_one_that_fails_is_named(tmp_path):
+    def run(source):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "lesson.ipynb")
+        return running.run_notebook(tmp_path / "lesson.ipynb")
+    found = run("import time, pathlib\nassert pathlib.Path('lesson.ipynb').exists()\nheld = bytes([1]) * 300_000_000\ndel held\ntime.sleep(2)")
+    assert 2 < found["seconds"] < 60 and 300 < found["peak_mb"] < 600 and found["end_mb"] < found["peak_mb"] - 250
+    with pytest.raises(RuntimeError, match="lesson.ipynb did not run to its end: ZeroDivisionError"):
+        run("1 / 0")
+
 
 def test_the_memory_of_people_follows_from_what_was_measured():
-    found = json.loads((ROOT / "data" / "results" / "memory.json").read_text())
+    found = MEASURED
     largest = max(each["peak_mb"] for each in found["notebooks"].values())
     assert found["largest_peak_mb"] == largest == found["notebooks"]["10_your_own_head"]["peak_mb"], "which the teacher is told holds the most"
-    assert found["people_at_the_largest"] == memory.people(largest, found["server_mb"]) and len(found["notebooks"]) == 13
+    assert found["people_at_the_largest"] == running.people(largest, found["server_mb"])
     assert found["people_at_the_largest"] * (largest + found["server_mb"]) <= 15_000 < (found["people_at_the_largest"] + 1) * (largest + found["server_mb"])
-    assert found["command"] in (ROOT / "data" / "results" / "README.md").read_text()
 
 
 def test_what_a_process_held_is_read_and_a_system_that_does_not_say_is_named():
-    assert memory.held("VmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\n") == (2_048_000, 1_024_000)
+    assert running.held("VmHWM:\t  2000 kB\nVmRSS:\t  1000 kB\n") == (2_048_000, 1_024_000)
     with pytest.raises(ValueError, match="measure on Linux"):
-        memory.held("")
+        running.held("")
     for names in (["99_none"], []):
         with pytest.raises(ValueError, match="is no notebook of the course; choose from 00_start_here"):
-            memory.measure(names)
+            running.measure(names)
 
 
 # ---- a start without installation trouble ------------------------------------------------------------------------------

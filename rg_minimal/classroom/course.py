@@ -56,7 +56,8 @@ def read(path: Path):
 
 def seconds(name: str) -> int | None:
     """How long a notebook runs on two cores, as measured; None where nobody did."""
-    return read_json(find_folder("data/results/times.json"))["notebooks"]["seconds"].get(name)
+    found = read_json(find_folder("data/results/notebooks.json"))["notebooks"].get(name)
+    return round(found["seconds"]) if found else None
 
 
 # ---- exercises ---------------------------------------------------------------------------------------------------------

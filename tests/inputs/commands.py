@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 from inputs import Case
-from rg_minimal.classroom import collect, memory, sheets, versions
+from rg_minimal.classroom import collect, needs, sheets, versions
 from rg_minimal.puppets import heads, judge, measure, previews, transformer
 
 MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "previews": previews.main,
-         "sheets": sheets.main, "collect": collect.main, "versions": versions.main, "memory": memory.main}
+         "sheets": sheets.main, "collect": collect.main, "versions": versions.main, "needs": needs.main}
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = []
 
@@ -54,7 +54,7 @@ def began(command, arguments, slow):
 
 SLOW = {"measure": [(measure, "finish")], "heads": [(heads, "make_head")], "judge": [(judge, "train_judge")],
         "transformer": [(transformer, "train_autoencoder")], "previews": [(previews, "train_previews")],
-        "sheets": [(sheets, "make_sheet")], "collect": [(collect, "found_in")], "versions": [(versions, "replace_folder")], "memory": [(memory, "notebook_memory")]}
+        "sheets": [(sheets, "make_sheet")], "collect": [(collect, "found_in")], "versions": [(versions, "replace_folder")], "needs": [(needs, "run_notebook")]}
 MODEL, HEADS = str(REPOSITORY / "data/puppet-diffusion"), str(REPOSITORY / "data/heads")
 
 
@@ -177,7 +177,9 @@ refuse("versions", "taken", "taken", "choose another folder")
 refuse("versions", NOTEBOOKS, "where the course itself lies", "out/versions")
 refuse("versions", f"{NOTEBOOKS}/solutions", "where the course itself lies", "out/versions")
 take("versions", "new")
-refuse("memory", "", "notebooks", "required")
-refuse("memory", "13_none", "13_none", "choose from 00_start_here")
-refuse("memory", "00_start_here -o taken/m.json", "taken", "choose another folder")
-take("memory", "00_start_here 07_drag -o new/m.json")
+refuse("needs", "13_none", "13_none", "choose from 00_start_here")
+refuse("needs", "00_start_here -o taken/m.json", "taken", "choose another folder")
+refuse("needs", "-o taken/m.json", "taken", "choose another folder")
+take("needs", "")
+take("needs", "00_start_here 07_drag")
+take("needs", "00_start_here 07_drag -o new/m.json")

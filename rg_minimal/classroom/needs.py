@@ -1,8 +1,9 @@
-"""What a running notebook needs: `python -m rg_minimal.classroom.memory 00_start_here 05_guided_sampling 07_drag`.
+"""What a running notebook needs, in time and in memory: `python -m rg_minimal.classroom.needs`.
 
-Runs each notebook once, in a kernel of its own, and writes the largest memory that the kernel held at a time (its resident
-set, as the system counts it), that of a JupyterLab server with nothing open, and how many people fit into 16 GB by these to
-data/results/memory.json. On Linux.
+Runs each notebook of the course once, one after the other, with papermill in a process of its own, and writes how long that took
+from its start to its end, the largest memory that the kernel held at a time (its resident set, as the system counts it), that of
+a JupyterLab server with nothing open, and how many people fit into 16 GB by these to data/results/notebooks.json. Of a part of
+the notebooks, which are named, it prints the same, and writes it to another file (`--out`). On Linux, with nothing beside it.
 """
 from __future__ import annotations
 
@@ -10,16 +11,17 @@ import argparse
 import copy
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from datetime import date
 from pathlib import Path
 
 import nbformat
-import papermill
 
 from ..checks import FileName, declared, one_sentence
 from ..files import refuse_file, write_json
@@ -39,16 +41,23 @@ def held(status: str) -> tuple[float, float]:
     return 1024.0 * int(found["VmHWM"]), 1024.0 * int(found["VmRSS"])
 
 
-def notebook_memory(path: Path) -> dict[str, float]:
-    """Run a notebook: megabytes that its kernel held at most, and in the end."""
+def run_notebook(path: Path) -> dict[str, float]:
+    """Run a notebook: seconds of the whole process, and megabytes that its kernel held at most, and in the end. RuntimeError with
+    what it says last where the notebook does not run to its end."""
     notebook = copy.deepcopy(course.read(path))
     notebook.cells.append(nbformat.v4.new_code_cell(ASK))
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "in.ipynb", Path(folder) / "out.ipynb"
         nbformat.write(notebook, source)
-        done = papermill.execute_notebook(str(source), str(out), kernel_name="python3", cwd=str(path.parent), progress_bar=False)
-    most, end = held("".join(output.text for output in done.cells[-1].outputs if output.output_type == "stream"))
-    return {"peak_mb": round(most / MB), "end_mb": round(end / MB)}
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "papermill", str(source), str(out), "--kernel", "python3", "--cwd", str(path.parent),
+                               "--no-progress-bar"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        seconds = time.monotonic() - start
+        if done.returncode:
+            raise RuntimeError(f"{path.name} did not run to its end: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+        outputs = nbformat.read(out, as_version=4).cells[-1].outputs
+    most, end = held("".join(output.text for output in outputs if output.output_type == "stream"))
+    return {"seconds": round(seconds, 1), "peak_mb": round(most / MB), "end_mb": round(end / MB)}
 
 
 def server_memory(patience: float = 60) -> float:
@@ -74,6 +83,12 @@ def server_memory(patience: float = 60) -> float:
     raise ValueError(f"no JupyterLab answered within {patience:g} s")
 
 
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
+    told = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return " ".join(told[1].split()) if told else platform.machine()
+
+
 def people(peak_mb: float, server_mb: float) -> int:
     """How many people fit into the machine, each with a server and one notebook at its peak."""
     return int((MACHINE - SYSTEM) // ((peak_mb + server_mb) * MB))
@@ -88,13 +103,13 @@ def measure(names, out: FileName = "", report=None) -> dict:
         raise ValueError(f"{', '.join(map(str, wrong)) or 'nothing'} is no notebook of the course; choose from {', '.join(known)}")
     found = {}
     for name in names:
-        found[name] = notebook_memory(known[name])
+        found[name] = run_notebook(known[name])
         if report:
             report(name, found[name])
     server = server_memory()
     largest = max(each["peak_mb"] for each in found.values())
-    result = {"command": "python -m rg_minimal.classroom.memory " + " ".join(names), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-              "notebooks": found, "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
+    result = {"date": f"{date.today()}", "processor": processor(), "cores": len(os.sched_getaffinity(0)), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+              "notebooks": found, "seconds": round(sum(each["seconds"] for each in found.values()), 1), "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
               "people": {name: people(each["peak_mb"], server) for name, each in found.items()}, "people_at_the_largest": people(largest, server),
               "gb_for_thirty": round((30 * (largest + server) * MB + SYSTEM) / GB, 1)}
     if out:
@@ -103,15 +118,17 @@ def measure(names, out: FileName = "", report=None) -> dict:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description="Measure the memory of running notebooks.")
-    parser.add_argument("notebooks", nargs="+", help="names, such as 05_guided_sampling")
-    parser.add_argument("-o", "--out", default=None, help="the file to write (data/results/memory.json)")
+    parser = argparse.ArgumentParser(description="Measure the time and the memory of running notebooks.")
+    parser.add_argument("notebooks", nargs="*", help="names, such as 05_guided_sampling; all by default")
+    parser.add_argument("-o", "--out", default=None, help="the file to write; of all notebooks data/results/notebooks.json, of some of them none by default")
     options = parser.parse_args(arguments)
     with one_sentence(parser):
-        out = options.out or str(Path(find_folder("data/results")) / "memory.json")
-        refuse_file(Path(out).parent)
-        result = measure(options.notebooks, out, lambda name, figures: print(f"{name}: {figures}", flush=True))
-    print(f"server: {result['server_mb']} MB; people in {result['machine_gb']:g} GB: {result['people_at_the_largest']}\nwritten to {out}")
+        out = options.out or ("" if options.notebooks else str(Path(find_folder("data/results")) / "notebooks.json"))
+        if out:
+            refuse_file(Path(out).parent)
+        result = measure(options.notebooks or list(course.notebooks()), out, lambda name, figures: print(f"{name}: {figures}", flush=True))
+    print(f"one after the other: {result['seconds']:.0f} s; server: {result['server_mb']} MB; people in {result['machine_gb']:g} GB: "
+          f"{result['people_at_the_largest']}" + (f"\nwritten to {out}" if out else ""))
 
 
 if __name__ == "__main__":
