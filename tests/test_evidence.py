@@ -222,6 +222,38 @@ def test_all_goes_on_where_nothing_is_lacking(commanded):
     assert command(f"{few} --contestants unguided --ablations plain_loss") == ["train", "contest", "contest"], "nothing is to be tuned"
 
 
+def test_again_gives_every_command_behind_the_tables_into_another_folder(tmp_path, monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(evidence, "COMMANDS", {name: (run if name == "again" else lambda options, name=name: given.append((name, options)), *rest)
+                                               for name, (run, *rest) in evidence.COMMANDS.items()})
+    for name in ("try_recipes", "try_metrics", "ghosting"):
+        monkeypatch.setattr(evidence, name, lambda options, name=name: given.append((name, options)))
+    main(["again", "--folder", str(tmp_path / "tables"), "--runs", str(tmp_path / "runs"), "--workers", "2"])
+    lines = report.everything(report.read_tables())
+    assert [options.command for _, options in given] == [line.split()[3] for line in lines] and len(lines) > 20
+    assert {name for name, _ in given} == {"train", "tune", "try_recipes", "contest", "ablate", "try_metrics", "ghosting"}
+    for name, options in given:
+        assert options.folder == str(tmp_path / "tables") and getattr(options, "runs", str(tmp_path / "runs")) == str(tmp_path / "runs")
+        assert getattr(options, "workers", 2) == 2
+    said = capsys.readouterr().out
+    assert all(f"{number} of {len(lines)}: {line}" in said for number, line in enumerate(lines, 1))
+    for folder in (C.FOLDER, str(tmp_path / "taken")):
+        (tmp_path / "taken").write_text("")
+        with pytest.raises(SystemExit):
+            main(["again", "--folder", folder])
+    assert len(given) == len(lines) and "where the tables themselves lie" in capsys.readouterr().err
+    options = evidence.commands().parse_args(["again"])
+    assert (options.folder, options.runs) == ("out/evidence", "out/runs"), "which git ignores"
+
+
+def test_ablate_notes_what_its_trainings_cost(commanded, tmp_path, monkeypatch):
+    command, done = commanded
+    cost = {"contestant": "mirrored", "task": "pose", "labels": 100, "seed": 0, "parameters": 9, "training_seconds": 1.0, "device": "cpu", "steps": 2, "network": "b"}
+    monkeypatch.setattr(C, "trainings", lambda runs: [cost])
+    command("ablate pose --labels 100 --ablations mirrored --scores-only")
+    assert rows_so_far(tmp_path / "tables" / "training.csv", report.COSTS, "training") == [cost]
+
+
 def test_what_is_tuned_and_measured_needs_no_network_again(commanded, tmp_path):
     command, done = commanded
     line = "all pose --labels 100 --tuned-with 100 --tuned-on 8 --pictures 8 --ablations mirrored"
@@ -367,7 +399,7 @@ def test_recipes_are_tried_on_tuning_scenes_and_written_down(tiny, tmp_path, mon
     assert {(row["pictures"], row["merit"]) for row in rows} == {(10, 0.375)} and len({row["loss"] for row in rows}) == 4
     assert sorted(path.name for path in (tmp_path / "runs" / "recipes").iterdir()) == ["2-0.002", "3-0.001", "3-0.002", "4-0.002"]
     tables = report.read_tables(str(tmp_path))
-    assert "ControlNet, 4 labels: 3, 0.001" in report.recipe_table(tables, "depth") and report.tried_by(tables) == [
+    assert "ControlNet, 4 labels: 3, 0.001" in report.recipe_table(tables, "depth") and report.tried_by(tables.recipes) == [
         "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 2 3 4 --rates 0.002 --pictures 10",
         "python -m rg_minimal.evidence recipes depth --kinds controlnet --labels 4 --seeds 0 --lengths 3 --rates 0.001 --pictures 10"]
     assert B.BaselineRecipe("controlnet", "depth", 4, runs=str(tmp_path / "runs")).folder not in {path.parent for path in (tmp_path / "runs").rglob("training.json")}
@@ -881,8 +913,16 @@ def test_a_cheaper_head_is_trained_scored_and_guides(pipe, tmp_path, monkeypatch
     assert [state.step for state in states] == [1, 2] and not list(A.train_ablation(name, "pose", 2, 0, tmp_path, pipe, steps=2, batch=2))
     head = C.load_parts(f"head:{name}", "pose", 2, 0, pipe, tmp_path)
     assert len(head.config.layer_channels) == (3 if name == "short3" else 6) and head.config.out_channels == 14
-    assert list(A.score_ablations(pipe, [name], ["pose"], [2], [0], tmp_path / "scores.csv", tmp_path, (300,))) == [(1, 1)]
+    assert list(A.score_ablations(pipe, load_judge(), [name], ["pose"], [2], [0], tmp_path / "scores.csv", tmp_path, (300,))) == [(1, 1)]
     scored, = rows_so_far(tmp_path / "scores.csv", A.KINDS_OF, "ablations")
+    assert scored["network"] == C.network_of(f"head:{name}", "pose", 2, 0, tmp_path) != "" and scored["version"] == C.checksum_of(pipe, load_judge())
+    score = lambda: list(A.score_ablations(pipe, load_judge(), [name], ["pose"], [2], [0], tmp_path / "scores.csv", tmp_path, (300,)))
+    assert score() == [], "what is there is not scored again"
+    write_rows(tmp_path / "scores.csv", [scored | {"network": "other"}], A.KINDS_OF)
+    assert score() == [(1, 1)] and rows_so_far(tmp_path / "scores.csv", A.KINDS_OF, "ablations") == [scored], "but what was trained anew is"
+    write_rows(tmp_path / "alien.csv", [scored | {"version": "other"}], A.KINDS_OF)
+    with pytest.raises(ValueError, match="rows of another model or judge"):
+        list(A.score_ablations(pipe, load_judge(), [name], ["pose"], [2], [0], tmp_path / "alien.csv", tmp_path, (300,)))
     each = [float(score) for score in scored["scores"].split()]
     assert len(each) == 2 and sum(each) / len(each) == pytest.approx(scored["score"], abs=1e-4), "of each picture by itself"
     cases, later = C.make_cases(pipe, "pose", S.TUNE.first, 1), []
@@ -1023,12 +1063,47 @@ def test_pairs_that_are_all_alike_may_still_differ():
     assert (few["low"], few["value"], few["high"], few["n"]) == pytest.approx((0.025 ** (1 / 16) - 1, 0, 1 - 0.025 ** (1 / 16), 16))
 
 
-def test_a_share_of_none_or_all_has_an_interval_too():
-    for value, ends in ((0.0, (0.0, 1 - 0.025 ** (1 / 64))), (1.0, (0.025 ** (1 / 64), 1.0))):
-        found = T.shared_by(torch.full((1, 64), value))
-        assert (found["low"], found["value"], found["high"]) == pytest.approx((ends[0], value, ends[1])) and 0.05 < abs(ends[1] - ends[0]) < 0.06
-    mixed = torch.tensor([[0.0] * 32 + [1.0] * 32])
-    assert T.shared_by(mixed) == T.resampled([mixed], lambda mean: mean)
+def zeros_and_ones(right, of):
+    return torch.tensor([[1.0] * right + [0.0] * (of - right)])
+
+
+def test_a_share_has_wilsons_interval_which_never_turns_back():
+    from scipy.stats import binomtest                       # of the tests' packages
+    for n in (3, 16, 64):
+        found = [T.shared_by(zeros_and_ones(right, n)) for right in range(n + 1)]
+        for right, each in enumerate(found):
+            ends = binomtest(right, n).proportion_ci(method="wilson")
+            assert (each["low"], each["high"], each["n"]) == (pytest.approx(ends.low, abs=1e-3), pytest.approx(ends.high, abs=1e-3), n)
+        for end in ("low", "high"):
+            assert [each[end] for each in found] == sorted(each[end] for each in found), "one right more moves no end back"
+
+
+def test_a_share_of_parts_knows_how_many_and_that_they_go_wrong_together():
+    alone, six = (T.shared_by(torch.ones(1, 64), parts) for parts in (1, 6))
+    assert alone["low"] == pytest.approx(0.9434, abs=1e-4) and six["low"] == pytest.approx(0.9901, abs=1e-4) and six["high"] == 1
+    torn = torch.tensor([[1.0] * 60 + [0.0] * 4])           # four pictures of which everything is wrong
+    found, drawn = T.shared_by(torn, 6), T.resampled([torn], lambda mean: mean)
+    assert (found["low"], found["high"]) == (drawn["low"], drawn["high"]), "not as if 384 had been asked"
+    several = T.shared_by(torch.ones(3, 64))
+    assert (several["low"], several["seeds"]) == (alone["low"], 3)
+
+
+def test_the_mean_of_few_pictures_is_moved_by_students_t():
+    from scipy.stats import t
+    rng = torch.Generator().manual_seed(0)
+    for n in (2, 3, 8, 16):
+        pixels = 20 + 5 * torch.randn(1, n, generator=rng)
+        found, error = T.mean_of(pixels, 20_000), float(pixels.std()) / n ** 0.5
+        assert found["n"] == n and found["seeds"] == 1
+        assert found["high"] - found["value"] == pytest.approx(t.ppf(0.975, n - 1) * error, rel=0.1)
+        assert found["value"] - found["low"] == pytest.approx(min(t.ppf(0.975, n - 1) * error, found["value"]), rel=0.1)
+        apart = T.paired(pixels, pixels.flip(1) + 1, 20_000)
+        assert (apart["n"], apart["seeds"]) == (n, 1) and (apart["high"] - apart["low"]) / 2 == pytest.approx(
+            t.ppf(0.975, n - 1) * float((pixels - pixels.flip(1)).std()) / n ** 0.5, rel=0.1)
+    many = 20 + 5 * torch.randn(1, 64, generator=rng)
+    assert T.mean_of(many) == T.resampled([many], lambda mean: mean)
+    assert T.mean_of(torch.ones(1, 3)) == T.shared_by(torch.ones(1, 3)) and T.mean_of(torch.ones(1, 3))["low"] < 0.5
+    assert T.mean_of(torch.tensor([[0.9, 1.0, 1.0]]))["high"] == 1, "of what lies between 0 and 1"
 
 
 def test_a_rising_curve_is_the_mean_of_what_pulls_against_each_other():

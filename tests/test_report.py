@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rg_minimal.classroom import plots
-from rg_minimal.evidence import baselines as B, contest as C, many as M, recipes, report as R, statistics as T, trial
+from rg_minimal.evidence import ablations as A, baselines as B, contest as C, many as M, recipes, report as R, statistics as T, trial
 from rg_minimal.evidence.__main__ import commands, main
 from rg_minimal.files import write_rows
 from rg_minimal.pipelines import load_head
@@ -61,7 +61,7 @@ def test_the_gap_is_of_equally_many_labels_and_says_who_is_nearer():
 def test_what_is_not_there_is_not_measured():
     empty = R.Tables()
     assert R.answer(empty, "pose")["verdict"] == R.NOT and R.NOT in R.sentence(R.answer(empty, "pose"))
-    assert R.markdown(empty).count(R.NOT) == 3 * 6
+    assert R.markdown(empty).count(R.NOT) == 3 * 7
     assert R.trade(empty, "pose") == R.efficiency(empty, "pose") == R.ablation_scores(empty, "pose") == {} and R.together(empty, "pose") == []
     assert R.NOT in R.trade_table({}) and "pose: nothing was measured." in R.gaps(empty)
     some = R.gaps(R.Tables(HOLDS))
@@ -114,8 +114,8 @@ def test_the_table_of_the_readme_has_a_row_of_each_number_of_labels():
     assert [line[0] for line in lines[2:]] == ["pose, 100: PCK@0.05", "pose, added weights", "depth", "edges"]
     measured, added = lines[2:4]
     assert measured[1].startswith("0.751 (") and measured[2].startswith("0.501 (") and measured[3] == R.NOT
-    assert measured[4].startswith("360") and measured[5:] == [R.NOT, "yes (one training)"] and added[1:4] == ["0.33 M", "3.40 M", R.NOT]
-    assert {len(line) for line in lines} == {7}
+    assert measured[4] == "8; 1, 1, -" and measured[5].startswith("360") and measured[6:] == [R.NOT, "yes (one training)"] and added[1:4] == ["0.33 M", "3.40 M", R.NOT]
+    assert {len(line) for line in lines} == {8}
 
 
 def test_what_was_tried_is_told_and_the_best_of_it_is_chosen():
@@ -280,7 +280,7 @@ def test_together_is_compared_with_each_alone():
 
 
 def test_parts_of_the_head_are_scored_and_guided_with():
-    scores = [{"ablation": name, "task": "pose", "labels": 100, "seed": seed, "timestep": t, "score": value + 0.02 * seed, "parameters": 9, "scores": ""}
+    scores = [{"ablation": name, "task": "pose", "labels": 100, "seed": seed, "timestep": t, "score": value + 0.02 * seed, "parameters": 9, "scores": "", "network": "", "version": "a"}
               for name, value in (("head", 0.9), ("mirrored", 0.8), ("layer0", 0.3)) for seed in (0, 1) for t in (100, 500)]
     found = R.ablation_scores(R.Tables(ablations=scores), "pose")
     assert list(found) == ["which layers", "timestep embedding"]
@@ -288,7 +288,7 @@ def test_parts_of_the_head_are_scored_and_guided_with():
     assert R.scored_by(scores, "pose") == [f"python -m rg_minimal.evidence ablate pose --labels 100 --seeds {seed} --scores-only --ablations mirrored layer0"
                                            for seed in (0, 1)] and not R.scored_by(scores, "depth")
     assert commands().parse_args(shlex.split(R.scored_by(scores, "pose")[1])[3:]).seeds == [1]
-    assert "told 999 - t" in R.ablation_table(found) and len(plots.score_panels(found, "PCK").axes) == 2
+    assert "told 999 - t" in R.ablations_said(R.Tables(ablations=scores), "pose") and len(plots.score_panels(found, "PCK").axes) == 2
     assert plots.score_panels(found, "PCK").get_supxlabel() == "whiskers: the least and the most of the trainings; 2 trainings"
     layers = {name: found["which layers"]["our head"] for name in ("our head", *(f"layer {i}" for i in range(len(plots.STYLES) + 3)))}
     drawn = [line for line in plots.score_panels({"which layers": layers}, "PCK").axes[0].get_lines() if line.get_label() in layers or len(line.get_xdata()) == 2]
@@ -370,6 +370,28 @@ def test_everything_comes_in_an_order_in_which_each_finds_what_it_needs(tmp_path
                 assert set(needs) <= finished, (each.command, name, set(needs) - finished)
 
 
+def test_what_a_changed_head_reads_is_compared_at_the_noisiest_timestep_too():
+    score = lambda name, t, value: {"ablation": name, "task": "pose", "labels": 100, "seed": 0, "timestep": t, "score": value, "parameters": 9,
+                                    "scores": " ".join(f"{value + 0.01 * (i % 3):.4f}" for i in range(40)), "network": "", "version": "a"}
+    tables = R.Tables(ablations=[score("head", 100, 0.8), score("head", 750, 0.8), score("below250", 100, 0.9), score("below250", 750, 0.7)])
+    assert R.more_than_ours(tables, "pose")["below250"]["value"] == pytest.approx(0, abs=1e-6)
+    assert R.more_than_ours(tables, "pose", 750)["below250"]["high"] == pytest.approx(-0.1, abs=1e-4) == R.more_than_ours(tables, "pose", 750)["below250"]["low"]
+    said = R.ablations_said(tables, "pose")
+    assert "t = 750, less our head" in said and "-0.100 (-0.100 to -0.100)" in said and R.NOT in R.ablations_said(R.Tables(), "pose")
+
+
+def test_steps_that_nobody_varied_and_rows_without_a_network_are_said():
+    told = R.gaps(R.Tables(HOLDS))
+    assert "pose: the number of steps is the recipe's, and no other was tried: ControlNet with 10, 100, 1,000 labels." in told
+    recipe = {"contestant": "controlnet", "task": "pose", "seed": 0, "steps": 400, "lr": 2e-3, "settings": "{}", "merit": 0.5}
+    told = R.gaps(R.Tables(HOLDS, recipes=[recipe | {"labels": 100}]))
+    assert "pose: the number of steps is the recipe's, and no other was tried: ControlNet with 10, 1,000 labels." in told
+    nameless = lambda rows: [each for each in R.gaps(R.Tables(rows)) if "do not name the very network" in each]
+    half = [{**each, "network": "a" if each["contestant"] == "head" else ""} for each in HOLDS]
+    share = sum(not each["network"] for each in half) / len(half)
+    assert nameless(half)[0].startswith(f"{share:.0%} of the rows of trained networks") and not nameless([{**each, "network": "a"} for each in HOLDS])
+
+
 def test_the_figure_of_changed_heads_names_its_rows():
     tables = R.Tables(HOLDS + arm("head:short2", 100, 0.7) + arm("head:mirrored", 100, 0.7) + arm("loop", 100, 0.8))
     assert {row["contestant"] for row in R.behind(tables, "pose", "parts")} == {"head:short2", "head:mirrored"}
@@ -402,6 +424,11 @@ def test_a_report_of_a_folder(tmp_path, capsys):
     with pytest.raises(ValueError, match="several models"):
         R.read_tables(str(tmp_path))
     (tmp_path / "recipes.csv").unlink()
+    scored = {**dict.fromkeys(A.KINDS_OF, 0), "ablation": "head", "task": "pose", "scores": "", "network": "", "version": "b"}
+    write_rows(tmp_path / "ablations.csv", [scored], A.KINDS_OF)
+    with pytest.raises(ValueError, match="several models"):
+        R.read_tables(str(tmp_path))
+    (tmp_path / "ablations.csv").unlink()
     for name, version in (("trial", "a"), ("ghosting", "b")):
         write_rows(tmp_path / f"{name}.csv", [{**dict.fromkeys(trial.KINDS_OF, 0), "answer": "exact", "kind": "wrist", "settings": "{}", "version": version}], trial.KINDS_OF)
     with pytest.raises(ValueError, match="several models"):
@@ -497,6 +524,9 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     scores = {(row["ablation"], row["timestep"]): row for row in tables.ablations}
     assert all(scores["equal_mixing", t]["scores"] == scores["head", t]["scores"] for _, t in scores), "the very same share of joints in every picture"
     assert all(0.94 < each < 1.08 for each in load_head("data/heads/pose").mixing_weights.tolist()), "the weights that are learned hardly leave 1"
+    noisiest = R.more_than_ours(tables, "pose", 750)
+    assert -0.02 < noisiest["below250"]["value"] < -0.005 and noisiest["below250"]["high"] < 0, "a hundredth at the noisiest, measurably for the quarter"
+    assert -0.02 < noisiest["below500"]["value"] < -0.005 and 0 < noisiest["below500"]["high"] < 0.005, "all but measurably for the half"
     undecided = ("without_timestep", "mirrored", "layer3", "last3", "width256", "below250", "below500", "short4")
     assert all(-0.009 < more[name]["low"] <= 0 <= more[name]["high"] < 0.009 for name in undecided), "as much, to within a hundredth"
     assert all(-0.005 < more[name]["low"] and more[name]["high"] < 0.005 for name in ("without_timestep", "mirrored")), "to within half a hundredth"

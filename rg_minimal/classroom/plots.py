@@ -659,9 +659,9 @@ def trade(found: dict, error: Text, panels: dict, most: Positive | None = None, 
 
 
 @declared
-def differences(found: dict, label: Text, inches: Inches | None = None) -> Figure:
+def differences(found: dict, label: Text, inches: Inches | None = None, of: Text = "training") -> Figure:
     """A point with its 95 % interval for each {name: {"value", "low", "high"}}, one below the other, beside a line at 0; what holds 0
-    is pale. Where all tell their "n" and "seeds", as `evidence.statistics` does, the figure says them."""
+    is pale. Where all tell their "n" and "seeds", as `evidence.statistics` does, the figure says them, and what the seeds are `of`."""
     if not found:
         raise ValueError("there are no differences to show: pass at least one")
     figure = Figure(figsize=inches or (5.6, 0.7 + 0.24 * len(found)), layout="constrained")
@@ -678,7 +678,7 @@ def differences(found: dict, label: Text, inches: Inches | None = None) -> Figur
     axes.spines[["top", "right"]].set_visible(False)
     if all({"n", "seeds"} <= each.keys() for each in found.values()):
         counts, seeds = ({each[what] for each in found.values()} for what in ("n", "seeds"))
-        figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures{_of_trainings(seeds)}",
+        figure.suptitle(f"whiskers: 95 % intervals of n = {_from_to(counts)} pairs of pictures{_of_seeds(seeds, of)}",
                         fontsize=7.5, color="0.35", x=0.01, ha="left")
     return figure
 
@@ -688,8 +688,8 @@ def _from_to(several) -> str:
     return " to ".join(map(str, dict.fromkeys((min(several), max(several)))))
 
 
-def _of_trainings(seeds: set[int]) -> str:
-    return "; one training each" if seeds == {1} else f"; {_from_to(seeds)} trainings"
+def _of_seeds(seeds: set[int], of: str = "training") -> str:
+    return f"; one {of} each" if seeds == {1} else f"; {_from_to(seeds)} {of}s"
 
 
 @declared
@@ -720,7 +720,7 @@ def score_panels(parts: dict, y: Text, columns: Count = 3, inches: Inches = (3.2
     counts, seeds = {row["n"] for row in every}, {row["seeds"] for row in every}
     told = f"whiskers: 95 % intervals of n = {_from_to(counts)} labelled pictures" if min(counts) else (
         "no intervals" if seeds == {1} else "whiskers: the least and the most of the trainings")
-    figure.supxlabel(told + _of_trainings(seeds), fontsize=7.5, color="0.35")
+    figure.supxlabel(told + _of_seeds(seeds), fontsize=7.5, color="0.35")
     return figure
 
 

@@ -7,6 +7,7 @@
     contest pose --check                         a batch of rows, drawn at random, computed again
     ablate pose --labels 100                     heads without one of the paper's parts
     all --labels 100 1000                        everything, in that order; --workers 2 shares it between processes
+    again                                        every command behind the tables that are shipped, into out/evidence: days
     trial --drags 16                             metrics of drags on answers of known quality, into .../trial.csv
     ghosting                                     our drags with and without the anti-ghosting term, into .../ghosting.csv
     cases out/drags                              the drags and their exact answers as files
@@ -185,13 +186,15 @@ def ablate(options) -> None:
         for task in asked:
             C.chosen(known, "head", task, options.labels[0])
         refuse_tables(options)
-    pipe = M.loaded()[0]
+    pipe, judge = M.loaded()
+    A.rows_of(table(options, "ablations"), pipe, judge)
     for seed in options.seeds:
         for labels in options.labels:
             for task, names in asked.items():
                 follow(M.training("head", task, labels, seed, options.runs, pipe, **changes_of(options)))
                 follow(A.train_ablations(names, task, labels, seed, options.runs, pipe, **changes_of(options)))
-                count(A.score_ablations(pipe, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
+                note_costs(options)
+                count(A.score_ablations(pipe, judge, ["head", *names], [task], [labels], [seed], table(options, "ablations"),
                                         options.runs))
     if not options.scores_only:
         for task, names in asked.items():
@@ -212,9 +215,10 @@ def ablations_of(options) -> dict[str, list[str]]:
 
 def refuse_ablations(options, several_labels: list[int]) -> None:
     """ValueError, before the first training, where one of those of `ablate` could not begin or go on, or their scores not be written."""
+    asked = ablations_of(options)
     refuse_file(options.runs), refuse_file(options.folder)
     rows_so_far(table(options, "ablations"), A.KINDS_OF, "ablations")
-    for seed, labels, (task, names) in itertools.product(options.seeds, several_labels, ablations_of(options).items()):
+    for seed, labels, (task, names) in itertools.product(options.seeds, several_labels, asked.items()):
         M.refuse_taken("head", task, labels, seed, options.runs, **changes_of(options))
         A.refuse_taken(names, task, labels, seed, options.runs, **changes_of(options))
 
@@ -232,6 +236,7 @@ def refuse_all(options) -> None:
     tuned."""
     filled = folders(options, jobs_of(options))
     refuse_ablations(options, [options.tuned_with]), refuse_tables(options)
+    A.rows_of(table(options, "ablations"), *M.loaded())
     tuned, rows = (C.rows_of(table(options, name), *M.loaded()) for name in ("tune", "contest"))
     tuned, rows = (C.of_these(each, options.runs) for each in (tuned, rows))
     todo = [key[:4] for key, _ in C.missing(tuned, to_tune(options), seeds.TUNE, options.tuned_on, C.budget)]
@@ -261,6 +266,21 @@ def to_measure(options, tuned: list[dict], rows: list[dict], open_: set) -> list
 
 def tell(options) -> None:
     print(report.report(report.read_tables(options.folder)))
+
+
+def again(options) -> None:
+    """Give all commands behind the tables of one folder, with another folder and other trainings, in an order in which each finds what it
+    needs; what is there already is not made again."""
+    lines, here = report.everything(report.read_tables(options.tables)), Path(options.folder)
+    if here.resolve() == Path(find_folder(options.tables)).resolve():
+        raise ValueError(f"--folder is {options.folder}, where the tables themselves lie, which have all of these rows: name another one")
+    refuse_file(options.runs), refuse_file(here)
+    for number, line in enumerate(lines, 1):
+        print(f"{number} of {len(lines)}: {line}", flush=True)
+        part = commands().parse_args(line.split()[3:])
+        for each in {"folder", "runs", "workers", "scheduler"} & set(vars(part)):
+            setattr(part, each, getattr(options, each))
+        part.run(part)
 
 
 def all_metrics() -> T.Metrics:
@@ -299,7 +319,7 @@ def score(options) -> None:
     rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
     for name, told in T.METRICS.items():
         scores = T.grid(rows, name, answer=options.name)
-        found = T.shared_by(scores) if name == "whole" else T.resampled([scores], lambda mean: mean)
+        found = T.shared_by(scores) if name == "whole" else T.mean_of(scores)
         print(f"{told.says}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), n = {found['n']}")
 
 
@@ -335,6 +355,7 @@ COMMANDS = {                                                # what each runs, an
     "ablate": (ablate, "heads that lack one of the paper's parts",
                ("tasks", "--labels", "--seeds", "--steps", "--ablations", "--scores-only", "--strengths", "--pictures", *SHARED)),
     "all": (everything, "all of these, in this order", (*TRAINS, *TUNES, *PLAYS, "--ablations", "--scores-only", *SHARED)),
+    "again": (again, "every command behind the tables, into another folder, with trainings of its own", SHARED),
     "report": (tell, "what the tables say, in words and numbers", ("--folder",))}
 
 
@@ -351,6 +372,8 @@ def commands() -> argparse.ArgumentParser:
     parts.choices["ablate"].set_defaults(labels=[100])
     parts.choices["all"].set_defaults(check=None)
     parts.choices["report"].set_defaults(tasks=())
+    parts.choices["again"].set_defaults(tasks=(), folder="out/evidence", runs="out/runs")
+    parts.choices["again"].add_argument("--tables", default=C.FOLDER, help="folder of the tables that are to be made again")
     said = "numbers of steps and learning rates of the baselines, tried on tuning scenes"
     part = parts.add_parser("recipes", help=said, description=said)
     for each in ("tasks", "--labels", "--seeds", "--runs", "--folder"):

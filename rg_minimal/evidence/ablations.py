@@ -17,7 +17,7 @@ from typing import Callable, Iterator
 import torch
 from torch import nn
 
-from . import baselines as B, learn, seeds
+from . import baselines as B, contest as C, learn, seeds
 from .baselines import CHECKED, RUNS, folder_of, labelled, listening, recipe_of, train_readout
 from .learn import CHECKPOINT, CLOCK, finished, leave
 from ..denoisers import denoiser
@@ -32,7 +32,7 @@ from ..undo import seeded
 
 OFF = -30.0                             # a mixing weight with which a layer counts for nothing
 KINDS_OF = {"ablation": str, "task": str, "labels": int, "seed": int, "timestep": int, "score": float,
-            "parameters": int, "scores": str}
+            "parameters": int, "scores": str, "network": str, "version": str}
 
 
 class MirroredHead(ReadoutHead):
@@ -250,11 +250,18 @@ def _train_together(names: list[str], places: dict[str, Path], task, labels, see
     remove_known(folder_of(name, task, labels, seed, runs), (CHECKPOINT, CLOCK))
 
 
-def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
+def rows_of(table, pipe, judge) -> list[dict]:
+    """The rows so far, if all are of this model and this judge, else ValueError."""
+    return C.of_one_model(rows_so_far(table, KINDS_OF, "ablations"), table, pipe, judge)
+
+
+def score_ablations(pipe, judge, names, tasks, labels, trainings, table, runs=RUNS,
                     timesteps=TIMESTEPS) -> Iterator[tuple[int, int]]:
     """The task's own score of each trained head at several timesteps, on labelled pictures that none learned from, and of each of them by
-    itself; rows as `KINDS_OF`."""
-    done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in rows_so_far(table, KINDS_OF, "ablations") if row["scores"]}
+    itself; rows as `KINDS_OF`. Heads that were trained anew since are scored anew. (The judge reads nothing here, and is named with the model, as
+    in the other tables.)"""
+    known = [{**row, "contestant": C.contestant_of(row["ablation"])} for row in rows_of(table, pipe, judge) if row["scores"]]
+    done = {(row["ablation"], row["task"], row["labels"], row["seed"]) for row in C.of_these(known, runs)}
     todo = [(name, task, count, seed) for seed in trainings for count in labels for task in tasks for name in names
             if (name, task, count, seed) not in done and (name == "head" or task in ABLATIONS[name].tasks)]
     others = labelled(pipe, seeds.CHECK.first, CHECKED, Path(runs) / "pictures") if todo else None
@@ -263,7 +270,8 @@ def score_ablations(pipe, names, tasks, labels, trainings, table, runs=RUNS,
         with listening(pipe, ABLATIONS[name].layers if name in ABLATIONS else None):
             scores = score_each(pipe, task, head, timesteps, Samples((others.latents,), others.truth(task)))
         size = sum(each.numel() for each in head.parameters())
-        made = [dict(zip(KINDS_OF, (name, task, count, seed, timestep, float(each.mean()), size, " ".join(f"{score:.4f}" for score in each.tolist()))))
+        whose = C.network_of(C.contestant_of(name), task, count, seed, runs), C.checksum_of(pipe, judge)
+        made = [dict(zip(KINDS_OF, (name, task, count, seed, timestep, float(each.mean()), size, " ".join(f"{score:.4f}" for score in each.tolist()), *whose)))
                 for timestep, each in scores.items()]
         add_rows(table, made, KINDS_OF, list(KINDS_OF)[:5], "ablations")
         yield number, len(todo)

@@ -213,6 +213,11 @@ def of_these(rows: list[dict], runs=RUNS) -> list[dict]:
     return [row for row in rows if now[tuple(row[name] for name in SETTING[:4])] in ("", row["network"]) or not row["network"]]
 
 
+def contestant_of(name: str) -> str:
+    """Who guides with what a training of this name left: an ablation is a head."""
+    return name if name in CONTESTANTS else f"head:{name}"
+
+
 def is_tuned(name: str) -> bool:
     """Whether there is anything to choose for a contestant itself."""
     return len(_known(name).grid) > 1
@@ -477,7 +482,7 @@ def trainings(runs=RUNS) -> list[dict]:
         name, *rest = which.values()
         found.append({**which, "parameters": told["parameters"], "training_seconds": told["training_seconds"], "device": told.get("device", "cpu"),
                       "steps": told.get("best_step", told["recipe"]["steps"]),
-                      "network": network_of(name if name in CONTESTANTS else f"head:{name}", *rest, runs)})
+                      "network": network_of(contestant_of(name), *rest, runs)})
     return found
 
 

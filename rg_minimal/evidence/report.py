@@ -22,6 +22,7 @@ from . import ablations as A, baselines as B, contest as C, many as M, recipes, 
 from ..checks import Count, FileName, declared
 from ..files import rows_so_far
 from ..pipelines import find_folder
+from ..puppets.measure import MEASURED
 
 COSTS = {"contestant": str, "task": str, "labels": int, "seed": int, "parameters": int, "training_seconds": float,
          "device": str, "steps": int, "network": str}
@@ -75,7 +76,7 @@ def read_tables(folder: FileName = C.FOLDER) -> Tables:
     others = {name: rows_so_far(place / f"{name}.csv", kind, name) for name, kind in kinds.items()}
     tables = Tables(rows, tune, **others, trial=trial.read_table(place / "trial.csv"),
                     ghosting=trial.read_table(place / "ghosting.csv"), partial=tuple(partial))
-    for these in ((*tables.contest, *tables.tune, *tables.real, *tables.recipes), (*tables.trial, *tables.ghosting)):
+    for these in ((*tables.contest, *tables.tune, *tables.real, *tables.recipes, *tables.ablations), (*tables.trial, *tables.ghosting)):
         versions = {row["version"] for row in these}        # those of drags name the head that they are read with, too
         if len(versions) > 1:
             raise ValueError(f"{folder} has rows of several models ({', '.join(sorted(versions))}); measure all with one")
@@ -242,8 +243,8 @@ def _counted(found: dict) -> str:
 # ---------------------------------------------------------------------------------------------- what was tuned
 
 def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
-    """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "chosen", "n", "labels"}, ...]},
-    in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen, in each tuning that was
+    """What was tried of each contestant's settings, {contestant: [{"settings", "merit", "control", "whole", "attributes", "chosen", "n",
+    "labels"}, ...]}, in order of the table; "merit" is what tuning looks for (`contest.merit`), and the setting with most of it is chosen, in each tuning that was
     made to its end."""
     rows, found = pick(tables.tune, task=task), {}
     for name in dict.fromkeys(row["contestant"] for row in rows):
@@ -253,7 +254,7 @@ def tuning(tables: Tables, task: str) -> dict[str, list[dict]]:
             here = pick(mine, labels=labels, settings=settings)
             found.setdefault(name, []).append({
                 "settings": json.loads(settings), "merit": sum(map(C.merit, here)) / len(here), "control": _mean(here, "control"),
-                "whole": _mean(here, "whole"), "chosen": settings == chosen.get(labels), "n": len(here), "labels": labels})
+                "whole": _mean(here, "whole"), "attributes": _mean(here, "attributes"), "chosen": settings == chosen.get(labels), "n": len(here), "labels": labels})
     return found
 
 
@@ -290,9 +291,9 @@ def at_the_edge(tables: Tables, task: str, name: str) -> list[str]:
 def tuning_table(found: dict[str, list[dict]], task: str) -> str:
     """`tuning` as text."""
     rows = [(f"{named(name)}: " + ", ".join(f"{what.replace('_', ' ')} {value:g}" for what, value in each["settings"].items()),
-             f"{each['control']:.3f}", f"{each['whole']:.2f}", f"{each['merit']:.3f}", "chosen" if each["chosen"] else "", str(each["n"]),
+             f"{each['control']:.3f}", f"{each['whole']:.2f}", f"{each['attributes']:.2f}", f"{each['merit']:.3f}", "chosen" if each["chosen"] else "", str(each["n"]),
              f"{each['labels']:,}") for name, part in found.items() for each in part]
-    return text_table((f"{task}, settings that were tried", "control", "whole", "merit", "", "pictures", "labels"), rows)
+    return text_table((f"{task}, settings that were tried", "control", "whole", "attributes", "merit", "", "pictures", "labels"), rows)
 
 
 def recipe_table(tables: Tables, task: str) -> str:
@@ -470,7 +471,7 @@ def _quality(tables: Tables, rows: list[dict]) -> dict:
     found = {"strength": rows[0]["strength"], "labels": rows[0]["labels"]}
     for number in T.NUMBERS:
         mine = T.grid(rows, number)
-        found[number] = T.shared_by(mine) if number == "whole" else T.resampled([mine], lambda mean: mean)
+        found[number] = T.mean_of(mine) if number == "control" else T.shared_by(mine, len(MEASURED) if number == "attributes" else 1)
     first = pick(rows, seed=min(row["seed"] for row in rows))           # equally many pictures of everybody
     return found | {"frechet": distance(first, tables.real)}
 
@@ -654,7 +655,7 @@ def _scores(rows: list[dict]) -> list[dict]:
         values = [row["score"] for row in here]
         told = {"value": sum(values) / len(values), "low": min(values), "high": max(values), "seeds": len(values), "n": 0}
         if all(row["scores"] for row in here):
-            told = T.resampled([_by_picture(here)], lambda mean: mean)
+            told = T.mean_of(_by_picture(here))
         found.append({"timestep": timestep, **told})
     return found
 
@@ -664,25 +665,29 @@ def _by_picture(rows: list[dict]) -> Tensor:
     return torch.tensor([[float(score) for score in row["scores"].split()] for row in sorted(rows, key=lambda row: row["seed"])])
 
 
-def more_than_ours(tables: Tables, task: str) -> dict[str, dict]:
-    """What each changed head reads more than ours, the mean of all timesteps in pairs of pictures and trainings; those that have them."""
-    rows = [row for row in _usual_labels(pick(tables.ablations, task=task)) if row["scores"]]
+def more_than_ours(tables: Tables, task: str, at: int | None = None) -> dict[str, dict]:
+    """What each changed head reads more than ours, the mean of all timesteps, or `at` one of them, in pairs of pictures and trainings; those
+    that have them."""
+    rows = [row for row in _usual_labels(pick(tables.ablations, task=task)) if row["scores"] and at in (None, row["timestep"])]
     times = sorted({row["timestep"] for row in rows})
     mean = lambda name, seeds: torch.stack([_by_picture(pick(rows, ablation=name, timestep=time, seed=seeds)) for time in times]).mean(0)
     have = {name: {row["seed"] for row in pick(rows, ablation=name)} for name in dict.fromkeys(row["ablation"] for row in rows)}
     return {name: T.paired(mean(name, both), mean("head", both)) for name, seeds in have.items() if name != "head" and (both := seeds & have.get("head", set()))}
 
 
-def ablation_table(found: dict[str, dict[str, list[dict]]], more: dict[str, dict] | None = None) -> str:
-    """`ablation_scores` as text; `more` is `more_than_ours`."""
-    apart = {named(name): (_plus(each), str(each["n"])) for name, each in (more or {}).items()}
+def ablations_said(tables: Tables, task: str) -> str:
+    """`ablation_scores` as text, with what each head reads more than ours over all timesteps and at the noisiest one."""
+    found, more = ablation_scores(tables, task), more_than_ours(tables, task)
+    last = max((each["timestep"] for part in found.values() for rows in part.values() for each in rows), default=0)
+    noisy = more_than_ours(tables, task, last)
+    apart = {named(name): (_plus(each), _plus(noisy[name]), str(each["n"])) for name, each in more.items()}
     times = sorted({each["timestep"] for part in found.values() for rows in part.values() for each in rows})
     rows = []
     for part, heads in found.items():
         for name, scores in heads.items():
             by_time = {each["timestep"]: each["value"] for each in scores}
-            rows.append((part, name, *(_or(by_time.get(time), ".3f") for time in times), *apart.get(name, ("", "")), str(min(each["seeds"] for each in scores))))
-    return text_table(("part of the head", "head", *(f"t = {time}" for time in times), "all, less our head", "n", "trainings"), rows)
+            rows.append((part, name, *(_or(by_time.get(time), ".3f") for time in times), *apart.get(name, ("",) * 3), str(min(each["seeds"] for each in scores))))
+    return text_table(("part of the head", "head", *(f"t = {time}" for time in times), "all, less our head", f"t = {last}, less our head", "n", "trainings"), rows)
 
 
 def ablation_differences(tables: Tables, task: str) -> dict[str, dict]:
@@ -760,6 +765,11 @@ def gaps(tables: Tables) -> list[str]:
         steps = steps_at_the_edge(tables, task)
         if steps:
             found.append(f"{task}: numbers of steps at the edge of what was tried, so that more or fewer may be better still: {'; '.join(steps)}.")
+        untried = {named(name): [f"{each:,}" for each in _labels(pick(rows, strength=1.0), name) if not pick(tables.recipes, task=task, contestant=name, labels=each)]
+                   for name in B.KINDS}
+        if any(untried.values()):
+            found.append(f"{task}: the number of steps is the recipe's, and no other was tried: "
+                         + "; ".join(f"{name} with {', '.join(labels)} labels" for name, labels in untried.items() if labels) + ".")
         edge = rates_at_the_edge(tables, task)
         if edge:
             found.append(f"{task}: learning rates at the edge of what was tried: {'; '.join(edge)}.")
@@ -788,6 +798,10 @@ def gaps(tables: Tables) -> list[str]:
     found += [f"{task}: trained by a recipe of before, which kept the state of least loss and may starve: {', '.join(each)}." for task in B.TASKS
               if (each := kept_early(tables, task))]
     found += [f"{task}: measured before they were trained anew: {'; '.join(each)}." for task in B.TASKS if (each := trained_since(tables, task))]
+    nameless = [row for row in tables.contest if row["labels"] and not row["network"]]
+    if nameless:
+        found.append(f"{len(nameless) / len([row for row in tables.contest if row['labels']]):.0%} of the rows of trained networks do not name the very "
+                     "network, since they are older than that column: a training made again would leave them as they are.")
     if not tables.trial:
         found.append(f"The metrics themselves on trial: {NOT}.")
     there = {row["contestant"] for row in tables.contest}
@@ -880,7 +894,7 @@ def trained_by(rows: list[dict]) -> list[str]:
 def everything(tables: Tables) -> list[str]:
     """The commands that make all tables anew in an empty folder, in an order in which each finds what it needs."""
     ablated = [line for task in B.TASKS for line in scored_by(tables.ablations, task)]
-    return [*trained_by(tables.training), *tuned_by(tables.tune), *tried_by(tables), *commands_of(tables.contest), *ablated,
+    return [*trained_by(tables.training), *tuned_by(tables.tune), *tried_by(tables.recipes), *commands_of(tables.contest), *ablated,
             *dragged_by(tables.trial, "trial"), *dragged_by(tables.ghosting, "ghosting")]
 
 
@@ -894,10 +908,10 @@ def dragged_by(rows: list[dict], command: Literal["trial", "ghosting"]) -> list[
     return found
 
 
-def tried_by(tables: Tables) -> list[str]:
-    """The commands that try the recipes in `recipes.csv`."""
+def tried_by(rows: list[dict]) -> list[str]:
+    """The commands that try the recipes in these rows of `recipes.csv`."""
     several: dict[tuple, list] = {}
-    for row in tables.recipes:
+    for row in rows:
         several.setdefault((*_whose(row)[:-1], row["pictures"], row["lr"]), []).append(row["steps"])
     alike: dict[tuple, list] = {}
     for (*which, lr), steps in several.items():
@@ -927,20 +941,27 @@ def markdown(tables: Tables) -> str:
     """The README's table: a row for each task and number of labels that our head was measured with: how near everybody comes, and how
     many labels the baselines need to come as near as our head."""
     alone = ("head", *B.KINDS)
-    lines = ["| task, labelled pictures | " + " | ".join(map(named, alone)) + " | " + " | ".join(
-        f"labels that {named(name)} needs to match our head" for name in B.KINDS) + " | does ControlNet need more? |", "|---" * 7 + "|"]
+    lines = ["| task, labelled pictures | " + " | ".join(map(named, alone)) + " | pictures; trainings of each | " + " | ".join(
+        f"labels that {named(name)} needs to match our head" for name in B.KINDS) + " | does ControlNet need more? |", "|---" * 8 + "|"]
     for task in B.TASKS:
         for at in measured_with(tables, task):
             answers = [answer(tables, task, rival, at) for rival in B.KINDS]
-            cells = [*(_control(tables, task, name, at) for name in alone), *map(needs, answers),
+            cells = [*(_control(tables, task, name, at) for name in alone), _counts(tables, task, alone, at), *map(needs, answers),
                      _decided(answers[0])]
             lines.append(f"| {task}, {at:,}: {MEASURES[task]} | " + " | ".join(cells) + " |")
         if not pick(tables.contest, task=task, contestant="head"):
-            lines.append(f"| {task} " + f"| {NOT} " * 6 + "|")
+            lines.append(f"| {task} " + f"| {NOT} " * 7 + "|")
         added = {row["contestant"]: row["parameters"] for row in pick(tables.training, task=task)}
         if any(name in added for name in alone):
-            lines.append(f"| {task}, added weights | " + " | ".join(f"{added[name] / 1e6:.2f} M" if name in added else NOT for name in alone) + " |" * 4)
+            lines.append(f"| {task}, added weights | " + " | ".join(f"{added[name] / 1e6:.2f} M" if name in added else NOT for name in alone) + " |" * 5)
     return "\n".join(lines) + "\n"
+
+
+def _counts(tables: Tables, task: str, names: tuple, labels: int) -> str:
+    """How many pictures each training of these was measured on, and how many trainings there are of each."""
+    rows = [pick(tables.contest, task=task, contestant=name, labels=labels, strength=1.0) for name in names]
+    pictures = sorted({len(pick(part, seed=seed)) for part in rows for seed in {row["seed"] for row in part}})
+    return f"{' to '.join(map(str, dict.fromkeys((pictures[0], pictures[-1]))))}; {', '.join(str(len({row['seed'] for row in part}) or '-') for part in rows)}"
 
 
 def _decided(found: dict) -> str:
@@ -953,7 +974,7 @@ def _control(tables: Tables, task: str, name: str, labels: int) -> str:
     rows = pick(tables.contest, task=task, contestant=name, labels=labels, strength=1.0)
     if not rows:
         return NOT
-    found = T.resampled([T.grid(rows)], lambda mean: mean)
+    found = T.mean_of(T.grid(rows))
     return f"{found['value']:.3f} ({_ends(found)})"
 
 
@@ -965,6 +986,6 @@ def report(tables: Tables, at: int = 100) -> str:
                   together_table(rivals(tables, task), f"{task}, each alone"), trade_table(trade(tables, task)),
                   together_table(together(tables, task)), idea_table(ideas(tables, task)),
                   difference_table(ablation_differences(tables, task), f"{task}, guided by a changed head")]
-    parts += [ablation_table(found, more_than_ours(tables, task)) for task in B.TASKS if (found := ablation_scores(tables, task))]
+    parts += [ablations_said(tables, task) for task in B.TASKS if ablation_scores(tables, task)]
     parts += [ghost_table(ghosting(tables))] + ([trial.said(tables.trial)] if tables.trial else [])
     return "\n\n".join([*parts, coverage(tables), "\n".join(gaps(tables)), "\n".join(everything(tables))])

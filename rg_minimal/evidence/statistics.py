@@ -2,7 +2,7 @@
 
 Rows are dicts as `contest.read_table` gives them. Intervals of 95 % come from drawing pictures again (the bootstrap); where
 there are several trainings, of which two or three say little about how much trainings differ, their mean is moved by Student's t, and what
-pictures do otherwise in each training is counted there alone.
+pictures do otherwise in each training is counted there alone. So is the mean of fewer than `FEW` pictures; a share has Wilson's interval.
 Of one training the interval is over pictures alone: another training may come out otherwise.
 """
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..checks import Count, Fraction, Seed, declared
 
 NUMBERS = ("control", "whole", "attributes")
 DRAWS = 2000
+FEW = 30                                # so many pictures are too few to be drawn again: their mean is moved by Student's t
 
 
 def grid(rows: list[dict], number: str = "control", **which) -> Tensor:
@@ -50,14 +51,30 @@ def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRA
             "n": grids[0].shape[1], "seeds": min(len(each) for each in grids)}
 
 
-def shared_by(grid: Tensor, draws: int = DRAWS, seed: int = 0) -> dict:
-    """`resampled` of a share: the mean of zeros and ones, (trainings, pictures). Where all are alike, drawing again shows nothing,
-    and the far end is the exact one of Clopper and Pearson: of n pictures a share of 0.025 ** (1 / n) would look like this in one
-    case of forty."""
-    found = resampled([grid], lambda mean: mean, draws, seed)
-    if found["value"] in (0.0, 1.0):
-        edge = 0.025 ** (1 / grid.shape[1])
-        found |= {"low": edge} if found["value"] == 1.0 else {"high": 1 - edge}
+@declared
+def shared_by(grid: Tensor, parts: Count = 1, draws: Count = DRAWS, seed: Seed = 0) -> dict:
+    """`resampled` of a share: the mean of zeros and ones, (trainings, pictures), or of shares of so many `parts` of each picture. Where all,
+    or all but one, are alike, drawing again shows next to nothing, so the interval is Wilson's; of several trainings or parts, which a
+    picture may have right or wrong together, it is what both cover."""
+    found, n, score = resampled([grid], lambda mean: mean, draws, seed), parts * grid.shape[1], 1.96 ** 2
+    middle, half = found["value"] + score / 2 / n, math.sqrt(score / n * (found["value"] * (1 - found["value"]) + score / 4 / n))
+    low, high = (max(0.0, (middle - half) / (1 + score / n)), min(1.0, (middle + half) / (1 + score / n)))
+    if len(grid) > 1 or parts > 1:
+        low, high = min(low, found["low"]), max(high, found["high"])
+    return found | {"low": low, "high": high}
+
+
+@declared
+def mean_of(grid: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> dict:
+    """`resampled` of a mean, (trainings, pictures); of fewer than `FEW` pictures of one training it is moved by Student's t. Where all are
+    0, or all are 1, another picture may still differ: as `shared_by`."""
+    if grid.min() == grid.max() and float(grid.max()) in (0.0, 1.0):
+        return shared_by(grid, 1, draws, seed)
+    if len(grid) > 1 or grid.shape[1] >= FEW:
+        return resampled([grid], lambda mean: mean, draws, seed)
+    found = resampled([grid.mT], lambda mean: mean, draws, seed, bounded=False) | {"n": grid.shape[1], "seeds": 1}
+    if grid.min() >= 0:                                     # a share or a distance is not below 0, and a share not above 1
+        found |= {"low": max(found["low"], 0.0)} | ({"high": min(found["high"], 1.0)} if grid.max() <= 1 else {})
     return found
 
 
@@ -105,10 +122,12 @@ def _times(draws: int, count: int, rng) -> Tensor:
 @declared
 def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> dict:
     """How much more `one` has than `other`, both (trainings, pictures) of the same pictures, and the same trainings or labelled pictures
-    in each row; where one has fewer rows, or more, they are taken as independent. Shares that are alike in all pairs may
-    still differ: as `shared_by`, of n pairs a share of 1 - 0.025 ** (1 / n) that differ would look like this in one case of forty.
+    in each row; where one has fewer rows, or more, they are taken as independent. The mean of fewer than `FEW` pairs of one training is moved by
+    Student's t. Shares that are alike in all pairs may still differ: of n pairs a share of 1 - 0.025 ** (1 / n) that differ would look like this in one case of forty.
     """
-    if len(one) == len(other):
+    if len(one) == len(other) == 1 and one.shape[1] < FEW:
+        found = resampled([(one - other).mT], lambda apart: apart, draws, seed, bounded=False) | {"n": one.shape[1], "seeds": 1}
+    elif len(one) == len(other):
         found = resampled([one - other], lambda apart: apart, draws, seed, bounded=False)
     else:
         found = resampled([one, other], lambda a, b: a - b, draws, seed)
@@ -125,11 +144,9 @@ def _alike(found: dict, one: Tensor, other: Tensor) -> dict:
 
 @declared
 def few_pairs(one: Tensor, other: Tensor) -> dict:
-    """`paired` of few pictures, (1, pictures) each, whose mean is moved by Student's t: of sixteen pictures drawn again the interval would
-    be too narrow. Also the "median" of the differences, and how many "less" and how many "more" there are."""
+    """`paired`, (1, pictures) each. Also the "median" of the differences, and how many "less" and how many "more" there are."""
     apart = one - other
-    found = _alike(resampled([apart.mT], lambda mean: mean, bounded=False), one, other)
-    return found | {"n": apart.numel(), "seeds": len(one), "median": float(apart.median()), "less": int((apart < 0).sum()), "more": int((apart > 0).sum())}
+    return paired(one, other) | {"median": float(apart.median()), "less": int((apart < 0).sum()), "more": int((apart > 0).sum())}
 
 
 def crossing(labels: list[int], values: list[float], goal: float, larger: bool = True) -> float:
@@ -199,7 +216,7 @@ def curves(rows: list[dict], task: str, number: str = "control", strength: float
     for name in dict.fromkeys(row["contestant"] for row in asked):
         for labels in sorted({row["labels"] for row in asked if row["contestant"] == name}):
             mine = grid(asked, number, contestant=name, labels=labels)
-            found.setdefault(name, []).append({"labels": labels, **resampled([mine], lambda mean: mean)})
+            found.setdefault(name, []).append({"labels": labels, **mean_of(mine)})
     return found
 
 

@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .drags import ANSWERS, BAD, STEPS, Case, answers, in_256_steps, read_answers, real_drag, trial_cases
-from .statistics import DRAWS, grid, resampled, shared_by
+from .statistics import DRAWS, grid, mean_of, paired, shared_by
 from ..checks import Count, Index, NonNegative, Points, Seed, SomeName, Truth, Words, declared
 from ..denoisers import denoiser
 from ..files import add_rows, refuse_file, rows_so_far
@@ -270,9 +270,10 @@ def summarize(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> list[dict]:
             here = {(row["picture"], row["seed"]) for row in rows if row["answer"] == name}
             both = [row for row in rows if (row["picture"], row["seed"]) in here and row["answer"] in (name, "exact")]
             mine = grid(both, metric, answer=name)
-            more = resampled([mine - grid(both, metric, answer="exact")], lambda apart: apart, draws, seed, bounded=False)
-            parts = {"": resampled([mine], lambda mean: mean, draws, seed), "more_": more,
-                     "good_": shared_by((_badness(both, metric, name) <= bar).float(), draws, seed)}
+            whole = metric == "whole"                                       # a share, as is what is called good
+            parts = {"": shared_by(mine, 1, draws, seed) if whole else mean_of(mine, draws, seed),
+                     "more_": paired(mine, grid(both, metric, answer="exact"), draws, seed),
+                     "good_": shared_by((_badness(both, metric, name) <= bar).float(), 1, draws, seed)}
             found.append({"metric": metric, "answer": name, "n": mine.shape[1], "bar": -bar if told.larger else bar,
                           **{(start + end if end != "value" else start.rstrip("_") or end): each[end]
                              for start, each in parts.items() for end in ("value", "low", "high")}})
@@ -286,7 +287,7 @@ def firsts(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> dict[str, dict]:
     found = {}
     for metric in METRICS:
         best = torch.stack([_badness(rows, metric, name) for name in BAD]).amin(0)
-        found[metric] = shared_by((_badness(rows, metric, "exact") < best).float(), draws, seed)
+        found[metric] = shared_by((_badness(rows, metric, "exact") < best).float(), 1, draws, seed)
     return found
 
 

@@ -240,7 +240,7 @@ def test_everybody_of_the_evidence_trains_and_is_measured(tmp_path, monkeypatch)
     list(A.train_ablations(EVIDENCE[6:], "pose", 4, 0, runs, pipe, **few))
     told = {row["contestant"]: row["device"] for row in C.trainings(runs)}
     assert told == dict.fromkeys(EVIDENCE, "cuda")
-    assert list(A.score_ablations(pipe, ["head", "mirrored", "short3", "several"], ["pose"], [4], [0], tmp_path / "ablations.csv", runs, timesteps=(300,)))
+    assert list(A.score_ablations(pipe, load_judge(), ["head", "mirrored", "short3", "several"], ["pose"], [4], [0], tmp_path / "ablations.csv", runs, timesteps=(300,)))
     todo = C.entries(["pose"], [*C.CONTESTANTS, "head:short3", "head:several"], [4], [0], [1.0])
     list(C.run(pipe, judge, todo, tmp_path / "contest.csv", S.TUNE, 1, runs=runs))
     assert {row["contestant"] for row in C.read_table(tmp_path / "contest.csv")} == {*C.CONTESTANTS, "head:short3", "head:several"}
