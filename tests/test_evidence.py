@@ -1093,7 +1093,7 @@ def test_the_mean_of_few_pictures_is_moved_by_students_t():
     rng = torch.Generator().manual_seed(0)
     for n in (2, 3, 8, 16):
         pixels = 20 + 5 * torch.randn(1, n, generator=rng)
-        found, error = T.mean_of(pixels, 20_000), float(pixels.std()) / n ** 0.5
+        found, error = T.mean_of(pixels, False, 20_000), float(pixels.std()) / n ** 0.5
         assert found["n"] == n and found["seeds"] == 1
         assert found["high"] - found["value"] == pytest.approx(t.ppf(0.975, n - 1) * error, rel=0.1)
         assert found["value"] - found["low"] == pytest.approx(min(t.ppf(0.975, n - 1) * error, found["value"]), rel=0.1)
@@ -1101,7 +1101,12 @@ def test_the_mean_of_few_pictures_is_moved_by_students_t():
         assert (apart["n"], apart["seeds"]) == (n, 1) and (apart["high"] - apart["low"]) / 2 == pytest.approx(
             t.ppf(0.975, n - 1) * float((pixels - pixels.flip(1)).std()) / n ** 0.5, rel=0.1)
     many = 20 + 5 * torch.randn(1, 64, generator=rng)
-    assert T.mean_of(many) == T.resampled([many], lambda mean: mean)
+    assert T.mean_of(many, False) == T.resampled([many], lambda mean: mean)
+    near, one = T.mean_of(torch.tensor([[0.2, 0.9]]), False), T.mean_of(torch.tensor([[3.0]]), False)
+    assert near["low"] == 0 and near["high"] > 2, "a distance below 1 is no share"
+    assert (one["low"], one["value"], one["high"]) == (0.0, 3.0, float("inf")) and T.mean_of(torch.zeros(1, 8), False)["high"] == 0
+    assert T.paired(torch.ones(1, 1), torch.zeros(1, 1))["low"] == -float("inf"), "of one pair nothing is known"
+    assert (T.mean_of(torch.tensor([[0.5]]))["low"], T.mean_of(torch.tensor([[0.5]]))["high"]) == (0.0, 1.0)
     assert T.mean_of(torch.ones(1, 3)) == T.shared_by(torch.ones(1, 3)) and T.mean_of(torch.ones(1, 3))["low"] < 0.5
     assert T.mean_of(torch.tensor([[0.9, 1.0, 1.0]]))["high"] == 1, "of what lies between 0 and 1"
 

@@ -319,7 +319,7 @@ def score(options) -> None:
     rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
     for name, told in T.METRICS.items():
         scores = T.grid(rows, name, answer=options.name)
-        found = T.shared_by(scores) if name == "whole" else T.mean_of(scores)
+        found = T.shared_by(scores) if name == "whole" else T.mean_of(scores, told.larger)
         print(f"{told.says}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), n = {found['n']}")
 
 

@@ -13,7 +13,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..checks import Count, Fraction, Seed, declared
+from ..checks import Count, Fraction, Seed, Truth, declared
 
 NUMBERS = ("control", "whole", "attributes")
 DRAWS = 2000
@@ -65,17 +65,18 @@ def shared_by(grid: Tensor, parts: Count = 1, draws: Count = DRAWS, seed: Seed =
 
 
 @declared
-def mean_of(grid: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> dict:
-    """`resampled` of a mean, (trainings, pictures); of fewer than `FEW` pictures of one training it is moved by Student's t. Where all are
-    0, or all are 1, another picture may still differ: as `shared_by`."""
-    if grid.min() == grid.max() and float(grid.max()) in (0.0, 1.0):
+def mean_of(grid: Tensor, bounded: Truth = True, draws: Count = DRAWS, seed: Seed = 0) -> dict:
+    """`resampled` of a mean, (trainings, pictures); of fewer than `FEW` pictures of one training it is moved by Student's t, and one alone says
+    nothing of others. Of numbers between 0 and 1 (`bounded`; distances are not) all may be 0, or 1, and another picture still
+    differ: as `shared_by`."""
+    if bounded and grid.min() == grid.max() and float(grid.max()) in (0.0, 1.0):
         return shared_by(grid, 1, draws, seed)
     if len(grid) > 1 or grid.shape[1] >= FEW:
         return resampled([grid], lambda mean: mean, draws, seed)
     found = resampled([grid.mT], lambda mean: mean, draws, seed, bounded=False) | {"n": grid.shape[1], "seeds": 1}
-    if grid.min() >= 0:                                     # a share or a distance is not below 0, and a share not above 1
-        found |= {"low": max(found["low"], 0.0)} | ({"high": min(found["high"], 1.0)} if grid.max() <= 1 else {})
-    return found
+    if grid.shape[1] == 1:
+        found |= {"low": -math.inf, "high": math.inf}
+    return found | {"low": max(found["low"], 0.0 if grid.min() >= 0 else -math.inf), "high": min(found["high"], 1.0 if bounded else math.inf)}
 
 
 def _drawn(grids: list[Tensor], draws: int, seed: int, bounded: bool = True) -> list[list[float]]:
@@ -127,6 +128,7 @@ def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> 
     """
     if len(one) == len(other) == 1 and one.shape[1] < FEW:
         found = resampled([(one - other).mT], lambda apart: apart, draws, seed, bounded=False) | {"n": one.shape[1], "seeds": 1}
+        found |= {"low": -math.inf, "high": math.inf} if one.shape[1] == 1 else {}
     elif len(one) == len(other):
         found = resampled([one - other], lambda apart: apart, draws, seed, bounded=False)
     else:

@@ -271,7 +271,7 @@ def summarize(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> list[dict]:
             both = [row for row in rows if (row["picture"], row["seed"]) in here and row["answer"] in (name, "exact")]
             mine = grid(both, metric, answer=name)
             whole = metric == "whole"                                       # a share, as is what is called good
-            parts = {"": shared_by(mine, 1, draws, seed) if whole else mean_of(mine, draws, seed),
+            parts = {"": shared_by(mine, 1, draws, seed) if whole else mean_of(mine, told.larger, draws, seed),
                      "more_": paired(mine, grid(both, metric, answer="exact"), draws, seed),
                      "good_": shared_by((_badness(both, metric, name) <= bar).float(), 1, draws, seed)}
             found.append({"metric": metric, "answer": name, "n": mine.shape[1], "bar": -bar if told.larger else bar,
