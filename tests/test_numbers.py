@@ -153,8 +153,8 @@ READ = {"README.md": [
 ], "notebooks/TEACHING.md": [
     *(f"]({name}.ipynb) | … | … | {{notebooks#notebooks/{name}/seconds:.0f}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "A kernel that runs notebook 0 holds {notebooks#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "
-    "{notebooks#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {notebooks#notebooks/07_drag/peak_mb} MB, and notebook 10, which holds the most of all, "
-    "{notebooks#notebooks/10_your_own_head/peak_mb} MB; a JupyterLab server with nothing open "
+    "{notebooks#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {notebooks#notebooks/07_drag/peak_mb} MB, notebook 10 "
+    "{notebooks#notebooks/10_your_own_head/peak_mb} MB, and A1, which holds the most of all, {notebooks#notebooks/A1_train_the_base_model/peak_mb} MB; a JupyterLab server with nothing open "
     "{notebooks#server_mb} MB",
     "{notebooks#machine_gb:g} GB are enough for {notebooks#people_at_the_largest} people", "thirty need {notebooks#gb_for_thirty:.0f} GB",
 ], "rg_minimal/puppets/transformer.py": [

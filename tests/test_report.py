@@ -516,10 +516,14 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert -0.001 < behind["low"] < 0 < 0.005 < behind["value"], "and the head all but measurably nearer than the adapter"
     assert {R.answer(tables, task, kind)["gap"]["seeds"] for task in ("depth", "edges") for kind in B.KINDS} == {3}, "with a hundred there are three"
     rates = {(row["contestant"], row["task"], row["labels"]) for row in tables.recipes if row["lr"] != B.BaselineRecipe.lr}
-    assert rates == {("adapter", "pose", 10), ("adapter", "pose", 100)}, "other learning rates were tried for these alone"
+    assert rates == {("adapter", "pose", 10), ("adapter", "pose", 100), ("controlnet", "pose", 100)}, "other learning rates were tried for these alone"
     for labels, steps in ((10, 100), (100, 200)):
         merits = {row["lr"]: row["merit"] for row in R.pick(tables.recipes, contestant="adapter", labels=labels, steps=steps)}
         assert set(merits) == {1e-3, 2e-3, 4e-3} and max(merits, key=merits.get) == 2e-3, "half and twice the rate had less merit"
+    merits = {row["lr"]: row["merit"] for row in R.pick(tables.recipes, contestant="controlnet", labels=100, steps=1000)}
+    assert merits[4e-3] < merits[2e-3] - 0.005 and set(merits) == {1e-3, 2e-3, 4e-3} and merits[1e-3] - merits[2e-3] == pytest.approx(0.005, abs=0.001)
+    usual, longer = (R.pick(tables.recipes, contestant="controlnet", labels=10, steps=steps)[0] for steps in (400, 1000))
+    assert longer["control"] > usual["control"] + 0.01 and longer["attributes"] < usual["attributes"] - 0.01 and longer["merit"] < usual["merit"], "no better"
     more = R.more_than_ours(tables, "pose")
     assert len(more) == 20 and {(each["n"], each["seeds"]) for each in more.values()} == {(64, 1)}, "each with an interval"
     scores = {(row["ablation"], row["timestep"]): row for row in tables.ablations}

@@ -143,10 +143,10 @@ def test_no_blank_is_left_in_the_teachers_page():
 
 # ---- time and memory ---------------------------------------------------------------------------------------------------
 
-def test_every_notebook_was_measured_and_none_keeps_a_class_waiting():
+def test_every_notebook_was_measured_whole_on_two_cores_in_a_minute_at_most():
     seconds = {name: each["seconds"] for name, each in MEASURED["notebooks"].items()}
     assert list(seconds) == list(COURSE) and MEASURED["cores"] == 2 and MEASURED["threads"] == "all"
-    assert max(seconds.values()) <= 40 and sum(seconds.values()) <= 360 and MEASURED["seconds"] == pytest.approx(sum(seconds.values()), abs=0.1)
+    assert max(seconds.values()) <= 60 and MEASURED["seconds"] == pytest.approx(sum(seconds.values()), abs=0.1)
 
 
 def test_a_notebook_is_run_whole_and_one_that_fails_is_named(tmp_path):
@@ -162,7 +162,7 @@ def test_a_notebook_is_run_whole_and_one_that_fails_is_named(tmp_path):
 def test_the_memory_of_people_follows_from_what_was_measured():
     found = MEASURED
     largest = max(each["peak_mb"] for each in found["notebooks"].values())
-    assert found["largest_peak_mb"] == largest == found["notebooks"]["10_your_own_head"]["peak_mb"], "which the teacher is told holds the most"
+    assert found["largest_peak_mb"] == largest == found["notebooks"]["A1_train_the_base_model"]["peak_mb"], "which the teacher is told holds the most"
     assert found["people_at_the_largest"] == running.people(largest, found["server_mb"])
     assert found["people_at_the_largest"] * (largest + found["server_mb"]) <= 15_000 < (found["people_at_the_largest"] + 1) * (largest + found["server_mb"])
 
