@@ -664,7 +664,7 @@ def differences(found: dict, label: Text, inches: Inches | None = None, of: Text
     is pale. Where all tell their "n" and "seeds", as `evidence.statistics` does, the figure says them, and what the seeds are `of`."""
     if not found:
         raise ValueError("there are no differences to show: pass at least one")
-    figure = Figure(figsize=inches or (5.6, 0.7 + 0.24 * len(found)), layout="constrained")
+    figure = Figure(figsize=inches or (5.6, 0.9 + 0.24 * len(found)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="0.6", linewidth=1)
     for i, each in enumerate(found.values()):
@@ -672,8 +672,8 @@ def differences(found: dict, label: Text, inches: Inches | None = None, of: Text
         axes.errorbar(each["value"], i, xerr=_ends([each]), fmt="o", color="0.55" if open_ else LEFT, markerfacecolor="white" if open_ else LEFT,
                       markersize=5, capsize=2, linewidth=1.2)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(upright(label), fontsize=8)
+    axes.set_ylim(len(found) - 0.4, -0.6)                   # the first on top, with room for its marker
+    axes.set_xlabel(textwrap.fill(label, 60), fontsize=8)
     axes.tick_params(labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
     if all({"n", "seeds"} <= each.keys() for each in found.values()):
