@@ -109,7 +109,8 @@ def measure(names, out: FileName = "", report=None) -> dict:
     server = server_memory()
     largest = max(each["peak_mb"] for each in found.values())
     result = {"date": f"{date.today()}", "processor": processor(), "cores": len(os.sched_getaffinity(0)), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-              "notebooks": found, "seconds": round(sum(each["seconds"] for each in found.values()), 1), "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
+              "notebooks": found, "seconds": round(sum(each["seconds"] for each in found.values()), 1),
+              "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
               "people": {name: people(each["peak_mb"], server) for name, each in found.items()}, "people_at_the_largest": people(largest, server),
               "gb_for_thirty": round((30 * (largest + server) * MB + SYSTEM) / GB, 1)}
     if out:

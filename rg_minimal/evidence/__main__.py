@@ -215,10 +215,9 @@ def ablations_of(options) -> dict[str, list[str]]:
 
 def refuse_ablations(options, several_labels: list[int]) -> None:
     """ValueError, before the first training, where one of those of `ablate` could not begin or go on, or their scores not be written."""
-    asked = ablations_of(options)
     refuse_file(options.runs), refuse_file(options.folder)
     rows_so_far(table(options, "ablations"), A.KINDS_OF, "ablations")
-    for seed, labels, (task, names) in itertools.product(options.seeds, several_labels, asked.items()):
+    for seed, labels, (task, names) in itertools.product(options.seeds, several_labels, ablations_of(options).items()):
         M.refuse_taken("head", task, labels, seed, options.runs, **changes_of(options))
         A.refuse_taken(names, task, labels, seed, options.runs, **changes_of(options))
 
@@ -319,7 +318,7 @@ def score(options) -> None:
     rows = [row for row in T.read_table(options.table) if row["answer"] == options.name]
     for name, told in T.METRICS.items():
         scores = T.grid(rows, name, answer=options.name)
-        found = T.shared_by(scores) if name == "whole" else T.mean_of(scores, told.larger)
+        found = T.mean_score(scores, name)
         print(f"{told.says}: {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f}), n = {found['n']}")
 
 

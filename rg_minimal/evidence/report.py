@@ -798,9 +798,9 @@ def gaps(tables: Tables) -> list[str]:
     found += [f"{task}: trained by a recipe of before, which kept the state of least loss and may starve: {', '.join(each)}." for task in B.TASKS
               if (each := kept_early(tables, task))]
     found += [f"{task}: measured before they were trained anew: {'; '.join(each)}." for task in B.TASKS if (each := trained_since(tables, task))]
-    nameless = [row for row in tables.contest if row["labels"] and not row["network"]]
-    if nameless:
-        found.append(f"{len(nameless) / len([row for row in tables.contest if row['labels']]):.0%} of the rows of trained networks do not name the very "
+    trained = [row for row in tables.contest if row["labels"]]
+    if nameless := pick(trained, network=""):
+        found.append(f"{len(nameless) / len(trained):.0%} of the rows of trained networks do not name the very "
                      "network, since they are older than that column: a training made again would leave them as they are.")
     if not tables.trial:
         found.append(f"The metrics themselves on trial: {NOT}.")

@@ -73,10 +73,14 @@ def mean_of(grid: Tensor, bounded: Truth = True, draws: Count = DRAWS, seed: See
         return shared_by(grid, 1, draws, seed)
     if len(grid) > 1 or grid.shape[1] >= FEW:
         return resampled([grid], lambda mean: mean, draws, seed)
-    found = resampled([grid.mT], lambda mean: mean, draws, seed, bounded=False) | {"n": grid.shape[1], "seeds": 1}
-    if grid.shape[1] == 1:
-        found |= {"low": -math.inf, "high": math.inf}
+    found = _of_few(grid, draws, seed)
     return found | {"low": max(found["low"], 0.0 if grid.min() >= 0 else -math.inf), "high": min(found["high"], 1.0 if bounded else math.inf)}
+
+
+def _of_few(grid: Tensor, draws: int, seed: int) -> dict:
+    """`resampled` of the mean of few pictures of one training, (1, pictures), moved by Student's t as trainings are; one alone says nothing."""
+    found = resampled([grid.mT], lambda mean: mean, draws, seed, bounded=False) | {"n": grid.shape[1], "seeds": 1}
+    return found | ({"low": -math.inf, "high": math.inf} if grid.shape[1] == 1 else {})
 
 
 def _drawn(grids: list[Tensor], draws: int, seed: int, bounded: bool = True) -> list[list[float]]:
@@ -127,8 +131,7 @@ def paired(one: Tensor, other: Tensor, draws: Count = DRAWS, seed: Seed = 0) -> 
     Student's t. Shares that are alike in all pairs may still differ: of n pairs a share of 1 - 0.025 ** (1 / n) that differ would look like this in one case of forty.
     """
     if len(one) == len(other) == 1 and one.shape[1] < FEW:
-        found = resampled([(one - other).mT], lambda apart: apart, draws, seed, bounded=False) | {"n": one.shape[1], "seeds": 1}
-        found |= {"low": -math.inf, "high": math.inf} if one.shape[1] == 1 else {}
+        found = _of_few(one - other, draws, seed)
     elif len(one) == len(other):
         found = resampled([one - other], lambda apart: apart, draws, seed, bounded=False)
     else:

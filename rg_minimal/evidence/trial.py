@@ -270,14 +270,18 @@ def summarize(rows: list, draws: Count = DRAWS, seed: Seed = 0) -> list[dict]:
             here = {(row["picture"], row["seed"]) for row in rows if row["answer"] == name}
             both = [row for row in rows if (row["picture"], row["seed"]) in here and row["answer"] in (name, "exact")]
             mine = grid(both, metric, answer=name)
-            whole = metric == "whole"                                       # a share, as is what is called good
-            parts = {"": shared_by(mine, 1, draws, seed) if whole else mean_of(mine, told.larger, draws, seed),
+            parts = {"": mean_score(mine, metric, draws, seed),
                      "more_": paired(mine, grid(both, metric, answer="exact"), draws, seed),
                      "good_": shared_by((_badness(both, metric, name) <= bar).float(), 1, draws, seed)}
             found.append({"metric": metric, "answer": name, "n": mine.shape[1], "bar": -bar if told.larger else bar,
                           **{(start + end if end != "value" else start.rstrip("_") or end): each[end]
                              for start, each in parts.items() for end in ("value", "low", "high")}})
     return found
+
+
+def mean_score(scores: Tensor, metric: str, draws: int = DRAWS, seed: int = 0) -> dict:
+    """The mean of one metric's scores, (noises, cases), with its interval: of whole puppets it is a share."""
+    return shared_by(scores, 1, draws, seed) if metric == "whole" else mean_of(scores, METRICS[metric].larger, draws, seed)
 
 
 @declared
