@@ -28,8 +28,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import nbformat
-import papermill
 import yaml
 
 from .checks import Count, one_sentence, option
@@ -135,6 +133,8 @@ def check_target(target: str, grid: dict) -> str:
     path = Path(target)
     if not path.is_file():
         raise ValueError(f"{target} is not there: give a notebook, or measure:NAME such as measure:pose")
+    import nbformat                     # here and below: it takes two seconds, which whoever only joins workers, or draws a figure, is spared
+    import papermill
     try:
         kernel = nbformat.read(path, as_version=4).metadata.get("kernelspec")
         known = papermill.inspect_notebook(path) if kernel else {}
@@ -216,6 +216,8 @@ def _last_line(error: Exception) -> str:
 
 
 def _notebook(target: str, folder: Path, parameters: dict) -> dict:
+    import nbformat
+    import papermill
     notebook = papermill.execute_notebook(target, None, parameters, cwd=Path(target).parent, progress_bar=False, kernel_name="python3",
                                           extra_arguments=["--IPKernelApp.log_level=ERROR"])                  # no warnings among the progress
     write_file(folder / "notebooks" / f"{key(parameters)}.ipynb", nbformat.writes(notebook))
@@ -361,6 +363,7 @@ def _pictures(path: Path) -> dict[tuple[int, int], str]:
     """The pictures of an executed notebook, PNG in base64, by cell and output."""
     if not path.is_file():
         return {}
+    import nbformat
     cells = nbformat.read(path, as_version=4).cells
     return {(cell, number): output["data"]["image/png"] for cell, each in enumerate(cells) for number, output in enumerate(each.get("outputs", []))
             if "image/png" in output.get("data", {})}

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -261,6 +262,7 @@ ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"
          "undo": set(), "processes": set(), "pictures": {"checks"}}
 
 
+@cache
 def package_modules():
     """Name within the package -> file; the package itself is called ''."""
     parts = {path: path.relative_to(ROOT / "rg_minimal").with_suffix("").parts
@@ -318,6 +320,35 @@ def test_arrows_between_rooms_run_one_way():
     ("evidence.baselines", "from . import contest"), ("classroom.plots", "from .widgets import _known"), ("", "from .checks import _whole")])
 def test_an_arrow_upwards_is_found(module, line):
     assert list(forbidden(module, package_modules()[module], line))
+
+
+@cache
+def at_the_top(module):
+    """The imports that run when this module of ours is imported: those outside functions."""
+    body = ast.parse(package_modules()[module].read_text(encoding="utf-8")).body
+    inner = [each for node in body if isinstance(node, (ast.Try, ast.If, ast.With)) for each in ast.walk(node)]
+    return "\n".join(ast.unparse(node) for node in [*body, *inner] if isinstance(node, (ast.Import, ast.ImportFrom)))
+
+
+def reached(source):
+    """What importing this brings along: names of our modules, and of libraries."""
+    ours, libraries, todo = set(), set(imported_modules(source)), [("", ROOT / "a_notebook.py", source)]
+    while todo:
+        for target, _ in arrows(*todo.pop()):
+            for each in {target, target.rpartition(".")[0], ""} - ours:
+                ours.add(each)
+                libraries |= set(imported_modules(at_the_top(each)))
+                todo.append((each, package_modules()[each], at_the_top(each)))
+    return ours, libraries
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_notebook_waits_for_the_tools_that_run_notebooks(path):
+    """nbformat compiles a grammar when it is imported, which takes two seconds."""
+    source = "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for cell in code_cells(read_notebook(path)) for line in joined(cell["source"]).splitlines())
+    ours, libraries = reached(source)
+    assert "pipelines" in ours or not ours, "nothing is found at all"
+    assert not libraries & {"nbformat", "papermill", "nbclient"}
 
 
 def functions_of(path):
