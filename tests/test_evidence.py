@@ -1112,11 +1112,12 @@ def test_the_mean_of_few_pictures_is_moved_by_students_t():
 
 
 def test_a_rising_curve_is_the_mean_of_what_pulls_against_each_other():
-    assert T.rising([0.2, 0.8, 0.6, 0.9]) == pytest.approx([0.2, 0.7, 0.7, 0.9]) and T.rising([3.0, 2.0, 1.0]) == pytest.approx([2.0] * 3)
-    assert T.rising([0.3, 0.1, 0.2], larger=False) == pytest.approx([0.3, 0.15, 0.15]) and T.rising([0.1, 0.2]) == pytest.approx([0.1, 0.2])
+    rising = lambda values, larger=True: T.rising(torch.tensor(values, dtype=torch.float64), larger).tolist()
+    assert rising([0.2, 0.8, 0.6, 0.9]) == pytest.approx([0.2, 0.7, 0.7, 0.9]) and rising([3.0, 2.0, 1.0]) == pytest.approx([2.0] * 3)
+    assert rising([0.3, 0.1, 0.2], larger=False) == pytest.approx([0.3, 0.15, 0.15]) and rising([0.1, 0.2]) == pytest.approx([0.1, 0.2])
     from scipy.optimize import isotonic_regression          # of the tests' packages
-    values = torch.rand(9, generator=torch.Generator().manual_seed(0)).tolist()
-    assert T.rising(values) == pytest.approx(isotonic_regression(values).x.tolist())
+    several = torch.rand(3, 9, generator=torch.Generator().manual_seed(0)).tolist()
+    assert rising(several) == [pytest.approx(isotonic_regression(values).x.tolist()) for values in several], "each by itself"
 
 
 def test_labels_needed():

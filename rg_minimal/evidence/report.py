@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import ablations as A, baselines as B, contest as C, many as M, recipes, statistics as T, trial
+from .statistics import pick
 from ..checks import Count, FileName, declared
 from ..files import rows_so_far
 from ..pipelines import find_folder
@@ -135,12 +136,6 @@ def shared(rows: list[dict]) -> list[dict]:
         found.setdefault(arm(row), set()).add(row["picture"])
     pictures = set.intersection(*found.values()) if found else set()
     return [row for row in rows if row["picture"] in pictures]
-
-
-def pick(rows: list[dict], **which) -> list[dict]:
-    """The rows whose columns are these; a set stands for any of its members."""
-    return [row for row in rows if all(row[name] in value if isinstance(value, (set, frozenset)) else row[name] == value
-                                       for name, value in which.items())]
 
 
 def named(contestant: str) -> str:

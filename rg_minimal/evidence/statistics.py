@@ -20,12 +20,20 @@ DRAWS = 2000
 FEW = 30                                # so many pictures are too few to be drawn again: their mean is moved by Student's t
 
 
+def pick(rows: list[dict], **which) -> list[dict]:
+    """The rows whose columns are these; a set stands for any of its members."""
+    for name, value in which.items():                   # one column after the other: the tables are long, and most rows go with the first
+        several = value if isinstance(value, (set, frozenset)) else {value}
+        rows = [row for row in rows if row[name] in several]
+    return list(rows)
+
+
 def grid(rows: list[dict], number: str = "control", **which) -> Tensor:
     """One number of the rows that `which` names, (trainings, pictures), of the pictures that all these trainings have.
 
     ValueError where there is none, or where something else than training and picture differs between the rows.
     """
-    part = [row for row in rows if all(row[name] == value for name, value in which.items())]
+    part = pick(rows, **which)
     found = {(row["seed"], row["picture"]): row[number] for row in part}
     if not part or len(found) != len(part):
         said = ", ".join(f"{name}={value!r}" for name, value in which.items())
@@ -45,7 +53,7 @@ def resampled(grids: list[Tensor], value: Callable[..., float], draws: int = DRA
     Pictures are drawn for all grids at once, so what is compared stays paired; trainings for each grid by itself: what shares its
     trainings is better passed as one grid of differences, which is not `bounded`.
     """
-    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed, bounded)])
+    drawn = torch.tensor([value(*means) for means in _drawn(grids, draws, seed, bounded).tolist()])
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975]))
     return {"value": value(*(float(each.mean()) for each in grids)), "low": float(low), "high": float(high),
             "n": grids[0].shape[1], "seeds": min(len(each) for each in grids)}
@@ -83,7 +91,7 @@ def _of_few(grid: Tensor, draws: int, seed: int) -> dict:
     return found | ({"low": -math.inf, "high": math.inf} if grid.shape[1] == 1 else {})
 
 
-def _drawn(grids: list[Tensor], draws: int, seed: int, bounded: bool = True) -> list[list[float]]:
+def _drawn(grids: list[Tensor], draws: int, seed: int, bounded: bool = True) -> Tensor:
     """The means of all grids, for each time that pictures are drawn again and trainings are moved: (draws, grids). What is measured lies
     between 0 and 1, or the most that was seen, and so do its means, but for differences."""
     counts = {each.shape[1] for each in grids}
@@ -95,7 +103,7 @@ def _drawn(grids: list[Tensor], draws: int, seed: int, bounded: bool = True) -> 
         trainings = 1 + _moved(draws, len(each), rng)
         drawn = trainings @ each.mean(1) / len(each) + _own(each) * (pictures - 1) @ each.mean(0) / n
         means.append(drawn.clamp(min(0.0, float(each.min())), max(1.0, float(each.max()))) if bounded else drawn)
-    return torch.stack(means, 1).tolist()
+    return torch.stack(means, 1)
 
 
 def _own(grid: Tensor) -> float:
@@ -172,13 +180,14 @@ def crossing(labels: list[int], values: list[float], goal: float, larger: bool =
     return math.exp(math.log(labels[last]) + share * (math.log(labels[last + 1]) - math.log(labels[last])))
 
 
-def rising(values: list[float], larger: bool = True) -> list[float]:
-    """The curve nearest to this one, in squares, that never gets worse: where it falls back, the mean of those that pull against each other
-    (isotonic regression). More labels of the same kind do no harm but by chance, or by the recipe, and a curve about a goal would cross it
-    anywhere."""
-    sign, several = 1 if larger else -1, range(len(values))
-    mean = lambda first, last: sign * sum(values[first:last + 1]) / (last + 1 - first)
-    return [sign * max(min(mean(first, last) for last in several[i:]) for first in several[:i + 1]) for i in several]
+def rising(curves: Tensor, larger: bool = True) -> Tensor:
+    """The curves (..., numbers of labels) nearest to these, in squares, that never get worse: where one falls back, the mean of those that
+    pull against each other (isotonic regression). More labels of the same kind do no harm but by chance, or by the recipe, and a curve about
+    a goal would cross it anywhere."""
+    sign, several = 1 if larger else -1, range(curves.shape[-1])
+    mean = lambda first, last: sign * sum(curves[..., first:last + 1].unbind(-1)) / (last + 1 - first)
+    least = lambda first, i: torch.stack([mean(first, last) for last in several[i:]]).amin(0)
+    return torch.stack([sign * torch.stack([least(first, i) for first in several[:i + 1]]).amax(0) for i in several], -1)
 
 
 @declared
@@ -204,12 +213,14 @@ def labels_needed(rows: list, task: str, of: str = "controlnet", against: str = 
     if any(each.shape[1] != grids[0].shape[1] for each in grids):
         raise ValueError("not all were measured on the same pictures; run the contest again, it goes on where it "
                          "stopped")
-    found = [crossing(labels, rising(values, larger), goal, larger) for goal, *values in _drawn(grids, draws, seed)]
+    measured = torch.tensor([[float(each.mean()) for each in grids]], dtype=torch.float64)
+    drawn = torch.cat([measured, _drawn(grids, draws, seed)])                                        # (1 + draws, 1 + numbers of labels)
+    value, *found = (crossing(labels, values, goal, larger)
+                     for goal, values in zip(drawn[:, 0].tolist(), rising(drawn[:, 1:], larger).tolist()))
     found.sort()
-    goal, *values = (float(each.mean()) for each in grids)
     low, high = found[int(0.025 * draws)], found[min(int(0.975 * draws), draws - 1)]
     reached = 1 + sum(each < high for each in labels)
-    return {"value": crossing(labels, rising(values, larger), goal, larger), "low": low, "high": high, "n": grids[0].shape[1],
+    return {"value": value, "low": low, "high": high, "n": grids[0].shape[1],
             "seeds": min(len(each) for each in (grids[0], *grids[1:][:reached])), "measured": labels}
 
 
@@ -255,12 +266,30 @@ def frechet(one: Tensor, other: Tensor, least: Count = 32) -> float:
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1] or min(len(one), len(other)) < least:
         raise ValueError(f"features have shapes {tuple(one.shape)} and {tuple(other.shape)}; pass (n, k) and "
                          f"(m, k) with at least {least} rows")
-    one, other = one.double(), other.double()
-    a, b = torch.cov(one.T), torch.cov(other.T)
-    values, vectors = torch.linalg.eigh(a)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    together = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
-    return float((one.mean(0) - other.mean(0)).square().sum() + a.trace() + b.trace() - 2 * together)
+    return float(_frechet(one, other))
+
+
+def _frechet(one: Tensor, other: Tensor) -> Tensor:
+    """`frechet` of several sets at once, (..., n, k) and (..., m, k) -> (...)."""
+    means, spreads = zip(*(_moments(each.double()) for each in (one, other)))
+    values, vectors = torch.linalg.eigh(spreads[0])
+    root = vectors * values.clamp_min(0).sqrt()[..., None, :] @ vectors.mT
+    together = torch.linalg.eigvalsh(root @ spreads[1] @ root).clamp_min(0).sqrt().sum(-1)
+    size = sum(each.diagonal(dim1=-2, dim2=-1).sum(-1) for each in spreads)
+    return (means[0] - means[1]).square().sum(-1) + size - 2 * together
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The means (..., k) and covariances (..., k, k) of features (..., n, k)."""
+    mean = features.mean(-2, keepdim=True)
+    return mean[..., 0, :], (features - mean).mT @ (features - mean) / (features.shape[-2] - 1)
+
+
+def _redrawn(sets: tuple[Tensor, ...], draws: int, seed: int) -> list[Tensor]:
+    """Which of each set (n, k) are drawn, with replacement, so many times: (draws, n) each."""
+    rng = torch.Generator().manual_seed(seed)
+    drawn = [[torch.randint(len(each), (len(each),), generator=rng) for each in sets] for _ in range(draws)]
+    return [torch.stack(each) for each in zip(*drawn)]
 
 
 @declared
@@ -268,10 +297,9 @@ def frechet_interval(one: Tensor, other: Tensor, draws: Count = 200, seed: Seed 
     """The distance with the interval of the bootstrap over the pictures of both. Few pictures make it larger than it
     is, so compare only what has equally many; pictures that are drawn again are fewer still, and what that adds is taken
     off the ends, so that they lie about the value."""
-    rng = torch.Generator().manual_seed(seed)
-    again = lambda each: each[torch.randint(len(each), (len(each),), generator=rng)]
-    drawn = torch.tensor([frechet(again(one), again(other)) for _ in range(draws)])
     value = frechet(one, other)
+    here, there = _redrawn((one, other), draws, seed)
+    drawn = _frechet(one[here], other[there]).float()
     low, high = torch.quantile(drawn, torch.tensor([(1 - share) / 2, (1 + share) / 2])) - drawn.mean() + value
     return {"value": value, "low": max(float(low), 0.0), "high": float(high), "n": len(one)}
 
@@ -282,10 +310,8 @@ def frechet_paired(one: Tensor, other: Tensor, real: Tensor, draws: Count = 200,
     both are compared with, and the ends lie about the value as in `frechet_interval`."""
     if one.shape != other.shape:
         raise ValueError(f"features have shapes {tuple(one.shape)} and {tuple(other.shape)}; pass those of the same pictures")
-    rng, drawn = torch.Generator().manual_seed(seed), []
-    for _ in range(draws):
-        here, there = (torch.randint(len(each), (len(each),), generator=rng) for each in (one, real))
-        drawn.append(frechet(one[here], real[there]) - frechet(other[here], real[there]))
-    value, drawn = frechet(one, real) - frechet(other, real), torch.tensor(drawn)
+    value = frechet(one, real) - frechet(other, real)
+    here, there = _redrawn((one, real), draws, seed)
+    drawn = (_frechet(one[here], real[there]) - _frechet(other[here], real[there])).float()
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])) - drawn.mean() + value
     return {"value": value, "low": float(low), "high": float(high), "n": len(one)}
