@@ -10,4 +10,5 @@ moves of 0.1 (`puppets.editing.HELD`), for a quarter more.
 # while something is being moved: few steps, which begin at the very noise, with two longer moves at each guided one
 DRAFT = {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07, "timestep_spacing": "trailing"}
 FULL = {"num_inference_steps": 25}                          # what is kept
+WHOLE = {"num_inference_steps": 50, "eta": 1.0}             # new noise at each step, with which the model mends more of what it has drawn wrong
 DRAG_FULL = {"num_inference_steps": 15, "inner_steps": 2}   # a drag that is kept

@@ -30,7 +30,7 @@ from .measure import SCALE, Progress, checksum_of, drag_sources, facts, finish, 
 from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
 from ..denoisers import denoiser
 from ..files import add_rows, read_rows, rows_so_far
-from ..paces import DRAFT, DRAG_FULL, FULL
+from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from ..pipelines import find_folder, load_head, load_pipeline, sample
 from ..reference import SETTINGS as REFERENCE
 from ..sources import Source
@@ -70,12 +70,12 @@ def _points(*counts, **settings) -> list[Point]:
 
 
 POINTS: dict[str, list[Point]] = {
-    "none": [*_points(50, 25, 15, 10, 8, 6),
+    "none": [*_points(50, 25, 15, 10, 8, 6), Point("whole", WHOLE), *_points(25, eta=1.0),
              Point("10 steps, trailing DDIM", {"num_inference_steps": 10}, sampler=DDIMScheduler),
              Point("10 steps, DPM-Solver++", {"num_inference_steps": 10}, sampler=DPMSolverMultistepScheduler)],
     "pose": [
-        Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
-        *_points(50, 15, 10, 8, 6), *_points(25, 10, 8, 6, inner_steps=2),
+        Point("draft", DRAFT), Point("full", FULL), Point("whole", WHOLE), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
+        *_points(25, eta=1.0), *_points(50, 15, 10, 8, 6), *_points(25, 10, 8, 6, inner_steps=2),
         Point("10 steps, step_size=0.1", {"num_inference_steps": 10, "step_size": 0.1}),
         Point("12 steps, on the prediction", {"num_inference_steps": 12, "moves": "prediction", "step_size": 0.4}),
         Point("8 steps, DPM-Solver++", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07},

@@ -26,9 +26,10 @@ from .editing import drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .tokens import measure_tokens
-from ..checks import Count, FileName, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence, option
+from ..checks import (Count, FileName, Fraction, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence,
+                      option)
 from ..files import read_json, refuse_file, write_json
-from ..paces import DRAFT, FULL
+from ..paces import DRAFT, FULL, WHOLE
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..processes import add_up, is_main, mine_of
@@ -87,17 +88,17 @@ def facts(scenes) -> list[dict[str, str]]:
 
 @declared
 def measure_base(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batch: Count = 20, seed: Seed = BASE_SEED,
-                 guidance_scale: NonNegative = SCALE, sheet: Function | None = None) -> Progress:
+                 guidance_scale: NonNegative = SCALE, eta: Fraction = 0.0, sheet: Function | None = None) -> Progress:
     """Attribute accuracy, share of whole puppets and PSNR of the autoencoder, from `count` held-out captions.
 
-    `sheet` is called with the first 32 pictures, whatever they look like.
+    `eta` is new noise at each step, as of `guided_sample`. `sheet` is called with the first 32 pictures, whatever they look like.
     """
     scenes, rng = world.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
     hits, found, first = [], [], []
     for start in range(0, count, batch):
         part = scenes[start:start + batch]
         pictures, _ = sample(pipe, [scene.caption for scene in part], num_inference_steps=steps, generator=rng,
-                             guidance_scale=guidance_scale)
+                             guidance_scale=guidance_scale, eta=eta)
         first = [*first, *pictures][:32]
         if sheet and (len(first) == 32 or start + len(part) == count):
             sheet(torch.stack(first))
@@ -107,7 +108,7 @@ def measure_base(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batc
         found.append(judge.found(reading))
         yield start + len(part), count
     accuracy = {name: sum(each[name] * n for each, n in hits) / count for name in hits[0][0]}
-    return {"captions": count, "steps": steps, "guidance_scale": guidance_scale, "seed": seed, "attribute_accuracy": accuracy,
+    return {"captions": count, "steps": steps, "guidance_scale": guidance_scale, "eta": eta, "seed": seed, "attribute_accuracy": accuracy,
             "all_joints_found": float(torch.cat(found).float().mean()), "vae_psnr_db": autoencoder_psnr(pipe.vae, 128)}
 
 
@@ -484,7 +485,7 @@ def write_result(name: Words, result: dict, folder: SomeName = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows")
+WHAT = ("base", "base-noise", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows")
 
 
 @declared
@@ -497,6 +498,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
     size = few | many
     return {
         "base": lambda: measure_base(pipe, judge, sheet=sheet, **size),
+        "base-noise": lambda: measure_base(pipe, judge, sheet=sheet, **{"steps": WHOLE["num_inference_steps"], "eta": WHOLE["eta"]} | size),
         "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
         "cost": lambda: measure_cost(pipe, head("pose"), **few),
         "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", sheet=sheet, **size),
@@ -513,7 +515,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
 ARROW_WORK = "runs/arrows"                                 # what has been measured, so that it can go on after a break
 SHARED = ("pose", "depth", "edges")                        # several processes take a part of the batches each (see `processes`)
-HEADLESS = ("base", "inversion", "tokens")                 # and without guidance
+HEADLESS = ("base", "base-noise", "inversion", "tokens")                 # and without guidance
 
 
 def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, steps: int | None, heads: str | None) -> None:
