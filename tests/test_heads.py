@@ -16,6 +16,7 @@ from PIL import Image
 import rg_minimal
 from rg_minimal import puppets
 from rg_minimal.classroom import plots, sheets
+from rg_minimal.paces import WHOLE
 from rg_minimal.puppets import basemodel, heads as H, measure as M
 from rg_minimal.puppets.judge import load_judge
 from rg_minimal.puppets import JOINTS
@@ -653,6 +654,15 @@ def test_the_base_measurement_believes_renderings_and_no_others(tiny_pipe, monke
         scene.puppet, shirt=other.get(scene.puppet.shirt, "black"))))
     wrong = M.finish(M.measure_base(tiny_pipe, load_judge(), count=12, steps=1, batch=5))["attribute_accuracy"]
     assert wrong["shirt"] < 0.1 and wrong["background"] > 0.9
+
+
+@pytest.mark.parametrize("what, pace", [("base", {"num_inference_steps": 50, "eta": 0.0}), ("base-noise", WHOLE)])
+def test_the_base_is_measured_at_the_pace_that_is_named(tiny_pipe, monkeypatch, what, pace):
+    drawn_instead(monkeypatch, lambda scene, guided: scene)
+    drawn, asked = M.sample, []
+    monkeypatch.setattr(M, "sample", lambda *given, **settings: asked.append(settings) or drawn(*given, **settings))
+    result = M.finish(M.measurement(what, tiny_pipe, load_judge(), "data/heads", count=2))
+    assert pace.items() <= asked[0].items() and (result["steps"], result["eta"]) == tuple(pace.values())
 
 
 def test_the_pose_measurement_tells_the_right_pose_from_another(tiny_pipe, monkeypatch):

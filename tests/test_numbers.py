@@ -19,7 +19,7 @@ import torch
 import rg_minimal
 from rg_minimal.classroom.drafts import LIVE
 from rg_minimal.evidence import report
-from rg_minimal.paces import DRAFT, DRAG_FULL, FULL
+from rg_minimal.paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from rg_minimal.pipelines import load_pipeline
 from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world
 from rg_minimal.puppets.editing import HELD
@@ -81,7 +81,7 @@ READ = {"README.md": [
     *(f"(notebooks/{name}.ipynb) | … | {{notebooks#notebooks/{name}/seconds:.0f}} s |"
       for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds (unguided with {code#longer/0}, "
-    "{code#longer/1} and {code#longer/2} steps {front#none/50 steps/pictures} pictures, {code#longer seeds} seeds), with its 95 % interval; "
+    "{code#longer/1} and {code#longer/2} steps, and with new noise at each, {front#none/50 steps/pictures} pictures, {code#longer seeds} seeds), with its 95 % interval; "
     "{code#passes of 50} passes of the denoiser", "of the same {front#pose/full/pictures} poses |",
     *(f"{words} | {{front#pose/{point}/control:.3f}} | {{front#pose/{point}/whole:.0%}} % | {strong}{{front#pose/{point}/cost:.2f}}{strong} |"
       for words, point, strong in (("`DRAFT`, {code#draft} trailing steps with {code#draft moves} longer moves each: a first look", "draft", "**"),
@@ -102,8 +102,11 @@ READ = {"README.md": [
     "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
-    "Without guidance {code#full} steps, the default, show as many whole puppets as {pairs#steps} do: in {pairs#pairs} pairs of the same caption",
-    "caption and noise {pairs#whole:.1f} points more, with 95 % from {pairs#fewer:.1f} fewer to {pairs#whole_high:.1f} more",
+    "Without guidance {code#full} steps, the default, show as many whole puppets as {pairs#25/steps} do: in {pairs#25/pairs} pairs of the same caption",
+    "caption and noise {pairs#25/whole:.1f} points more, with 95 % from {pairs#25/fewer:.1f} fewer to {pairs#25/whole_high:.1f} more",
+    "New noise at each of {code#whole} steps (`WHOLE`) shows {pairs#whole/whole:.1f} points more than none, with 95 % from "
+    "{pairs#whole/whole_low:.1f} to {pairs#whole/whole_high:.1f}", "costs control (PCK@0.05 {front#pose/whole/control:.3f} of the same poses)",
+    "the same at the pace `WHOLE`, {code#whole} steps with new noise at each | **{base-noise#all_joints_found:.1%} %** |",
     "| Stable Diffusion 1.5, {true-sizes#sd15/pixels} pixels | {true-sizes#sd15/million_weights:.0f} M | {true-sizes#sd15/predicted_gb/unguided:.1f} | {true-sizes#sd15/predicted_gb/plain:.1f} | {true-sizes#sd15/predicted_gb/lean:.1f} | {true-sizes#sd15/predicted_gb/least:.1f} | {true-sizes#sd15/predicted_gb/reference:.1f} | {true-sizes#sd15/fits/6} | {true-sizes#sd15/fits/8} | {true-sizes#sd15/fits/16} | {true-sizes#sd15/fits/24} |",
     "| Stable Diffusion 2.1, {true-sizes#sd21/pixels} pixels | {true-sizes#sd21/million_weights:.0f} M | {true-sizes#sd21/predicted_gb/unguided:.1f} | {true-sizes#sd21/predicted_gb/plain:.1f} | {true-sizes#sd21/predicted_gb/lean:.1f} | {true-sizes#sd21/predicted_gb/least:.1f} | {true-sizes#sd21/predicted_gb/reference:.1f} | {true-sizes#sd21/fits/6} | {true-sizes#sd21/fits/8} | {true-sizes#sd21/fits/16} | {true-sizes#sd21/fits/24} |",
     "| SDXL, {true-sizes#sdxl/pixels} pixels | {true-sizes#sdxl/million_weights:.0f} M | {true-sizes#sdxl/predicted_gb/unguided:.1f} | {true-sizes#sdxl/predicted_gb/plain:.1f} | {true-sizes#sdxl/predicted_gb/lean:.1f} | {true-sizes#sdxl/predicted_gb/least:.1f} | {true-sizes#sdxl/predicted_gb/reference:.1f} | {true-sizes#sdxl/fits/6} | {true-sizes#sdxl/fits/8} | {true-sizes#sdxl/fits/16} | {true-sizes#sdxl/fits/24} |",
@@ -138,6 +141,7 @@ READ = {"README.md": [
       ("shirt", "trousers", "hat", "background")),
     *(f"attributes right | … {name} {{base#attribute_accuracy/{name}:.3f}}" for name in ("action", "prop", "mean")),
     "confidence of real renderings | {base#all_joints_found:.1%} % of pictures (rendered pictures: {judge#figures/rendered/found:.1%} %) |",
+    "measure base-noise`) | {base-noise#all_joints_found:.1%} % of pictures |",
     "autoencoder, held-out renderings | {base#vae_psnr_db:.1f} dB |", "`load_pipeline` takes {recipe#guidance_scale:g} from `recipe.json`",
     "With 25 steps as many puppets are whole ({base-on-gpu#25 3.0/all_joints_found:.1%} %)", "find no more ({base-on-gpu#50 2.0/all_joints_found:.1%}, "
     "{base-on-gpu#50 4.0/all_joints_found:.1%} and {base-on-gpu#50 5.0/all_joints_found:.1%} %",
@@ -284,11 +288,11 @@ def from_code():
     with torch.device("meta"):
         large = transformer.build_transformer(transformer.TransformerRecipe())
     unguided = stored("front")["none"]
-    longer = sorted(int(name.split()[0]) for name, row in unguided.items() if row["pictures"] > stored("front")["pose"]["draft"]["pictures"])
+    longer = sorted(int(name.split()[0]) for name, row in unguided.items() if name.endswith(" steps") and row["pictures"] > stored("front")["pose"]["draft"]["pictures"])
     return {"few": heads.FEW, "words": len(vocabulary()), "held out": world.HELD_OUT, "samples": 5200 * 16 + sum(run["steps"] * run["batch"] for run in (stored("second run"), recipe)),
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
-            "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]], "drag": DRAG_FULL["num_inference_steps"],
+            "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]], "drag": DRAG_FULL["num_inference_steps"], "whole": WHOLE["num_inference_steps"],
             "drag moves": COUNT[DRAG_FULL["inner_steps"]], "held": HELD["step_size"], "50": 50,
             "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "longer": longer, "longer seeds": COUNT[unguided["50 steps"]["seeds"]],
             "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
@@ -300,10 +304,13 @@ def from_code():
 
 
 def pairs():
-    """Whole puppets of 25 unguided steps less those of 50, in points."""
-    found = compare(read_front(ROOT / "data" / "results" / "front.csv"), "none", "25 steps", "50 steps")
-    points = {name: 100 * value for name, value in found.items() if name.startswith("whole")}
-    return points | {"fewer": -points["whole_low"], "pairs": found["pairs"], "steps": 50}
+    """Whole puppets of 25 unguided steps, and of 50 with new noise at each, less those of 50 without, in points."""
+    rows, made = read_front(ROOT / "data" / "results" / "front.csv"), {}
+    for name, point in (("25", "25 steps"), ("whole", "whole")):
+        found = compare(rows, "none", point, "50 steps")
+        points = {name: 100 * value for name, value in found.items() if name.startswith("whole")}
+        made[name] = points | {"fewer": -points["whole_low"], "pairs": found["pairs"], "steps": 50}
+    return made
 
 
 def front():
@@ -402,12 +409,23 @@ def test_the_figures_that_notebook_a2_shows_are_the_stored_ones():
 
 
 def test_the_points_of_the_front_are_of_as_many_pictures_as_its_caption_says():
-    """Those that the README and notebook 5 draw: all alike, but for three that have more."""
+    """Those that the README and notebook 5 draw: all alike, but for three numbers of steps and new noise, which have more."""
     unguided = {name: (row["pictures"], row["seeds"]) for name, row in front()["none"].items()}
-    more = [f"{steps} steps" for steps in stored("code")["longer"]]
-    assert len(more) == 3 and len({unguided.pop(name) for name in more}) == 1
+    more = [f"{steps} steps" for steps in stored("code")["longer"]] + ["whole", "25 steps, eta=1.0"]
+    assert len(more) == 5 and len({unguided.pop(name) for name in more}) == 1
     few = {(row["pictures"], row["seeds"]) for row in front()["pose"].values()} | set(unguided.values())
     assert len(few) == 1, few
+
+
+def test_new_noise_is_said_to_help_pictures_without_guidance_alone():
+    """Notebook 5, and the README's words: more whole puppets where nothing guides; guided, no more of them, and fewer joints in place."""
+    for path, said in (("notebooks/05_guided_sampling.ipynb", "in the same pairs more puppets are whole."), ("README.md", "Under guidance it finds no more, and costs control"),
+                       ("notebooks/05_guided_sampling.ipynb", "fewer joints are in place than without it, and no more puppets are whole.")):
+        assert places(path, said)
+    rows = read_front(ROOT / "data" / "results" / "front.csv")
+    alone, guided = (compare(rows, task, "whole", "50 steps") for task in ("none", "pose"))
+    assert alone["whole_low"] > 0 and guided["control_high"] < 0
+    assert guided["whole_low"] <= 0 <= guided["whole_high"]
 
 
 def test_few_steps_are_said_to_cost_whole_puppets_only_if_they_do():
@@ -415,7 +433,8 @@ def test_few_steps_are_said_to_cost_whole_puppets_only_if_they_do():
     said = "the 95 % interval of every difference to 50 steps holds zero"
     assert places("notebooks/05_guided_sampling.ipynb", said)
     rows = read_front(ROOT / "data" / "results" / "front.csv")
-    found = {name: compare(rows, "none", name, "50 steps") for name in front()["none"] if name != "50 steps"}
+    anew = ("whole", "25 steps, eta=1.0")
+    found = {name: compare(rows, "none", name, "50 steps") for name in front()["none"] if name not in ("50 steps", *anew)}
     assert all(each["whole_low"] <= 0 <= each["whole_high"] for each in found.values()), found
 
 

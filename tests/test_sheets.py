@@ -76,7 +76,7 @@ def test_the_front_is_drawn_from_what_was_measured(tmp_path, monkeypatch, capsys
     best = {name for name, row in points.items() if not any(
         (other["passes"], -other["control"]) != (row["passes"], -row["control"]) and other["passes"] <= row["passes"]
         and other["control"] >= row["control"] for other in points.values())}
-    assert set(shown) == best | {"draft", "full", "reference", "50 steps", "10 steps"} and len(near.containers) == len(points) > len(shown)
+    assert set(shown) == best | {"draft", "full", "whole", "reference", "50 steps", "10 steps"} and len(near.containers) == len(points) > len(shown)
     boxes = [matplotlib.text.Text.get_window_extent(text) for text in near.texts]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), "no name lies on another"
     assert all(near.get_window_extent().containsx(box.x0) and near.get_window_extent().containsx(box.x1) for box in boxes)

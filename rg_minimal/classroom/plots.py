@@ -477,7 +477,7 @@ def pck_row(pictures: Sequence[Tensor], targets: Tensor, predicted: Tensor, a: P
 
 
 @declared
-def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole: Sequence[dict] = (), named: Texts = (),
+def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole: dict | None = None, named: Texts = (),
           told: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 3.8)) -> Figure:
     """Control error against cost, both on logarithmic axes, and beside it what becomes of the picture.
 
@@ -486,7 +486,7 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
         error: the name of what is drawn; smaller is nearer.
         most: the best value of "control" where larger is better (1.0 of a PCK): drawn is what is missing to it. None
             where "control" is an error as it is.
-        whole: summaries of unguided pictures, for the second panel.
+        whole: summaries of unguided pictures, for the second panel, by what is to be said of them.
         named: points that are drawn full and by name; the rest are small and pale. Of these have a name those on the front, to which no
             other point is both as near and as cheap, and those that are told.
         told: further points whose names are shown.
@@ -501,11 +501,10 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", yscale="log")
     near.margins(x=0.2, y=0.12)
     _plain_numbers(near.yaxis)
-    for series, label, marker, colour in ((whole, "unguided", "s", MIDDLE), ([row for row in rows if row["point"] in named],
-                                                                              "guided", "o", LEFT)):
-        series = sorted(series, key=lambda row: row["passes"])
-        for i, row in enumerate(series):
-            _interval(quality, row, "whole", base, marker=marker, color=colour, label=None if i else label)
+    plain = [(*each, marker, MIDDLE, 1.07 ** i) for i, (each, marker) in enumerate(zip((whole or {}).items(), "sD^v"))]     # beside each other
+    for label, series, marker, colour, aside in (*plain, ("guided", [row for row in rows if row["point"] in named], "o", LEFT, 1)):
+        for i, row in enumerate(sorted(series, key=lambda row: row["passes"])):
+            _interval(quality, row, "whole", base / aside, marker=marker, color=colour, label=None if i else label)
     quality.set(ylim=(0.5, 1.02), xlabel="cost, as on the left", ylabel="whole puppets, by the judge")
     _doubles(quality)
     quality.legend(frameon=False, loc="lower right")

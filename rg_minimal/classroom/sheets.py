@@ -59,9 +59,11 @@ ERRORS = {"pose": ("joints farther than 5 % from the target", 1.0), "depth": ("d
 def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -> Figure:
     """Control error against cost of what was measured of a task, and beside it the share of whole puppets."""
     rows = summarize(read_front(table))
-    unguided = [row for row in rows if row["task"] == "none" and "," not in row["point"]]
+    unguided = [row for row in rows if row["task"] == "none" and row["point"].endswith(" steps")]
+    anew = [row for row in rows if row["task"] == "none" and row["point"] in ("whole", "25 steps, eta=1.0")]
     error, most = ERRORS[task]
-    return front([row for row in rows if row["task"] == task], error, most, unguided, ("draft", "full"), ("reference", "50 steps", "10 steps"))
+    return front([row for row in rows if row["task"] == task], error, most, {"unguided": unguided, "unguided, new noise": anew},
+                 ("draft", "full"), ("reference", "50 steps", "10 steps", "whole"))
 
 
 @declared

@@ -265,7 +265,7 @@ refuse("calibrate", lambda **given: judge.calibrate(None, **given), few=3, count
 refuse("evaluate", lambda **given: judge.evaluate(None, **given), few=3, count="count", seed="seed")
 refuse_these("Judge", lambda thresholds: judge.Judge(judge.JudgeNetwork((8, 8, 8)), thresholds), "thresholds",
              [[0.5] * 13, [2] * 14, [NAN] * 14, [True] * 14, "0" * 14, 0.5, None], "[0, 1]")
-MEASURES = {"measure_base": (lambda **given: measure.measure_base(None, None, **given), {"batch": "count", "guidance_scale": "not negative"}),
+MEASURES = {"measure_base": (lambda **given: measure.measure_base(None, None, **given), {"batch": "count", "guidance_scale": "not negative", "eta": "fraction"}),
             "measure_pose": (lambda **given: measure.measure_pose(None, None, None, **given), {"batch": "count", "guidance_scale": "not negative"}),
             "measure_map": (lambda **given: measure.measure_map(None, None, None, "depth", **given), {"guidance_scale": "not negative"}),
             "measure_drag": (lambda **given: measure.measure_drag(None, None, None, **given), {"real": "truth"}),
