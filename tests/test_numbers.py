@@ -104,8 +104,8 @@ READ = {"README.md": [
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
     "Without guidance {code#full} steps, the default, show as many whole puppets as {pairs#25/steps} do: in {pairs#25/pairs} pairs of the same caption",
     "caption and noise {pairs#25/whole:.1f} points more, with 95 % from {pairs#25/fewer:.1f} fewer to {pairs#25/whole_high:.1f} more",
-    "New noise at each of {code#whole} steps (`WHOLE`) shows {pairs#whole/whole:.1f} points more than none, with 95 % from "
-    "{pairs#whole/whole_low:.1f} to {pairs#whole/whole_high:.1f}", "costs control (PCK@0.05 {front#pose/whole/control:.3f} of the same poses)",
+    "Against {code#whole} steps as they are, new noise at each of them (`WHOLE`) shows {pairs#whole/whole:.1f} points more, with 95 % from "
+    "{pairs#whole/whole_low:.1f} to {pairs#whole/whole_high:.1f} more", "costs control (PCK@0.05 {front#pose/whole/control:.3f} of the same poses)",
     "the same at the pace `WHOLE`, {code#whole} steps with new noise at each | **{base-noise#all_joints_found:.1%} %** |",
     "| Stable Diffusion 1.5, {true-sizes#sd15/pixels} pixels | {true-sizes#sd15/million_weights:.0f} M | {true-sizes#sd15/predicted_gb/unguided:.1f} | {true-sizes#sd15/predicted_gb/plain:.1f} | {true-sizes#sd15/predicted_gb/lean:.1f} | {true-sizes#sd15/predicted_gb/least:.1f} | {true-sizes#sd15/predicted_gb/reference:.1f} | {true-sizes#sd15/fits/6} | {true-sizes#sd15/fits/8} | {true-sizes#sd15/fits/16} | {true-sizes#sd15/fits/24} |",
     "| Stable Diffusion 2.1, {true-sizes#sd21/pixels} pixels | {true-sizes#sd21/million_weights:.0f} M | {true-sizes#sd21/predicted_gb/unguided:.1f} | {true-sizes#sd21/predicted_gb/plain:.1f} | {true-sizes#sd21/predicted_gb/lean:.1f} | {true-sizes#sd21/predicted_gb/least:.1f} | {true-sizes#sd21/predicted_gb/reference:.1f} | {true-sizes#sd21/fits/6} | {true-sizes#sd21/fits/8} | {true-sizes#sd21/fits/16} | {true-sizes#sd21/fits/24} |",
