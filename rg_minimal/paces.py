@@ -3,8 +3,9 @@
     pictures, latents = sample(pipe, prompt, objectives, **DRAFT)
 
 Each is settings of `guided_sample` and was measured on the puppet model (`python -m rg_minimal.puppets.front`): `DRAFT` and `FULL`
-for poses, depth, edges and looks, `WHOLE` for pictures without guidance (with it, it costs control), `DRAG_FULL` for drags. A drag runs as many steps as its source did: one of a picture of 25 steps comes as near with
-moves of 0.1 (`puppets.editing.HELD`), for a quarter more.
+for poses, depth, edges and looks, `WHOLE` for pictures without guidance (under guidance it costs control), `DRAG_FULL` for drags.
+A drag runs as many steps as its source did: one of a picture of 25 steps comes as near with moves of 0.1 (`puppets.editing.HELD`),
+for a quarter more.
 """
 
 # while something is being moved: few steps, which begin at the very noise, with two longer moves at each guided one

@@ -501,7 +501,7 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", yscale="log")
     near.margins(x=0.2, y=0.12)
     _plain_numbers(near.yaxis)
-    plain = [(*each, marker, MIDDLE, 1.07 ** i) for i, (each, marker) in enumerate(zip((whole or {}).items(), "sD^v"))]     # beside each other
+    plain = [(*each, marker, MIDDLE, 1.07 ** i) for i, (each, marker) in enumerate(zip((whole or {}).items(), itertools.cycle("sD^v")))]     # side by side
     for label, series, marker, colour, aside in (*plain, ("guided", [row for row in rows if row["point"] in named], "o", LEFT, 1)):
         for i, row in enumerate(sorted(series, key=lambda row: row["passes"])):
             _interval(quality, row, "whole", base / aside, marker=marker, color=colour, label=None if i else label)
