@@ -81,7 +81,7 @@ READ = {"README.md": [
     *(f"(notebooks/{name}.ipynb) | … | {{notebooks#notebooks/{name}/seconds:.0f}} s |"
       for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "a way to sample {front#pose/draft/pictures} pictures of held-out poses and captions, {code#front seeds} seeds (unguided with {code#longer/0}, "
-    "{code#longer/1} and {code#longer/2} steps, and with new noise at each, {front#none/50 steps/pictures} pictures, {code#longer seeds} seeds), with its 95 % interval; "
+    "{code#longer/1} and {code#longer/2} steps, and with new noise at each step, {front#none/50 steps/pictures} pictures, {code#longer seeds} seeds), with its 95 % interval; "
     "{code#passes of 50} passes of the denoiser", "of the same {front#pose/full/pictures} poses |",
     *(f"{words} | {{front#pose/{point}/control:.3f}} | {{front#pose/{point}/whole:.0%}} % | {strong}{{front#pose/{point}/cost:.2f}}{strong} |"
       for words, point, strong in (("`DRAFT`, {code#draft} trailing steps with {code#draft moves} longer moves each: a first look", "draft", "**"),
