@@ -70,9 +70,13 @@ def python_sources():
     """(where, source) of every Python file and every notebook's code, magics left out."""
     for path in PYTHON_FILES:
         yield path, path.read_text(encoding="utf-8")
-    for path in NOTEBOOKS:
-        lines = "\n".join(joined(cell["source"]) for cell in code_cells(read_notebook(path))).splitlines()
-        yield path, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines)
+    yield from ((path, notebook_source(path)) for path in NOTEBOOKS)
+
+
+def notebook_source(path):
+    """The code of a notebook's cells, magics left out."""
+    lines = "\n".join(joined(cell["source"]) for cell in code_cells(read_notebook(path))).splitlines()
+    return "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in lines)
 
 
 def imported_modules(source):
@@ -345,8 +349,7 @@ def reached(source):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_notebook_waits_for_the_tools_that_run_notebooks(path):
     """nbformat compiles a grammar when it is imported, which takes two seconds."""
-    source = "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for cell in code_cells(read_notebook(path)) for line in joined(cell["source"]).splitlines())
-    ours, libraries = reached(source)
+    ours, libraries = reached(notebook_source(path))
     assert "pipelines" in ours or not ours, "nothing is found at all"
     assert not libraries & {"nbformat", "papermill", "nbclient"}
 

@@ -23,7 +23,7 @@ from rg_minimal.paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from rg_minimal.pipelines import load_pipeline
 from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world
 from rg_minimal.puppets.editing import HELD
-from rg_minimal.puppets.front import compare, read_front, summarize
+from rg_minimal.puppets.front import ANEW, compare, read_front, summarize
 from rg_minimal.saving import ReadoutHead
 from write_numbers import write, write_claim
 
@@ -411,7 +411,7 @@ def test_the_figures_that_notebook_a2_shows_are_the_stored_ones():
 def test_the_points_of_the_front_are_of_as_many_pictures_as_its_caption_says():
     """Those that the README and notebook 5 draw: all alike, but for three numbers of steps and new noise, which have more."""
     unguided = {name: (row["pictures"], row["seeds"]) for name, row in front()["none"].items()}
-    more = [f"{steps} steps" for steps in stored("code")["longer"]] + ["whole", "25 steps, eta=1.0"]
+    more = [f"{steps} steps" for steps in stored("code")["longer"]] + [*ANEW]
     assert len(more) == 5 and len({unguided.pop(name) for name in more}) == 1
     few = {(row["pictures"], row["seeds"]) for row in front()["pose"].values()} | set(unguided.values())
     assert len(few) == 1, few
@@ -433,8 +433,7 @@ def test_few_steps_are_said_to_cost_whole_puppets_only_if_they_do():
     said = "the 95 % interval of every difference to 50 steps holds zero"
     assert places("notebooks/05_guided_sampling.ipynb", said)
     rows = read_front(ROOT / "data" / "results" / "front.csv")
-    anew = ("whole", "25 steps, eta=1.0")
-    found = {name: compare(rows, "none", name, "50 steps") for name in front()["none"] if name not in ("50 steps", *anew)}
+    found = {name: compare(rows, "none", name, "50 steps") for name in front()["none"] if name not in ("50 steps", *ANEW)}
     assert all(each["whole_low"] <= 0 <= each["whole_high"] for each in found.values()), found
 
 

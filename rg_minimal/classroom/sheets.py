@@ -17,7 +17,7 @@ from ..checks import Count, FileName, declared, one_sentence, option
 from ..evidence import baselines, contest, report, seeds
 from ..files import refuse_file
 from ..pipelines import load_pipeline
-from ..puppets.front import FRONT, read_front, summarize
+from ..puppets.front import ANEW, FRONT, read_front, summarize
 from ..puppets.judge import Judge, load_judge
 from ..puppets.measure import Steps, check_options, measurement
 from .plots import Figure, efficiency, front, fronts, picture_rows, save_figure, save_grid
@@ -60,7 +60,7 @@ def draw_front(task: Literal[tuple(ERRORS)] = "pose", table: FileName = FRONT) -
     """Control error against cost of what was measured of a task, and beside it the share of whole puppets."""
     rows = summarize(read_front(table))
     unguided = [row for row in rows if row["task"] == "none" and row["point"].endswith(" steps")]
-    anew = [row for row in rows if row["task"] == "none" and row["point"] in ("whole", "25 steps, eta=1.0")]
+    anew = [row for row in rows if row["task"] == "none" and row["point"] in ANEW]
     error, most = ERRORS[task]
     return front([row for row in rows if row["task"] == task], error, most, {"unguided": unguided, "unguided, new noise": anew},
                  ("draft", "full"), ("reference", "50 steps", "10 steps", "whole"))

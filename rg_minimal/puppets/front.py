@@ -90,6 +90,8 @@ POINTS: dict[str, list[Point]] = {
     "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15), *_points(25, 20, inner_steps=2),
              Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1})]}
 
+ANEW = tuple(point.name for point in POINTS["none"] if point.settings.get("eta"))           # unguided, with new noise at each step
+
 
 def _tasks(value) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value)

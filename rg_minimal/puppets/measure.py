@@ -498,7 +498,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
     size = few | many
     return {
         "base": lambda: measure_base(pipe, judge, sheet=sheet, **size),
-        "base-noise": lambda: measure_base(pipe, judge, sheet=sheet, **{"steps": WHOLE["num_inference_steps"], "eta": WHOLE["eta"]} | size),
+        "base-noise": lambda: measure_base(pipe, judge, eta=WHOLE["eta"], sheet=sheet, **{"steps": WHOLE["num_inference_steps"]} | size),
         "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
         "cost": lambda: measure_cost(pipe, head("pose"), **few),
         "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", sheet=sheet, **size),
