@@ -31,12 +31,12 @@ endif
 PY    := "$(ENV)/bin/python"
 STAMP := "$(ENV)/.rg-minimal-stamp"
 
-# Tests run in two processes side by side, with one thread each; `make test JOBS=4` where there are more cores and memory
-# (each takes up to 2 GB).
+# Tests and notebooks run in two processes side by side, with one thread each; `make test JOBS=4` where there are more cores
+# and memory (each takes up to 2 GB).
 JOBS   ?= 2
 SPREAD  = -n $(JOBS) --dist worksteal
-test device check: export OMP_NUM_THREADS = 1
-test device check: export MKL_NUM_THREADS = 1
+test device check notebooks: export OMP_NUM_THREADS = 1
+test device check notebooks: export MKL_NUM_THREADS = 1
 
 # Nothing that is tested or shown first may ask a hub for anything.
 start test device check notebooks: export HF_HUB_OFFLINE = 1
@@ -93,10 +93,10 @@ check: setup  ## set up and pass the quick tests, in a minute and a half: no not
 lab: setup  ## set up and open the course in JupyterLab
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
 
-notebooks: setup  ## set up, run all notebooks again in place and write them clean
-	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
-	    --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.record_timing=False \
-	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
+notebooks: setup  ## set up, run all notebooks again in place, two at a time, and write them clean
+	printf '%s\0' $(NOTEBOOKS) | xargs -0 -n 1 -P $(JOBS) $(PY) -m nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False
 	$(PY) -m pytest -q tests/test_house.py -k notebook
 
 # Nothing is run: the pages show the notebooks as they were executed and committed. ENV is where `setup` installs.

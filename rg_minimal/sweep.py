@@ -19,26 +19,26 @@ import html
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import nbformat
+import papermill
 import yaml
 
 from .checks import Count, one_sentence, option
 from .files import read_json, refuse_file, refuse_others, write_file, write_json
+from .workers import ONE_THREAD, draws_dashboard, joined
 
 MOST = 10_000                                               # runs in a sweep
 SHOWN, WIDE = 3, 360                                        # pictures of a run on the page, and pixels that they are wide
 KNOWN = ("manifest.json", "done", "notebooks", "table.csv", "pictures.html")
 MEASURES = "measure:"
 OPTIONS = ("count", "steps", "model", "heads")              # of `rg_minimal.puppets.measure`
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 # ---- the grid ----------------------------------------------------------------------------------------------------------
@@ -133,8 +133,6 @@ def check_target(target: str, grid: dict) -> str:
     path = Path(target)
     if not path.is_file():
         raise ValueError(f"{target} is not there: give a notebook, or measure:NAME such as measure:pose")
-    import nbformat                     # here and below: it takes two seconds, which whoever only joins workers, or draws a figure, is spared
-    import papermill
     try:
         kernel = nbformat.read(path, as_version=4).metadata.get("kernelspec")
         known = papermill.inspect_notebook(path) if kernel else {}
@@ -216,8 +214,6 @@ def _last_line(error: Exception) -> str:
 
 
 def _notebook(target: str, folder: Path, parameters: dict) -> dict:
-    import nbformat
-    import papermill
     notebook = papermill.execute_notebook(target, None, parameters, cwd=Path(target).parent, progress_bar=False, kernel_name="python3",
                                           extra_arguments=["--IPKernelApp.log_level=ERROR"])                  # no warnings among the progress
     write_file(folder / "notebooks" / f"{key(parameters)}.ipynb", nbformat.writes(notebook))
@@ -273,38 +269,12 @@ def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, schedule
     if todo:
         with joined(scheduler, min(workers, len(todo)), retries) as client:
             write_json(folder / "manifest.json", {"target": target, "checksum": checksum, "grid": grid})
-            report(f"dashboard: {client.dashboard_link}" if _bokeh() else "no dashboard: bokeh is missing, which the extra sweep brings")
+            report(f"dashboard: {client.dashboard_link}" if draws_dashboard() else "no dashboard: bokeh is missing, which the extra sweep brings")
             _run(client, target, folder, todo, retries)
     records = [ended(folder, each) for each in points(grid)]
     write_table(folder / "table.csv", records)
     write_file(folder / "pictures.html", page(target, folder, records))
     return records
-
-
-@contextmanager
-def joined(scheduler: str | None, workers: int, retries: int):
-    """A client of the scheduler at this address, or of one that is started here with so many workers, and ended afterwards."""
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-        from distributed.utils import get_mp_context
-    except ImportError:
-        raise ValueError("a sweep needs Dask: pip install -e '.[sweep]'") from None
-    os.environ.update({name: os.environ.get(name, value) for name, value in ONE_THREAD.items()})
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    settings = {"distributed.scheduler.allowed-failures": retries, "distributed.worker.multiprocessing-method": method,
-                # Dask adds MALLOC_TRIM_THRESHOLD_, by which every tensor is fetched from the system anew: a training step takes 1.8 times as long
-                "distributed.nanny.pre-spawn-environ": ONE_THREAD}
-    with dask.config.set(settings):
-        get_mp_context().set_forkserver_preload(["distributed", "papermill", "rg_minimal"])         # torch is loaded once for all workers
-        with ExitStack() as ends:
-            try:
-                cluster = scheduler or ends.enter_context(LocalCluster(
-                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0" if _bokeh() else None))
-                client = ends.enter_context(Client(cluster, timeout="20s"))
-            except (OSError, ValueError) as error:
-                raise ValueError(f"--scheduler {scheduler} cannot be reached ({error}): start it by `dask scheduler`, or leave it out") from None
-            yield client
 
 
 def _run(client, target: str, folder: Path, todo: list[dict], retries: int) -> None:
@@ -320,11 +290,6 @@ def _run(client, target: str, folder: Path, todo: list[dict], retries: int) -> N
                                  "wherever they run, and start them again")
             write_json(folder / "done" / f"{key(each)}.json", {"parameters": each, "status": "failed", "worker": "", "seconds": 0.0,
                        "error": f"{type(error).__name__}: {error}".splitlines()[0], "results": {}})
-
-
-def _bokeh() -> bool:
-    import importlib.util
-    return importlib.util.find_spec("bokeh") is not None
 
 
 def write_table(path: Path, records: list[dict]) -> Path:
@@ -363,7 +328,6 @@ def _pictures(path: Path) -> dict[tuple[int, int], str]:
     """The pictures of an executed notebook, PNG in base64, by cell and output."""
     if not path.is_file():
         return {}
-    import nbformat
     cells = nbformat.read(path, as_version=4).cells
     return {(cell, number): output["data"]["image/png"] for cell, each in enumerate(cells) for number, output in enumerate(each.get("outputs", []))
             if "image/png" in output.get("data", {})}

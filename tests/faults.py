@@ -42,7 +42,7 @@ READOUT, MAPS, DENOISERS, SAVING = "readout.py", "maps.py", "denoisers.py", "sav
 HEADS, MEASURE, EDITING, JUDGE = "puppets/heads.py", "puppets/measure.py", "puppets/editing.py", "puppets/judge.py"
 CASES = "puppets/cases.py"
 KEYPOINTS, LABELS, LABEL_FILES, TRAIN, HUB, REFERENCE_FILE = "keypoints.py", "labels.py", "label_files.py", "train.py", "hub.py", "reference.py"
-COST, SWEEP, PROCESSES = "cost.py", "sweep.py", "processes.py"
+COST, SWEEP, WORKERS, PROCESSES = "cost.py", "sweep.py", "workers.py", "processes.py"
 BASE, FRONT = "puppets/basemodel.py", "puppets/front.py"
 STUDIO = "classroom/studio.py"
 TRIAL = "evidence/trial.py"
@@ -770,7 +770,7 @@ FAULTS = (
     # ---- many runs, many processes -----------------------------------------------------------------------------------
     fault("a sweep runs everything again", SWEEP, '.get("status") != "done"]', '.get("status") != "never"]',
           "test_sweep.py::test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended"),
-    fault("Dask's workers fetch memory anew for every tensor", SWEEP, '"distributed.nanny.pre-spawn-environ": ONE_THREAD', '"some.other": ONE_THREAD',
+    fault("Dask's workers fetch memory anew for every tensor", WORKERS, '"distributed.nanny.pre-spawn-environ": ONE_THREAD', '"some.other": ONE_THREAD',
           "test_sweep.py::test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended"),
     fault("a grid may lose values", SWEEP, "if set(grid) != set(before[\"grid\"]) or lost:", "if set(grid) != set(before[\"grid\"]):",
           "test_sweep.py::test_a_killed_sweep_goes_on_and_runs_nothing_twice_that_had_ended"),

@@ -159,6 +159,18 @@ def test_a_notebook_is_run_whole_and_one_that_fails_is_named(tmp_path):
         run("1 / 0")
 
 
+def test_notebooks_side_by_side_have_a_thread_each_and_one_that_fails_is_named(tmp_path):
+    """Each waits until the other has begun: one after the other they would wait in vain."""
+    def lesson(name, other, last=""):
+        source = (f"import os, pathlib, time\npathlib.Path('{name}.began').touch()\nassert os.environ['OMP_NUM_THREADS'] == '1'\nend = time.monotonic() + 60\n"
+                  f"while not pathlib.Path('{other}.began').exists():\n    assert time.monotonic() < end, 'alone'\n    time.sleep(0.1)\n{last}")
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
+        return tmp_path / f"{name}.ipynb"
+    assert 1 < running.side_by_side([lesson("a", "b"), lesson("b", "a")], at_a_time=2) < 60
+    with pytest.raises(RuntimeError, match="b.ipynb did not run to its end: ZeroDivisionError"):
+        running.side_by_side([lesson("a", "b"), lesson("b", "a", "1 / 0")], at_a_time=2)
+
+
 def test_the_memory_of_people_follows_from_what_was_measured():
     found = MEASURED
     largest = max(each["peak_mb"] for each in found["notebooks"].values())

@@ -3,7 +3,8 @@
 Runs each notebook of the course once, one after the other, with papermill in a process of its own, and writes how long that took
 from its start to its end, the largest memory that the kernel held at a time (its resident set, as the system counts it), that of
 a JupyterLab server with nothing open, and how many people fit into 16 GB by these to data/results/notebooks.json. Of a part of
-the notebooks, which are named, it prints the same, and writes it to another file (`--out`). On Linux, with nothing beside it.
+the notebooks, which are named, it prints the same, and writes it to another file (`--out`). Then it runs all of them once more, as
+many at a time as there are cores, each with one thread, and tells how long that takes. On Linux, with nothing beside it.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -41,9 +43,10 @@ def held(status: str) -> tuple[float, float]:
     return 1024.0 * int(found["VmHWM"]), 1024.0 * int(found["VmRSS"])
 
 
-def run_notebook(path: Path) -> dict[str, float]:
-    """Run a notebook: seconds of the whole process, and megabytes that its kernel held at most, and in the end. RuntimeError with
-    what it says last where the notebook does not run to its end."""
+def run_notebook(path: Path, threads: int | None = None) -> dict[str, float]:
+    """Run a notebook: seconds of the whole process, and megabytes that its kernel held at most, and in the end. `threads`: as many
+    as the environment says by default. RuntimeError with what it says last where the notebook does not run to its end."""
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     notebook = copy.deepcopy(course.read(path))
     notebook.cells.append(nbformat.v4.new_code_cell(ASK))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,13 +54,22 @@ def run_notebook(path: Path) -> dict[str, float]:
         nbformat.write(notebook, source)
         start = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "papermill", str(source), str(out), "--kernel", "python3", "--cwd", str(path.parent),
-                               "--no-progress-bar"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                               "--no-progress-bar"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
         seconds = time.monotonic() - start
         if done.returncode:
             raise RuntimeError(f"{path.name} did not run to its end: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
         outputs = nbformat.read(out, as_version=4).cells[-1].outputs
     most, end = held("".join(output.text for output in outputs if output.output_type == "stream"))
     return {"seconds": round(seconds, 1), "peak_mb": round(most / MB), "end_mb": round(end / MB)}
+
+
+def side_by_side(paths, at_a_time: int) -> float:
+    """Seconds that notebooks take together, so many at a time with one thread each; `paths` in the order in which they begin."""
+    start = time.monotonic()
+    with ThreadPoolExecutor(at_a_time) as several:              # each waits for a process of its own
+        for _ in several.map(lambda path: run_notebook(path, threads=1), paths):
+            pass
+    return round(time.monotonic() - start, 1)
 
 
 def server_memory(patience: float = 60) -> float:
@@ -106,11 +118,13 @@ def measure(names, out: FileName = "", report=None) -> dict:
         found[name] = run_notebook(known[name])
         if report:
             report(name, found[name])
+    cores = len(os.sched_getaffinity(0))
+    together = side_by_side([known[name] for name in sorted(found, key=lambda name: -found[name]["seconds"])], cores)    # the longest first
     server = server_memory()
     largest = max(each["peak_mb"] for each in found.values())
-    result = {"date": f"{date.today()}", "processor": processor(), "cores": len(os.sched_getaffinity(0)), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    result = {"date": f"{date.today()}", "processor": processor(), "cores": cores, "threads": os.environ.get("OMP_NUM_THREADS", "all"),
               "notebooks": found, "seconds": round(sum(each["seconds"] for each in found.values()), 1),
-              "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
+              "side_by_side": {"at_a_time": cores, "threads": 1, "seconds": together}, "server_mb": server, "largest_peak_mb": largest, "machine_gb": MACHINE / GB, "kept_for_the_system_gb": SYSTEM / GB,
               "people": {name: people(each["peak_mb"], server) for name, each in found.items()}, "people_at_the_largest": people(largest, server),
               "gb_for_thirty": round((30 * (largest + server) * MB + SYSTEM) / GB, 1)}
     if out:
@@ -128,7 +142,8 @@ def main(arguments=None) -> None:
         if out:
             refuse_file(Path(out).parent)
         result = measure(options.notebooks or list(course.notebooks()), out, lambda name, figures: print(f"{name}: {figures}", flush=True))
-    print(f"one after the other: {result['seconds']:.0f} s; server: {result['server_mb']} MB; people in {result['machine_gb']:g} GB: "
+    beside = result["side_by_side"]
+    print(f"one after the other: {result['seconds']:.0f} s; {beside['at_a_time']} at a time: {beside['seconds']:.0f} s; server: {result['server_mb']} MB; people in {result['machine_gb']:g} GB: "
           f"{result['people_at_the_largest']}" + (f"\nwritten to {out}" if out else ""))
 
 

@@ -1,4 +1,4 @@
-"""The trainings and the contest by several processes, on Dask, as `rg_minimal.sweep` does it: `--workers 2`, or `--scheduler ADDRESS`.
+"""The trainings and the contest by several processes, on Dask (`rg_minimal.workers`): `--workers 2`, or `--scheduler ADDRESS`.
 
 A job is one training, or one contestant with one setting on all pictures. Workers return rows, and one process writes the
 table, so a run that is ended keeps every job that was done. All have to see the folder of `runs` under the same path. The numbers
@@ -14,7 +14,7 @@ from typing import Iterator
 from . import baselines as B, contest as C, ideas as I, learn, rivals as R, seeds
 from ..pipelines import load_pipeline
 from ..puppets.judge import load_judge
-from ..sweep import joined
+from ..workers import joined
 
 RETRIES = 3                                                 # workers that a job may outlive
 LEARNS_FROM = {"predictor": "head"}                         # is trained when the other one is there
