@@ -679,6 +679,12 @@ FAULTS = (
           "test_studio.py::test_a_release_that_comes_in_one_message_with_movements_is_refined"),
     fault("what was called off is run all the same", STUDIO, "if self._order is not order:", "if False:",
           "test_studio.py::test_what_is_due_is_called_off"),
+    fault("what is released has to wait for its run", STUDIO, "                self._draw(self.state, wish, released=True)", "                pass",
+          "test_studio.py::test_what_is_released_has_a_first_look_and_keeps_it_until_the_run_shows_more"),
+    fault("a draft gives way to what is less clear", STUDIO, "                        if not unclear:\n", "                        if True:\n",
+          "test_studio.py::test_what_is_released_has_a_first_look_and_keeps_it_until_the_run_shows_more"),
+    fault("a draft outlives the run that was stopped", STUDIO, "(self._wish is None if self.desk.shows_draft() else made)", "made and not self.desk.shows_draft()",
+          "test_studio.py::test_what_is_released_has_a_first_look_and_keeps_it_until_the_run_shows_more"),
     fault("a click on the history is undone by the run", STUDIO, "                    if self._unwanted:", "                    if False:",
           "test_studio.py::test_who_goes_back_during_a_run_is_not_brought_forward_by_it"),
 

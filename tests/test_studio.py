@@ -709,6 +709,34 @@ def test_drafts_follow_the_latest_wish_and_the_release_is_refined(kit):
     assert result.fingerprint == make(kit, state).fingerprint and state["steps"] == 8, "exactly what Run gives"
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_what_is_released_has_a_first_look_and_keeps_it_until_the_run_shows_more(kit, together):
+    """Also where movements and release come in one message, so that no draft has begun yet."""
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk, editor, told, seen = shown.desk, shown.desk.editors["pose"], [], []
+            desk.stage.observe(lambda change: told.append(tuple(change.new)), "answers")
+            desk.stage.observe(lambda change: seen.append((desk.stage.done, change.new[-1])), "captions")
+            joints = copy.deepcopy(editor.value)
+            joints[6] = [joints[6][0], joints[6][1] + 9]
+            if not together:
+                editor._moving = [editor._picture_id, 3, joints]
+                await asyncio.sleep(0.01)
+            editor.set_state({"value": joints, "_moving": [editor._picture_id, 4, joints], "_edited": [editor._picture_id, 1, 4]})
+            await until(lambda: shown.history)
+            await until(lambda: told[-1] == (4, True))
+            assert (4, False) in told and told == sorted(told), told
+            draft = seen.index(next(each for each in seen if each[1] == "draft"))
+            assert not [done for done, caption in seen[draft:] if caption.endswith("forming") and done < 4], "less clear than the draft"
+            assert shown.result.fingerprint == make(kit, shown.state).fingerprint
+            editor.set_state({"value": START["pose"]["joints"], "_edited": [editor._picture_id, 2, 5]})
+            await until(lambda: shown.running and desk.shows_draft() and desk.stage.done)
+            shown.stop()
+            await until(lambda: not shown.running)
+            assert desk.stage.captions[-1] == "with guidance" and len(shown.history) == 1, "no draft stays of what was stopped"
+    asyncio.run(scene())
+
+
 async def until(true, seconds=60):
     """Wait until this is true."""
     end = time.monotonic() + seconds

@@ -71,6 +71,7 @@ class Studio:
         self.kit, self.history, self.result = kit, [], None
         self.running = self._stopping = self._following = False
         self._live, self._wish, self._let_go, self._fulfilled, self._trail = True, None, False, None, Trail()
+        self._released = False                  # the latest wish is a release's
         self._order = None                      # of the run that is due; what was ordered before is called off
         self._making = None                     # state, and whether guided, of the run that goes on
         self._unwanted = False                  # of what runs nothing is to be kept, shown or told: other pictures were asked for
@@ -206,10 +207,15 @@ class Studio:
         two in a row: a hand that does not rest sees pictures, too.
         """
         if self.live and self._loop is not None and self._loop.is_running() and in_use(state):
-            self._wish, self._let_go, self._order = (state, wish), False, None
-            if not self._following:
-                self._following = True
-                asyncio.run_coroutine_threadsafe(self._follow(), self._loop)
+            self._order = None
+            self._draw(state, wish)
+
+    def _draw(self, state: dict, wish: int, released: bool = False) -> None:
+        """Drafts of this wish, in place of an older one; of what is released a first look is enough."""
+        self._wish, self._let_go, self._released = (state, wish), False, released
+        if not self._following:
+            self._following = True
+            asyncio.run_coroutine_threadsafe(self._follow(), self._loop)
 
     async def _follow(self):
         try:
@@ -244,7 +250,7 @@ class Studio:
                     self.desk.show_draft(moment, number)
                     seen, self._starved = True, False
                 await asyncio.sleep(0.001)                                      # here the kernel hears of wishes
-                if self._let_go:
+                if self._let_go or self._released and seen and self._wish is None:
                     return
                 if self._wish is None:
                     continue
@@ -258,10 +264,14 @@ class Studio:
                     return
         self._fulfilled = draft.state
 
-    def let_go(self) -> None:
-        """What was dragged is released: the picture of the present state is run, as by the button Run."""
+    def let_go(self, wish: int = 0) -> None:
+        """What was dragged is released, with the movement of number `wish`: after a first look at it, if that was not shown yet, the
+        picture of the present state is run, as by the button Run."""
         if self.live and self._loop is not None and self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._refine(self._ordered()), self._loop)
+            order = self._ordered()
+            if in_use(self._state):
+                self._draw(self.state, wish, released=True)
+            asyncio.run_coroutine_threadsafe(self._refine(order), self._loop)
         else:
             self._wish, self._let_go = None, True
 
@@ -354,9 +364,13 @@ class Studio:
         try:
             with contextlib.closing(moments(self.kit, state)) as steps:
                 for moment in steps:
-                    if moment.last or moment.state.step == 0 or time.monotonic() - shown > (0.6 if self.kit.previews is None else 0.2):
+                    # a draft stays on the stage until what forms is the clearer picture
+                    unclear = self.desk.shows_draft() and (moment.name != "after" or 2 * moment.state.step < state["steps"])
+                    due = moment.state.step == 0 or time.monotonic() - shown > (0.6 if self.kit.previews is None else 0.2)
+                    if moment.last or due and not unclear:
                         made[moment.name], shown = moment.picture(), time.monotonic()
-                        self.desk.show_pictures(made, moment)
+                        if not unclear:
+                            self.desk.show_pictures(made, moment)
                     self.desk.show_progress(moment)
                     await asyncio.sleep(0.005)                                  # here the kernel hears of clicks
                     if self._unwanted:
@@ -367,7 +381,8 @@ class Studio:
             result = finished(state, made)
             return result
         finally:
-            if made and result is None:         # stopped, or ended by an error: what was forming goes
+            # stopped, or ended by an error: what was forming goes, and a draft, but for one that is dragged on
+            if result is None and (self._wish is None if self.desk.shows_draft() else made):
                 self.desk.show_result()
 
     # -- what is kept
@@ -646,7 +661,8 @@ class Desk:
             self.show_state()
         if path in (("pose", "joints"), ("drag", "arrows")) and self.studio._state[path[0]]["use"]:
             if path[0] == "pose" or any(math.dist(*arrow) >= 1 for arrow in value):
-                self.studio.let_go()
+                self._wished = max([self._wished, *self.editors[path[0]]._edited[2:]])
+                self.studio.let_go(self._wished)
 
     def _grabs(self, arrows, grabs):
         """Arrows that were taken apart, or brought back, come in one message with whether they grab."""
@@ -815,6 +831,9 @@ class Desk:
             self.stage.captions = [*self.stage.captions[:-1], "draft"]
             self.stage.message, self.stage.problem = "", False
             self.stage.answers = [number, moment.last]
+
+    def shows_draft(self) -> bool:
+        return self.stage.captions[-1:] == ["draft"]
 
     def show_again(self, number: int):
         """The studio's result in place of drafts, and what was said of it: it answers this wish."""
