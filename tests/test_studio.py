@@ -1086,7 +1086,7 @@ def test_objective_without_a_head_is_disabled_and_says_why(tmp_path):
     assert not shown.desk.controls["pose", "use"].disabled, "what should not be on can be switched off"
     shown.desk.controls["pose", "use"].value = False
     assert shown.desk.controls["pose", "use"].disabled
-    notes = [child.value for panel in shown.desk.view.children[0].children[-1].children for child in panel.children[1:]]
+    notes = [child.value for panel in shown.desk.panels.children for child in panel.children[1:]]
     assert len(notes) == 5 and all("Not available" in note and "python -m rg_minimal.puppets.heads" in note for note in notes)
 
 
@@ -1118,19 +1118,19 @@ def test_export_writes_the_picture_that_is_shown(desk, tmp_path):
     assert shown.message == "Exported the settings that the controls show." and read_yaml(desk.path.value) == shown.state, "no picture yet"
     desk.run_button.click()
     desk.controls["seed",].value = 77
-    desk.view.children[1].children[2].children[0].children[0].click()
+    desk.export_button.click()
     assert shown.message == "Exported the settings of picture 1 of the history; what was changed since then is not among them."
     assert "papermill 12_studio.ipynb" in desk.note.value and "download=" in desk.note.value
     assert read_yaml(tmp_path / "mine.yaml") == shown.result.state and shown.state["seed"] == 77
     assert shown.result.fingerprint in (tmp_path / "mine.yaml").read_text().splitlines()[0]
-    desk.view.children[1].children[2].children[0].children[1].click()
+    desk.load_button.click()
     assert shown.state["seed"] == 0 and "Loaded" in shown.message
     desk.path.value = str(tmp_path / "my studio's.yaml")
     desk._export()
     command = html.unescape(re.search("<code>(.*?)</code>", desk.note.value).group(1))
     assert shlex.split(command) == ["papermill", "12_studio.ipynb", "out.ipynb", "-f", (tmp_path / "my studio's.yaml").as_posix()]
     desk.path.value = "mine.txt"
-    desk.view.children[1].children[2].children[0].children[0].click()
+    desk.export_button.click()
     assert desk.stage.problem and desk.note.value == "", "nothing was written"
 
 

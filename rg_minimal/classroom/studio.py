@@ -543,9 +543,11 @@ class Desk:
         self._plain = plain_key(studio._state)              # which picture without guidance the arrows that are shown lie on
         self.stage = Stage()
         self.stage.on_msg(lambda stage, message, buffers: self.studio.go_back(int(message["go_back"])))
-        self.view = ui.Box([ui.VBox([self._general(), *self._objectives()], layout={"flex": "1 1 380px", "max_width": "430px"}),
-                            ui.VBox([self._buttons(), self.stage, self._files()], layout={"flex": "1 1 380px", "max_width": "560px"})],
-                           layout={"flex_flow": "row wrap-reverse", "align_items": "flex-end", "grid_gap": "24px"})
+        # what is drawn on and the picture that follows lie side by side, above all numbers: whoever drags sees both
+        columns = ui.Box([ui.VBox([*self._objectives(), self._general()], layout={"flex": "1 1 380px", "max_width": "430px"}),
+                          ui.VBox([self._buttons(), self.stage, self._files()], layout={"flex": "1 1 380px", "max_width": "560px"})],
+                         layout={"flex_flow": "row wrap-reverse", "align_items": "flex-end", "grid_gap": "24px"})
+        self.view = ui.VBox([self._prompt("prompt", rows=2, style={"description_width": "4em"}, layout={"max_width": "1014px", **WIDE}), columns])
         self.view.add_class("rg-studio")
         self.show_live()
         self.show_state()
@@ -565,12 +567,12 @@ class Desk:
     def _check(self, name, key, text):
         return self._control(name, key, kind=ui.Checkbox, description=text, indent=False)
 
-    def _prompt(self, *path):
-        return self._control(*path, kind=ui.Textarea, rows=4, continuous_update=False, description="prompt", style=LABEL,
-                             layout=WIDE)
+    def _prompt(self, *path, **settings):
+        return self._control(*path, **{"kind": ui.Textarea, "rows": 4, "continuous_update": False, "description": "prompt", "style": LABEL,
+                                       "layout": WIDE} | settings)
 
     def _general(self):
-        return ui.VBox([self._prompt("prompt"), self._number("seed", high=SEEDS, step=1, whole=True),
+        return ui.VBox([self._number("seed", high=SEEDS, step=1, whole=True),
                         self._number("steps", low=1, high=1000, step=1, whole=True),
                         self._number("guidance_scale", high=100, step=0.5, text="guidance scale"),
                         self._number("step_size", step=0.01, text="step size")])
@@ -578,10 +580,10 @@ class Desk:
     def _objectives(self):
         """Buttons that choose an objective, and its panel."""
         self.tabs = ui.ToggleButtons(options=list(OBJECTIVES), style={"button_width": "auto"})
-        panels = ui.Stack([self._panel(name) for name in OBJECTIVES], selected_index=0)
-        self.tabs.observe(lambda change: setattr(panels, "selected_index", change.new), "index")
+        self.panels = ui.Stack([self._panel(name) for name in OBJECTIVES], selected_index=0)
+        self.tabs.observe(lambda change: setattr(self.panels, "selected_index", change.new), "index")
         self.used = ui.HTML()
-        return self.tabs, self.used, panels
+        return self.tabs, self.used, self.panels
 
     def _panel(self, name):
         """On or off, weight, interval, and what the objective aims at; a note where there is no head for it."""
@@ -589,12 +591,11 @@ class Desk:
         use = self._check(name, "use", f"use {name}")
         if note:
             return ui.VBox([use, ui.HTML(f"<p>Not available: {html.escape(note)}.</p>")])
-        return ui.VBox([use, self._number(name, "weight", high=100, step=0.1),
+        return ui.VBox([use, ui.HTML(HINT[name]), *self._aim(name), self._number(name, "weight", high=100, step=0.1),
                         self._number(name, "interval", 0, text="from (of steps)"),
                         self._number(name, "interval", 1, text="until (of steps)"),
                         ui.HTML("<small style='line-height: 1.4; display: block'>It guides from this fraction of the steps until "
-                                "that: 0 is the first step, 1 the last, 0.5 half-way.</small>"),
-                        ui.HTML(HINT[name]), *self._aim(name)])
+                                "that: 0 is the first step, 1 the last, 0.5 half-way.</small>")])
 
     def _aim(self, name) -> list:
         if name in EDITORS:
@@ -605,8 +606,8 @@ class Desk:
             if name != "drag":
                 return [editor]
             editor.observe(lambda change: self._grabs(editor.value, change.new), "grabs")
-            return [self._check(name, "grab", "take hold of the whole limb, puppet or prop"),
-                    self._check(name, "keep", "keep the rest of the picture"), editor]
+            return [editor, self._check(name, "grab", "take hold of the whole limb, puppet or prop"),
+                    self._check(name, "keep", "keep the rest of the picture")]
         self.file = ui.Text(description="picture file", placeholder="none: the prompt is used", continuous_update=False,
                             style=LABEL, layout=WIDE)
         self.file.observe(lambda change: self._changed(("appearance", "picture"), change.new), "value")
@@ -634,8 +635,8 @@ class Desk:
         self.path = ui.Text(value="studio.yaml", description="file", continuous_update=False, style={"description_width": "3em"},
                             layout=WIDE)
         self.note = ui.HTML()
-        return ui.VBox([ui.Box([self._button("Export as papermill parameters", self._export), self._button("Load", self._load)],
-                               layout=ROW), self.path, self.note])
+        self.export_button, self.load_button = self._button("Export as papermill parameters", self._export), self._button("Load", self._load)
+        return ui.VBox([ui.Box([self.export_button, self.load_button], layout=ROW), self.path, self.note])
 
     # -- what is done by hand
 

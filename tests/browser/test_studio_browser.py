@@ -175,6 +175,16 @@ class Page:
         box = self.studio.locator(".rg-picture:visible svg").first.bounding_box()
         return box["x"] + x * box["width"] / SIZE, box["y"] + y * box["height"] / SIZE
 
+    def corners(self, what):
+        """Whether the corners of something are seen, or lie outside of the page or under something else."""
+        return what.evaluate("""(node) => {
+          const { left, right, top, bottom } = node.getBoundingClientRect();
+          return [[left + 9, top + 9], [right - 9, top + 9], [left + 9, bottom - 9], [right - 9, bottom - 9]].map(([x, y]) => {
+            const there = document.elementFromPoint(x, y);
+            return { x, y, seen: there !== null && (node === there || node.contains(there)) };
+          });
+        }""")
+
     def run(self, said):
         """Press Run until its run says so: a click that comes while an earlier run begins meets a button that is just being switched off."""
         for _ in range(PATIENCE // 20_000):
@@ -298,7 +308,7 @@ def test_a_dark_narrow_window_two_tabs_a_reload_and_a_restart(chromium, place, s
     try:
         page = Page(context.new_page(), name, address)
         page.page.get_by_role("tab", name=re.compile("File Browser")).click()                   # shut, to make room
-        run, form = page.button("Run"), page.studio.get_by_label("prompt", exact=True).first
+        run, form = page.button("Run"), page.button("pose")
         assert run.bounding_box()["y"] < form.bounding_box()["y"], "Run lies above the form where they do not fit side by side"
         for button in ("Picture to draw on", "Export as papermill parameters", "Stop", "depth"):
             ground, ink = page.button(button).evaluate(BRIGHTNESS)
@@ -385,7 +395,7 @@ def test_live_the_picture_follows_what_is_dragged_for_ten_seconds(what, chromium
     says how long movements wait for their picture. Every movement has its answer, and pictures come before the hand rests. How
     soon is a measurement for two cores that have nothing else to do: RG_LIVE names a folder for it, and then the bar holds, too."""
     name, address, folder = place
-    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    context = chromium.new_context(viewport={"width": 1280, "height": 720})             # of a small laptop
     context.set_default_timeout(PATIENCE)
     try:
         page = Page(context.new_page(), name, address)
@@ -398,7 +408,9 @@ def test_live_the_picture_follows_what_is_dragged_for_ten_seconds(what, chromium
         page.button("Picture to draw on").click()
         page.status("without guidance: draw on it")
         picture = page.studio.locator(".rg-picture:visible svg").first
-        picture.scroll_into_view_if_needed()
+        picture.evaluate("node => node.scrollIntoView({ block: 'center' })")
+        hidden = [at for at in page.corners(picture) + page.corners(page.studio.locator(".rg-stage figure img").last) if not at["seen"]]
+        assert not hidden, f"whoever drags sees the picture that follows: {hidden}"
         page.page.evaluate(TRACE)
         mouse, start = page.page.mouse, page.way((0, 0))[0] if what == "pose" else page.spot(*HAND)
         mouse.move(*start), mouse.down()
