@@ -181,11 +181,17 @@ Function = Annotated[Any, BeforeValidator(_callable)]
 
 # ---- tensors -----------------------------------------------------------------------------------------------------------
 
+def can_be_read(value: Tensor) -> bool:
+    """Whether a tensor has numbers, one after the other, that can be reckoned with: not those of meta, sparse, and 8-bit floating ones."""
+    return not value.is_meta and value.layout is torch.strided and not (value.is_floating_point() and value.element_size() < 2)
+
+
 def as_map(value, unit: bool = False) -> Tensor:
     """A finite map (B, C, H, W), in [0, 1] if `unit`; (C, H, W) gets its batch axis. Raises ValueError."""
-    if not torch.is_tensor(value) or value.ndim not in (3, 4) or not value.numel() or value.is_complex():
+    if not torch.is_tensor(value) or value.ndim not in (3, 4) or not value.numel() or value.is_complex() or not can_be_read(value):
         raise ValueError(f"pass a tensor (B, C, H, W) or (C, H, W), not {describe(value)}")
     value = value if value.is_floating_point() else value.float()
+    value = value.clone() if value.is_inference() else value            # no gradient could pass what inference mode has made
     if not value.isfinite().all():
         raise ValueError(f"it holds NaN or infinity at {int((~value.isfinite()).sum())} places")
     if unit and (value.min() < 0 or value.max() > 1):
@@ -198,6 +204,14 @@ def as_mask(value) -> Tensor:
     value = as_map(value, unit=True)
     if not value.any():
         raise ValueError("it is zero everywhere, so nothing would count; pass 1 where it matters")
+    return value
+
+
+def as_area(value) -> Tensor:
+    """A mask (B, 1, H, W), which is the same in all channels."""
+    value = as_mask(value)
+    if value.shape[1] != 1:
+        raise ValueError(f"pass a mask of one channel, (B or 1, 1, h, w), not of {value.shape[1]}")
     return value
 
 
@@ -270,6 +284,7 @@ AnyHead, SpatialHead, RelativeHead = (Annotated[Any, BeforeValidator(functools.p
 Map = Annotated[Any, BeforeValidator(as_map)]
 Aims = Annotated[Any, BeforeValidator(as_objectives)]
 Mask = Annotated[Any, BeforeValidator(as_mask)]
+Area = Annotated[Any, BeforeValidator(as_area)]
 Points = Annotated[Any, BeforeValidator(as_points)]
 AnyPoints = Annotated[Any, BeforeValidator(functools.partial(as_points, least=0))]      # also none
 Boxes = Annotated[Any, BeforeValidator(as_boxes)]
@@ -307,11 +322,11 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
         if name == "source":
             check_source(name, value, model, batch, None if getattr(settings, "pool", False) else image_size)
         height, width = image_size
-        kinds = [each for each in (Map, Mask, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
+        kinds = [each for each in (Map, Mask, Area, Points, Boxes) if each == hint or each in getattr(hint, "__args__", ())]
         if not kinds or value is None:
             continue
         if kinds[0] is Points:
-            outside = [point for point in value.tolist() if not (0 <= point[0] < width and 0 <= point[1] < height)]
+            outside = [point for point in value.tolist() if not (0 <= point[0] <= width and 0 <= point[1] <= height)]
         elif kinds[0] is Boxes:
             sizes = (getattr(getattr(settings, "source", None), "image_size", image_size), image_size)     # the first is of the source
             wrong = [(box, (down, across)) for box, (down, across) in zip(value, sizes)
@@ -323,7 +338,7 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
             what = "(" + ", ".join(f"{side:g}" for side in outside[0]) + ")"
             raise ValueError(f"{name} holds {what}, outside the picture of {width} x {height} pixels; points are (x, y) and boxes "
                              "(x0, y0, x1, y1) in pixels of the image")
-        if kinds[0] is Mask and model is not None:
+        if kinds[0] in (Mask, Area) and model is not None:
             cells = (height // model.factor, width // model.factor)
             left = torch.nn.functional.interpolate(value.float(), cells, mode="bilinear").flatten(1).any(1)
             if not (left.all() if getattr(settings, "pool", False) else left.any()):

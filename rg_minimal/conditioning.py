@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable
 import torch
 from torch import Tensor
 
-from .checks import Count, declared, rows
+from .checks import Count, can_be_read, declared, describe, rows
 
 
 TOKENIZING = threading.RLock()                      # a fast tokenizer that two threads use at once says "Already borrowed"
@@ -112,6 +112,9 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
                              "Conditioning, which has its own rows: encode with encode_prompts(pipe, prompt, negative_prompt)")
         return prompt.to(model.device, model.dtype)
     embeds = {name: value for name, value in embeds.items() if value is not None}
+    for name, value in embeds.items():
+        if name.endswith("_embeds"):
+            _check_embeds(name, value)
     given_embeds = prompt is None and embeds.get("prompt_embeds") is not None
     if prompt is not None and "prompt_embeds" in embeds:
         raise ValueError(f"prompt is {prompt!r} beside prompt_embeds; pass one of them")
@@ -145,6 +148,14 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
     with torch.no_grad(), TOKENIZING:
         encoded = pipe.encode_prompt(**{name: value for name, value in given.items() if name in takes})
     return model.name_encoded(encoded, image_size)
+
+
+def _check_embeds(name: str, value) -> None:
+    axes = "(B, D)" if "pooled" in name else "(B, L, D)"
+    if not torch.is_tensor(value) or not can_be_read(value) or not value.is_floating_point() or value.ndim != axes.count(",") + 1 or not value.numel():
+        raise ValueError(f"{name} is {describe(value)}; pass a tensor of floats {axes}, as the pipeline's own encode_prompt gives it")
+    if not value.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity; encode the prompt again")
 
 
 def ignored(pipe, prompt: str) -> tuple[list[str], str]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from . import autoencoders
-from .checks import Count, checked, describe, finite, rows
+from .checks import Count, can_be_read, checked, describe, finite, rows
 from .conditioning import Conditioning, encode_prompt, lacking
 from .undo import frozen, undone
 
@@ -176,7 +176,7 @@ class Denoiser:
         """Finite latents (B, C, h, w) as they are. ValueError for anything else, such as pictures."""
         channels, patch = self.latent_channels, self.unit // self.factor
         if not torch.is_tensor(latents) or latents.ndim != 4 or latents.shape[1] != channels or not latents.numel() \
-                or not latents.is_floating_point():
+                or not latents.is_floating_point() or not can_be_read(latents):
             raise ValueError(f"{name} are {describe(latents)}; pass a tensor of floats (B, {channels}, h, w), as `encode` makes it of pictures")
         if latents.shape[2] % patch or latents.shape[3] % patch:
             raise ValueError(f"{name} are {describe(latents)}; this model takes a height and width that are multiples of {patch}")
@@ -302,20 +302,31 @@ class Denoiser:
         By default DDIM with the noise schedule and prediction type of the pipeline's own, and the pipeline's own for a model
         trained with flow matching. Raises ValueError where one does not suit the model, and for a wrong number of steps.
         """
+        limit = self.train_timesteps
         scheduler = self.default_scheduler() if scheduler is None else copy.deepcopy(scheduler)
         _suits(self, scheduler)
         if timestep_spacing is not None:
             if "timestep_spacing" not in scheduler.config:
                 raise ValueError(f"timestep_spacing is {timestep_spacing!r}, but {type(scheduler).__name__} has no such setting; leave it out")
             scheduler = scheduler.from_config(scheduler.config, timestep_spacing=timestep_spacing)
-        limit = scheduler.config.num_train_timesteps
         if not 1 <= num_inference_steps <= limit:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; pass a whole number from 1 to {limit}")
-        self.set_timesteps(scheduler, num_inference_steps, latents)
+        try:
+            self.set_timesteps(scheduler, num_inference_steps, latents)
+        except Exception as error:              # each scheduler has numbers of its own that it cannot do
+            raise ValueError(f"num_inference_steps is {num_inference_steps}, which {type(scheduler).__name__} cannot do ({error}); pass another number, "
+                             "or leave scheduler out") from error
         if not self.flow and scheduler.timesteps.max() > limit - 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}, with which {type(scheduler).__name__} begins at timestep "
                              f"{scheduler.timesteps.max().item():g} of at most {limit - 1}; pass fewer, or timestep_spacing='trailing'")
         return scheduler
+
+    @property
+    def train_timesteps(self) -> int:
+        """How many timesteps the model was trained with. ValueError for a bare network, of which nobody knows it."""
+        if self.pipe.scheduler is None:
+            raise ValueError(f"a bare {type(self.network).__name__} has no scheduler, which says how pictures are noised: pass its pipeline")
+        return self.pipe.scheduler.config.num_train_timesteps
 
     def default_scheduler(self):
         return copy.deepcopy(self.pipe.scheduler) if self.flow else ddim_scheduler(self.pipe)
@@ -630,6 +641,10 @@ def _suits(model: Denoiser, scheduler) -> None:
     if kinds[0] != kinds[1]:
         raise ValueError(f"{type(scheduler).__name__} is set for {kinds[1]}, but the model predicts by {kinds[0]}; make the scheduler by "
                          f"{type(scheduler).__name__}.from_config(pipe.scheduler.config), or leave it out")
+    takes = inspect.signature(scheduler.step).parameters.values()
+    more = [each.name for each in list(takes)[3:] if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    if more:
+        raise ValueError(f"{type(scheduler).__name__} has to be told {', '.join(more)} at each step, which is no sampling from noise; use DDIM, or another")
     if not model.flow:
         products, learned = getattr(scheduler, "alphas_cumprod", None), ddim_scheduler(model.pipe).alphas_cumprod
         if products is None:
@@ -674,7 +689,7 @@ def seen_by(scheduler, latents: Tensor, t) -> tuple[Tensor, Tensor | float]:
 
 def step_settings(scheduler, eta: float, variance_noise, generator, latents: Tensor) -> list[dict]:
     """What the scheduler's `step` is given beside prediction, timestep and latents (B, C, h, w), one dict for each step."""
-    takes, steps = inspect.signature(scheduler.step).parameters, len(scheduler.timesteps)
+    takes, steps, generator = inspect.signature(scheduler.step).parameters, len(scheduler.timesteps), as_generators(generator, len(latents))
     for name, value in (("eta", eta), ("variance_noise", variance_noise)):
         if value is not None and not (torch.is_tensor(value) is False and value == 0) and name not in takes:
             raise ValueError(f"{name} is {describe(value)}, but {type(scheduler).__name__} has no such setting; use DDIM, or leave it out")
@@ -685,7 +700,7 @@ def step_settings(scheduler, eta: float, variance_noise, generator, latents: Ten
     common = {name: value for name, value in (("eta", eta), ("generator", generator)) if name in takes}
     if variance_noise is None:
         return [common] * steps
-    return [{**common, "generator": None, "variance_noise": noise} for noise in variance_noise]
+    return [{**common, "generator": None, "variance_noise": noise.to(latents)} for noise in variance_noise]
 
 
 def check_variance_noise(noise, steps: int, latents: Tensor) -> None:

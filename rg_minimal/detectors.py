@@ -50,16 +50,30 @@ def shots(folder: str) -> list[tuple[Path, Image.Image]]:
     return found
 
 
+def refuse_there(path) -> None:
+    """ValueError for what is there already: it may be a picture, or labels made by hand."""
+    if Path(path).exists():
+        raise ValueError(f"{path} is there already, and would be lost: choose another output, or move it away")
+
+
 @declared
 @torch.no_grad()
 def depth_maps(pictures: SomeName, output: SomeName, model: SomeName, local_files_only: Truth = True) -> Path:
     """Depth of every picture in a folder, each a PNG of 16 bits with the picture's stem in the folder `output`: 0 far, 65535 near, scaled to
-    the range of each picture, as relative depth is known up to scale and shift. `model` is one for transformers' depth estimation."""
+    the range of each picture, as relative depth is known up to scale and shift. `model` is one for transformers' depth estimation.
+    ValueError, before it is loaded, where two pictures share a stem, and where a file would be replaced."""
     refuse_file(output)
+    seen = shots(pictures)
+    stems = [path.stem for path, _ in seen]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{pictures} holds several pictures of the stem {twice}, whose maps would have one name: rename all but one")
+    for stem in stems:
+        refuse_there(Path(output) / f"{stem}.png")
     processor, network = load("AutoModelForDepthEstimation", model, local_files_only)
     from transformers import pipeline
     estimate = pipeline("depth-estimation", model=network, image_processor=processor, device="cpu")
-    for path, picture in shots(pictures):
+    for path, picture in seen:
         depth = estimate(picture)["predicted_depth"].float()                            # (H, W), larger is nearer
         span = (depth.max() - depth.min()).clamp_min(1e-8)
         held = io.BytesIO()
@@ -74,7 +88,11 @@ def pose_keypoints(pictures: SomeName, output: SomeName, model: SomeName, least:
     """Keypoints of one person in every picture of a folder, as a COCO file `output`; those less sure than `least` are unlabelled.
 
     `model` is a ViTPose of transformers. The person is taken to fill the picture: cut pictures out before, where there are several.
+    ValueError, before it is loaded, where `output` is there already.
     """
+    refuse_file(Path(output).parent)
+    refuse_there(output)
+    seen = shots(pictures)
     try:
         import scipy as _                       # transformers needs it to read ViTPose's heatmaps
     except ImportError:
@@ -82,7 +100,7 @@ def pose_keypoints(pictures: SomeName, output: SomeName, model: SomeName, least:
     processor, network = load("VitPoseForPoseEstimation", model, local_files_only)
     names = [network.config.id2label[i] for i in range(len(network.config.id2label))]
     images, annotations = [], []
-    for number, (path, picture) in enumerate(shots(pictures), 1):
+    for number, (path, picture) in enumerate(seen, 1):
         box = [[[0.0, 0.0, float(picture.width), float(picture.height)]]]
         found, = processor.post_process_pose_estimation(network(**processor(picture, boxes=box, return_tensors="pt")), boxes=box)
         scores = dict(zip(found[0]["labels"].tolist(), found[0]["scores"].tolist()))

@@ -43,6 +43,7 @@ def write_file(path, content: str | bytes | Callable[[Path], object]) -> Path:
     A run that is killed, or fails, leaves the old file as it was. A link is followed. ValueError where no file can be written.
     """
     path = Path(path)
+    _is_there(path)                             # or has a name that cannot be
     place = path.resolve() if path.is_symlink() else path
     if place.exists() and not place.is_file():
         raise ValueError(f"{path} is {'a folder' if place.is_dir() else 'a device'}, not a file: choose another name")
@@ -59,8 +60,12 @@ def write_file(path, content: str | bytes | Callable[[Path], object]) -> Path:
 
 
 def write_json(path, value) -> Path:
-    """Write what JSON can hold, readable, one entry a line."""
-    return write_file(path, json.dumps(value, indent=1) + "\n")
+    """Write what JSON can hold, readable, one entry a line. ValueError, and nothing is written, for NaN and infinity, which `read_json` refuses."""
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written, a number in it is NaN or infinite ({error}): what was measured or trained so is of no use") from error
+    return write_file(path, text + "\n")
 
 
 def update_json(path, entry: Callable[[dict], dict]) -> Path:
@@ -104,8 +109,10 @@ def read_tensors(path) -> tuple[dict[str, Tensor], dict[str, str]]:
 # ---- tables ------------------------------------------------------------------------------------------------------------
 
 def write_rows(table, rows: Iterable[dict], columns: Iterable[str]) -> Path:
-    """Rows, a dict each, as CSV, whole or not at all; fractions with four digits."""
-    text = io.StringIO()
+    """Rows, a dict each, as CSV, whole or not at all; fractions with four digits. ValueError for one that `read_rows` refuses, NaN or infinity."""
+    rows, text = list(rows), io.StringIO()
+    for row in rows:
+        _refuse_no_number(row, f"{table} is not written: ")
     out = csv.DictWriter(text, columns, lineterminator="\n")
     out.writeheader()
     out.writerows({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
@@ -130,10 +137,14 @@ def _read_row(row: dict, kinds: dict[str, Callable]) -> dict:
     if None in row or None in row.values():
         raise ValueError(f"a row has {'more' if None in row else 'fewer'} than {len(kinds)} entries")
     read = {name: kind(row[name]) for name, kind in kinds.items()}
-    wrong = [f"{name} {value}" for name, value in read.items() if isinstance(value, float) and not math.isfinite(value)]
-    if wrong:
-        raise ValueError(f"a row has {wrong[0]}")
+    _refuse_no_number(read)
     return read
+
+
+def _refuse_no_number(row: dict, before: str = "") -> None:
+    wrong = [f"{name} {value}" for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+    if wrong:
+        raise ValueError(f"{before}a row has {wrong[0]}")
 
 
 def rows_so_far(table, kinds: dict[str, Callable], what: str) -> list[dict]:
@@ -185,8 +196,13 @@ def check_place(folder, config: dict) -> None:
     check_file(folder / "head.safetensors", config)
     if (folder / "config.json").is_file():
         _refuse_foreign(folder / "config.json", config)
-    if (folder / "README.md").exists() and not (folder / "head.safetensors").exists():
-        raise ValueError(f"{folder} holds a README.md and no head, and a card would take its place: move it away, or choose another folder")
+    refuse_card(folder, "head.safetensors")
+
+
+def refuse_card(folder, weights: str) -> None:
+    """ValueError where a README.md that belongs to no such weights would be lost to their card."""
+    if (Path(folder) / "README.md").exists() and not (Path(folder) / weights).exists():
+        raise ValueError(f"{folder} holds a README.md and no {weights}, and a card would take its place: move it away, or choose another folder")
 
 
 def read_weights(path) -> tuple[dict[str, Tensor], dict]:
@@ -259,9 +275,11 @@ def replace_folder(folder, fill: Callable[[Path], object], known: Iterable[str],
 
 def refuse_file(folder) -> None:
     """ValueError where a file stands in the way of a folder: to be asked before slow work whose results go there."""
-    there = next((each for each in (Path(folder), *Path(folder).absolute().parents) if each.exists()), None)
+    there = next((each for each in (Path(folder), *Path(folder).absolute().parents) if _is_there(each)), None)
     if there is not None and not there.is_dir():
         raise ValueError(f"{folder} cannot be a folder, the file {there} is in its way: choose another folder")
+    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder} cannot be written, {there} is write-protected: allow it, or choose another folder")
 
 
 def remove_known(folder, known: Iterable[str]) -> None:
@@ -418,11 +436,21 @@ def _restore(folder: Path) -> None:
                 os.replace(path, folder)
 
 
+def _is_there(path: Path) -> bool:
+    """ValueError for a name that the disk cannot have."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be made ({error.strerror}): choose another name") from error
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"{folder} cannot be made, a file is in its way: choose another folder") from None
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made ({error.strerror}): choose another folder") from error
 
 
 def _delete(path: Path) -> None:

@@ -26,6 +26,11 @@ def is_hub_name(name) -> bool:
     """Whether this may be the name of a repository, "who/what"; a folder that is there, or beside the package, never is."""
     if Path(name).exists() or (Path(__file__).resolve().parent.parent / name).exists():
         return False
+    return may_be_shared_as(name)
+
+
+def may_be_shared_as(name) -> bool:
+    """Whether this has the form of a repository's name, "who/what", whatever lies in a folder of that name here."""
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(name)))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import Count, Fraction, Points, Positive, check_pixels, checked, declared, describe
+from .checks import AnyHead, Count, Fraction, Points, Positive, check_pixels, checked, declared, describe
 from .maps import bilinear
 from .readout import SpatialObjective, point_similarity
 
@@ -22,7 +22,7 @@ def heatmaps(joints: Tensor, cells: Count, image_size: Count, sigma: Positive = 
     """
     if not torch.is_tensor(joints) or joints.is_complex():
         raise ValueError(f"joints are {describe(joints)}; pass a tensor (B, N, 2) of points (x, y) in pixels")
-    if joints.ndim != 3 or joints.shape[-1] != 2 or not joints.isfinite().all():
+    if joints.ndim != 3 or joints.shape[-1] != 2 or not joints.numel() or not joints.isfinite().all():
         raise ValueError(f"joints have shape {tuple(joints.shape)}; pass finite (B, N, 2) points (x, y) in pixels")
     if joints.min() < 0 or joints.max() > image_size:
         x, y = joints[((joints < 0) | (joints > image_size)).any(-1)][0].tolist()
@@ -92,6 +92,7 @@ class KeypointObjective(SpatialObjective):
 def keypoint_objective(head, points, image_size: int, **settings) -> KeypointObjective:
     """Guide a head of keypoints to `points` (B or 1, N, 2) or (N, 2) in pixels; `settings` as of `SpatialObjective`, where a `mask`
     (B or 1, N, 1, 1) of 0 and 1 says which of them count. The head's heatmaps are as wide as it learned them."""
+    head = checked("head", head, AnyHead)
     points = points if torch.is_tensor(points) else checked("points", points, Points)
     points = points[None] if points.ndim == 2 else points
     if points.ndim == 3 and points.shape[1] != head.config.out_channels:
@@ -116,7 +117,10 @@ def match_points(features_a: Tensor, features_b: Tensor, points: Tensor, image_s
     if not ((points >= 0) & (points <= image_size)).all():
         raise ValueError(f"points are {describe(points)} that lie, in part, outside the picture of {image_size} x {image_size} pixels, or are NaN; "
                          "pass points (x, y) in pixels inside it")
-    height, width = features_a.shape[-2:]
-    weights = bilinear(points.to(features_a), (height, width), (image_size, image_size))
+    for name, features in (("features_a", features_a), ("features_b", features_b)):
+        if features.ndim != 4 or features.shape[:2] != features_a.shape[:2]:
+            raise ValueError(f"features_a and features_b are {describe(features_a)} and {describe(features_b)}; pass features (B, C, h, w) of one head")
+    weights = bilinear(points.to(features_a), features_a.shape[-2:], (image_size, image_size))
+    height, width = features_b.shape[-2:]
     cell = point_similarity(features_a, features_b, weights).argmax(-1)                 # (B, N)
     return torch.stack(((cell % width + 0.5) * image_size / width, (cell // width + 0.5) * image_size / height), -1).to(points.device)

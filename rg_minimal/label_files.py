@@ -284,8 +284,14 @@ def read_points(folder: Path, file: Path, finds: Finds):
     if not set(TABLE) <= set(header):
         raise ValueError(f"{file} has the columns {', '.join(header) or 'none'}; a table of points needs "
                          f"{', '.join(TABLE)}, in its first line")
+    doubled = next((name for name in header if header.count(name) > 1), None)
+    if doubled:
+        raise ValueError(f"{file} has several columns {doubled}; name each column once, in its first line")
     pairs, partners = {}, {}
     for number, line in lines:
+        if None in line:
+            finds.bad(f"{file.name}, line {number}", f"has {len(header) + len(line[None])} fields for {len(header)} columns (a comma in a number?)")
+            continue
         try:
             match = Match.model_validate({name: (line[name] or "").strip() for name in TABLE})
         except ValidationError as error:

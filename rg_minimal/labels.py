@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .checks import Count, Fraction, Function, Index, Seed, SomeName, Truth, checked, declared, describe
+from .checks import Count, Fraction, Function, Index, Seed, SomeName, Texts, Truth, checked, declared, describe
 from .denoisers import denoiser
 from .keypoints import heatmaps, keypoint_loss, keypoint_score, match_points
 from .label_files import Finds, Problem, Shot, as_label_map, dataset_rows, read_coco, read_identities, read_maps, read_points, shown
@@ -326,8 +326,12 @@ def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, name
     {name: name}: picture and keypoints (N x (x, y) or (x, y, visibility), or one flat list of 3 N numbers); picture and map; picture_a,
     picture_b, points_a and points_b (N x (x, y)); picture and identity. `names` are those of the keypoints."""
     wanted, finds, frame = COLUMNS[kind], Finds(), Frame.of(pipe, size, fit)
-    if isinstance(names, str) or kind != "keypoints" and (names := tuple(names)):
+    names = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else names
+    if isinstance(names, str) or kind != "keypoints" and names:
         raise ValueError(f"names is {names!r}; pass a list of the keypoints' names, and none for other kinds")
+    checked("names", names, Texts)
+    if len(set(names)) < len(names):
+        raise ValueError(f"names is {describe(names)}, which has one name twice; name each keypoint otherwise")
     there = getattr(dataset, "column_names", None)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(there, dict) or isinstance(dataset, (str, dict)):
         raise ValueError(f"dataset is {describe(type(dataset))}; pass a datasets.Dataset (of several, one: "
@@ -345,7 +349,6 @@ def from_dataset(kind: Kind, pipe, dataset, columns: dict | None = None, *, name
     if len(set(given.values())) < len(given):
         raise ValueError(f"columns say {', '.join(f'{name}={column}' for name, column in given.items())}, one column twice; name one for each")
     rows = list(dataset_rows(kind, dataset, given, finds))
-    names = tuple(names)
     if kind == "keypoints" and rows:
         count = usual_count(rows)
         names = names or tuple(str(i) for i in range(count))

@@ -107,8 +107,10 @@ def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num
     Raises ValueError at the call.
     """
     model = denoiser(pipe)
-    scheduler = model.scheduler(num_inference_steps or model.default_num_inference_steps)
+    steps = num_inference_steps or model.default_num_inference_steps
+    model.scheduler(steps)                      # refuses a wrong number before the pictures are encoded
     latents = model.clean(pictures, latents)
+    scheduler = model.scheduler(steps, latents=latents)
     conditioning = model.encode_prompt(prompt, negative_prompt, model.image_size(latents))
     conditioning.check(model, latents, model.two_branches(guidance_scale))
     return inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_point_iterations)
@@ -131,12 +133,14 @@ def read_picture(pipe, pictures=None, timestep=None, prompt="", generator=None, 
     timesteps = _timesteps(model, timestep, len(clean)).to(clean.device)
     noisy = model.add_noise(clean, draw(clean, generator), timesteps)
     told = timestep if isinstance(timestep, (int, float)) else timesteps
-    return take_readings(model, noisy, told, model.encode_prompt(prompt, image_size=model.image_size(clean)))[0]
+    conditioning = model.encode_prompt(prompt, image_size=model.image_size(clean))
+    conditioning.check(model, clean, negative=False)
+    return take_readings(model, noisy, told, conditioning)[0]
 
 
 def _timesteps(model, timestep, batch: int) -> Tensor:
     """A timestep for each picture, (B,). Raises ValueError."""
-    limit = model.pipe.scheduler.config.num_train_timesteps
+    limit = model.train_timesteps
     try:
         timesteps = timestep if torch.is_tensor(timestep) and timestep.ndim else torch.tensor(
             timestep if isinstance(timestep, (list, tuple)) else as_number(timestep))

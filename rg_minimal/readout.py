@@ -10,6 +10,7 @@ the top-left pixel is (0.5, 0.5). Pictures lie in [0, 1]. A timestep t runs from
 `denoisers.py` has what differs between models, `checks.py` what may come in, `pipelines.py` the doors, which take
 pipelines, prompts and pictures, `reference.py` the authors' own settings.
 """
+import functools
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import (Aims, AnyHead, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative,
+from .checks import (Aims, AnyHead, Area, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative,
                      Number, Points, Positive, RelativeHead, Shares, Sides, SpatialHead, Text, Truth, Two, check_fit, check_pairs,
                      check_target, declared, factor, finite, label_like, matches, movable, same_shapes, weight_like)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
@@ -187,8 +188,7 @@ def spatial_loss(readout, target, background: Number | None = None, weight: Tens
     error = (readout - target) ** 2
     if weight is not None:
         error = error * weight_like(error, weight)
-    empty = target == background
-    if background is None or not empty.any() or empty.all():
+    if background is None or not (empty := target == background).any() or empty.all():
         return error.mean()
     return (error[empty].mean() + error[~empty].mean()) / 2
 
@@ -233,10 +233,10 @@ class TrainState:
 def training(head, optimizer, model, batches, span, loss, lr, generator, timesteps) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4). `saving.train_head` is the door to it, and says
     what the arguments are; `batches` iterates over ((latents, ...), *labels), `span` is (first step, steps in all)."""
-    conditioning = model.encode_prompt("")
+    told = functools.cache(lambda size: model.encode_prompt("", image_size=size))
     for step, batch in zip(range(*span), batches):
         with undone(head.eval):
-            readouts, labels = read_batch(head.train(), model, batch, conditioning, generator, timesteps)
+            readouts, labels = read_batch(head.train(), model, batch, told(model.image_size(batch[0][0])), generator, timesteps)
             value = finite(loss(*readouts, *labels), "training loss")
             for group in optimizer.param_groups:
                 group["lr"] = lr(step / span[1]) if callable(lr) else lr
@@ -352,12 +352,12 @@ class AppearanceObjective(RelativeObjective):
     """The picture is to look like the source: 1 - cosine similarity, position by position (paper, section 3.3)."""
     head: RelativeHead
     boxes: Boxes | None = None          # (box in the source, box in the picture), each (x0, y0, x1, y1) in pixels
-    mask: Mask | None = None            # (B or 1, 1, h, w) in [0, 1]: which positions count (without boxes)
+    mask: Area | None = None            # (B or 1, 1, h, w) in [0, 1]: which positions count (without boxes)
     pool: Truth = False                 # True compares `pool_features`: the same looks in another place or pose
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mask is not None and (self.boxes is not None or self.mask.shape[1] != 1):
+        if self.mask is not None and self.boxes is not None:
             raise ValueError("pass either boxes or a mask (B, 1, h, w), not both")
 
     def __call__(self, reading):
@@ -390,7 +390,7 @@ class Guidance(Declared):
     step_rule: Function = normalized_step       # (gradients at this timestep, mask) -> direction (B, C, h, w)
     gradient_branch: Literal["conditional", "both"] = "conditional"     # 'both' also asks the negative prompt's branch
     inner_steps: Count = 1                      # moves at each timestep
-    mask: Mask | None = None                    # (B or 1, 1, h, w) in [0, 1]: which part of the picture may be moved
+    mask: Area | None = None                    # (B or 1, 1, h, w) in [0, 1]: which part of the picture may be moved
     moves: Literal["latents", "prediction"] = "latents"     # 'prediction': the step is added to it, and saves a pass
 
     def __post_init__(self):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import hub
-from .checks import Function, Seed, SomeName, Truth, Words, declared
+from .checks import Function, Seed, SomeName, Truth, Words, as_whole, declared
 from .denoisers import denoiser
 from .pipelines import read_picture
 from .readout import HeadConfig, Objective, Reading, spatial_loss
@@ -167,6 +167,9 @@ def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function =
         raise ValueError("this head ignores the timestep (use_timestep is False), so it reads alike with both "
                          "conventions; load it with either")
     head.check(pipe)
+    timesteps = [as_whole(each) for each in timesteps]
+    if not timesteps:
+        raise ValueError("timesteps are none; pass whole numbers at which the pictures are read, such as (20, 250, 750)")
     losses = {}
     for name, kind in CONVENTIONS.items():
         reader = kind.from_tensors(head.config, head.state_dict(), "this head").to(denoiser(pipe).device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import hub
-from .checks import Count, FileName, Function, NonNegative, Random, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, checked, declared, describe, label_like
+from .checks import AnyHead, Count, FileName, Function, NonNegative, Random, RateOrFunction, SomeName, Truth, Words, as_whole, check_target, check_weights, checked, declared, describe, label_like
 from .denoisers import denoiser
 from .files import check_file, read_tensors, read_weights, write_tensors, write_weights
 from .processes import is_main, shared, wait
@@ -36,7 +36,7 @@ class ReadoutHead(Head):
         folder has none; the commit's address is returned. ValueError where that fails, and before anything is written where
         `repo_id` is missing.
         """
-        if push_to_hub and not (repo_id and hub.is_hub_name(repo_id)) or repo_id and not push_to_hub:
+        if push_to_hub and not (repo_id and hub.may_be_shared_as(repo_id)) or repo_id and not push_to_hub:
             raise ValueError(f"repo_id is {repo_id!r} and push_to_hub {push_to_hub}; to share a head pass push_to_hub=True and the repository's name, "
                              "repo_id='who/what'")
         write_weights(Path(folder) / "head.safetensors", self.state_dict(), asdict(self.config))
@@ -77,7 +77,7 @@ class ReadoutHead(Head):
 
 
 @declared
-def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: RateOrFunction = 1e-3, generator: Random | None = None,
+def train_head(head: AnyHead, pipe, batches, steps: Count, loss: Function = spatial_loss, lr: RateOrFunction = 1e-3, generator: Random | None = None,
                timesteps=(0, 1000), checkpoint: FileName | None = None, checkpoint_every: Count = 50,
                latents: Truth = False) -> Iterator[TrainState]:
     """Train a head on the features of a frozen denoiser (paper, section 4); a generator, so nothing runs until you
@@ -101,7 +101,7 @@ def train_head(head: Head, pipe, batches, steps: Count, loss: Function = spatial
     """
     model = denoiser(pipe)
     head.check(model)
-    limit = model.pipe.scheduler.config.num_train_timesteps
+    limit = model.train_timesteps
     try:
         low, high = map(as_whole, timesteps)
     except (TypeError, ValueError):

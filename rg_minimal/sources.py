@@ -21,7 +21,11 @@ class Source:
     @declared
     def __init__(self, pipe, latents_at: Function, prompt="", keep_all: Truth = False, timesteps: Iterable = (), read_ahead: Count = 4):
         self.model, self.latents_at, self.keep_all, self.read_ahead = denoiser(pipe), latents_at, keep_all, read_ahead
-        self.conditioning, self.timesteps, self._readings = self.model.encode_prompt(prompt), sorted(timesteps), {}
+        self.timesteps, self._readings = sorted(timesteps), {}
+        latents = self._any_latents()
+        self.conditioning = self.model.encode_prompt(prompt, image_size=self.model.image_size(latents))
+        if len(self.conditioning.prompt_embeds) in (1, len(latents)):                   # else `check_source` has a word for it
+            self.conditioning.check(self.model, latents, negative=False)
 
     @classmethod
     @declared

@@ -30,7 +30,7 @@ import nbformat
 import papermill
 import yaml
 
-from .checks import Count, one_sentence, option
+from .checks import Count, declared, one_sentence, option
 from .files import read_json, refuse_file, refuse_others, write_file, write_json
 from .workers import ONE_THREAD, draws_dashboard, joined
 
@@ -70,10 +70,10 @@ def _span(name: str, told: str) -> list[int]:
         span = None
     if span is None:
         raise ValueError(f"--grid {name}={told} is no START:STOP or START:STOP:STEP of whole numbers with a step other than 0: give {name}=0:8")
-    if not len(span):
+    if not span:
         raise ValueError(f"--grid {name}={told} is empty, the end is left out: give an end behind the start, such as {name}=0:8")
-    if len(span) > MOST:
-        raise ValueError(f"--grid {name}={told} has {len(span)} values, more than {MOST}: give fewer")
+    if span[MOST:]:
+        raise ValueError(f"--grid {name}={told} has more than {MOST} values: give fewer")
     return list(span)
 
 
@@ -253,7 +253,8 @@ def _flat(value: dict, before: str = "") -> dict:
 
 # ---- all of them -------------------------------------------------------------------------------------------------------
 
-def sweep(target: str, grid: dict[str, list], folder, workers: int = 2, scheduler: str | None = None, retries: int = 3,
+@declared
+def sweep(target: str, grid: dict[str, list], folder, workers: Count = 2, scheduler: str | None = None, retries: int = 3,
           report=print) -> list[dict]:
     """Run what has not yet ended well, and write table and pictures; returns a record for each point of the grid, in its order.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from . import hub
 from .checks import Count, Fraction, Positive, Seed, SomeName, Text, checked, declared, describe, one_sentence, option
 from .denoisers import denoiser
-from .files import refuse_file, refuse_others, write_file
+from .files import check_file, refuse_file, refuse_others, write_file
 from .label_files import SHOWN
 from .labels import TRIPLETS, Fit, Kind, Labelled, from_dataset, open_dataset, read_labels
 from .pipelines import DEFAULT, load_pipeline, read_picture
@@ -79,6 +79,7 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     if not isinstance(data, Labelled):
         raise ValueError(f"data is {describe(data)}; pass what read_labels or from_dataset found")
     folder = check_output(folder)
+    check_file(folder / "head.safetensors", {"told": told or {}})      # what the card is to say can be written
     check_batch(batch)
     learn, unseen = data.split(held_out, seed)
     head = data.new_head(pipe, seed, width, name)
@@ -232,7 +233,7 @@ def check_asked(asked) -> None:
         raise ValueError(f"--names are of keypoints, and --kind is {asked.kind}; leave them out")
     if len(dict(asked.columns)) < len(asked.columns):
         raise ValueError(f"--columns says {', '.join('='.join(each) for each in asked.columns)}, one name twice; say each once")
-    if asked.push is not None and not hub.is_hub_name(asked.push):
+    if asked.push is not None and not hub.may_be_shared_as(asked.push):
         raise ValueError(f"--push is {asked.push!r}; pass the repository's name, WHO/WHAT")
     check_output(asked.output)
 

@@ -452,8 +452,8 @@ def test_an_appearance_objective_position_by_position():
         small[0].flatten(), pool_features(source, F.interpolate(large.float(), (5, 6), mode="bilinear")).flatten())))
     plain = make()
     assert (plain.boxes, plain.mask, plain.pool) == (None, None, False)
-    for fault in ({"mask": mask, "boxes": boxes}, {"mask": mask.expand(1, 3, 5, 6)}):
-        with pytest.raises(ValueError, match="either boxes or a mask"):
+    for fault, said in (({"mask": mask, "boxes": boxes}, "either boxes or a mask"), ({"mask": mask.expand(1, 3, 5, 6)}, "a mask of one channel")):
+        with pytest.raises(ValueError, match=said):
             make(**fault)
 
 

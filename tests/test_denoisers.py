@@ -12,6 +12,7 @@ import tiny
 from rg_minimal import AppearanceObjective, guided_sample, invert, load_pipeline, pipelines, readout as rg
 from rg_minimal.conditioning import Conditioning
 from rg_minimal.denoisers import denoiser, pack, unpack
+from rg_minimal.keypoints import keypoint_objective
 from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.saving import train_head
 from rg_minimal.sources import Source
@@ -484,10 +485,11 @@ UNSUPPORTED = {"Kandinsky": tiny.tiny_kandinsky_pipe, "DeepFloyd IF": tiny.tiny_
 
 
 def test_what_is_not_supported_says_so_at_once():
+    head = make_head(tiny.tiny_pipe())
     for reason, build in UNSUPPORTED.items():
         pipe = build()
         for call in (denoiser, pipelines.prepare_pipeline, lambda pipe: pipelines.guided_sample(pipe, PROMPT),
-                     lambda pipe: pipelines.invert(pipe, PICTURE), lambda pipe: train_head(None, pipe, [], 1)):
+                     lambda pipe: pipelines.invert(pipe, PICTURE), lambda pipe: train_head(head, pipe, [], 1)):
             with pytest.raises(ValueError, match=f"is not supported: .*{reason}"):
                 call(pipe)
 
@@ -606,3 +608,79 @@ def test_read_layers_that_are_no_number_of_layers_are_refused(count):
     pipe.read_layers = count
     with pytest.raises(ValueError, match="pipe.read_layers"):
         denoiser(pipe)
+
+
+# ---- what is the same at every size, in every format ---------------------------------------------------------------------
+
+def test_a_picture_of_another_size_is_inverted_along_the_timesteps_that_it_is_sampled_with():
+    """FLUX shifts its schedule by the number of tokens."""
+    pipe = tiny.tiny_flux_pipe()
+    states = list(invert(pipe, torch.rand(1, 3, 48, 32, generator=seed()), PROMPT, num_inference_steps=4, fixed_point_iterations=30))
+    again = list(guided_sample(pipe, PROMPT, latents=states[-1].latents, num_inference_steps=4, guidance_scale=1.0))
+    assert [state.timestep for state in states] == [state.timestep for state in again][::-1]
+    torch.testing.assert_close(again[-1].latents, pipelines.encode(pipe, torch.rand(1, 3, 48, 32, generator=seed())), atol=1e-4, rtol=1e-4)
+    Source.from_states(pipe, states, PROMPT)(again[0].timestep)
+
+
+def test_a_source_and_a_training_tell_the_model_the_size_of_their_picture(monkeypatch):
+    pipe = tiny.tiny_xl_pipe()
+    states = list(guided_sample(pipe, PROMPT, height=48, width=48, num_inference_steps=3, generator=seed()))
+    assert Source.from_states(pipe, states, PROMPT).conditioning.added["time_ids"].tolist() == [[48, 48, 0, 0, 48, 48]]
+    assert Source.from_picture(pipe, torch.rand(1, 3, 48, 32), PROMPT).conditioning.added["time_ids"].tolist() == [[48, 32, 0, 0, 48, 32]]
+    told = []
+    own = type(denoiser(pipe)).forward
+    monkeypatch.setattr(type(denoiser(pipe)), "forward", lambda self, latents, t, embeds, added=None, *rest: told.append(
+        added["time_ids"][0].tolist()) or own(self, latents, t, embeds, added, *rest))
+    batches = [(torch.rand(1, 3, side, 48), torch.rand(1, 2, 8, 8)) for side in (48, 48, 32)]
+    assert len(list(train_head(make_head(pipe), pipe, batches, 3))) == 3
+    assert told == [[48, 48, 0, 0, 48, 48]] * 2 + [[32, 48, 0, 0, 32, 48]]
+
+
+def test_noise_of_the_steps_and_generators_come_in_any_form_with_any_scheduler(pipe):
+    half = tiny.tiny_pipe().to(torch.bfloat16)
+    half.scheduler = diffusers.DDIMScheduler.from_config(half.scheduler.config, clip_sample=True)
+    noise = torch.randn(3, 1, 4, 16, 16, generator=seed())
+    assert pipelines.sample(half, PROMPT, num_inference_steps=3, eta=0.5, variance_noise=noise, generator=seed())[1].dtype == torch.bfloat16
+    ancestral = diffusers.EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    one, other = (pipelines.sample(pipe, [PROMPT] * 2, num_inference_steps=3, generator=kind((seed(0), seed(1))), scheduler=ancestral)[1]
+                  for kind in (tuple, list))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda pipe: pipelines.read_picture(pipe, PICTURE, 300, Conditioning(torch.randn(1, 16, 99))), r"prompt_embeds have shape \(1, 16, 99\)"),
+    (lambda pipe: Source.from_picture(pipe, PICTURE, Conditioning(torch.randn(1, 16, 99))), r"prompt_embeds have shape \(1, 16, 99\)"),
+    (lambda pipe: guided_sample(pipe, prompt_embeds=np.zeros((1, 16, 32), "float32")), "prompt_embeds is ndarray of shape"),
+    (lambda pipe: guided_sample(pipe, prompt_embeds=[[0.0]]), "prompt_embeds is .*pass a tensor of floats"),
+    (lambda pipe: guided_sample(pipe, prompt_embeds=True), "prompt_embeds is True"),
+    (lambda pipe: guided_sample(pipe, prompt_embeds=torch.zeros(16, 32)), r"prompt_embeds is Tensor of shape \(16, 32\).*B, L, D"),
+    (lambda pipe: guided_sample(pipe, prompt_embeds=torch.full((1, 16, 32), float("nan"))), "prompt_embeds holds NaN or infinity; encode the prompt again"),
+    (lambda pipe: guided_sample(pipe, PROMPT, num_inference_steps=2, scheduler=diffusers.PNDMScheduler.from_config(pipe.scheduler.config)),
+     "num_inference_steps is 2, which PNDMScheduler cannot do"),
+    (lambda pipe: guided_sample(pipe, PROMPT, scheduler=diffusers.RePaintScheduler.from_config(pipe.scheduler.config)), "RePaintScheduler has to be told original_image, mask"),
+    (lambda pipe: pipelines.read_picture(pipe.unet, latents=LATENTS, timestep=3), "a bare UNet2DConditionModel has no scheduler.*pass its pipeline"),
+    (lambda pipe: train_head(make_head(pipe), pipe.unet, [], 3), "a bare UNet2DConditionModel has no scheduler"),
+    (lambda pipe: train_head(None, pipe, [], 3), "head is None: pass a ReadoutHead"), (lambda pipe: train_head("head", pipe, [], 3), "head is 'head'"),
+    (lambda pipe: pose_objective(None, torch.full((14, 2), 9.0)), "head is None: pass a ReadoutHead"),
+    (lambda pipe: keypoint_objective(None, torch.full((14, 2), 9.0), 32), "head is None: pass a ReadoutHead"),
+    (lambda pipe: guided_sample(pipe, PROMPT, latents=torch.empty(1, 4, 16, 16, device="meta")), "initial latents are Tensor"),
+    (lambda pipe: guided_sample(pipe, PROMPT, latents=torch.zeros(1, 4, 16, 16).to_sparse()), "initial latents are Tensor"),
+    (lambda pipe: spatial(pipe, mask=torch.ones(1, 1, 16, 16).to(torch.float8_e4m3fn)), "mask is Tensor")])
+def test_what_no_pass_could_use_is_refused_at_the_door(pipe, call, said):
+    with pytest.raises(ValueError, match=said):
+        call(pipe)
+
+
+def test_a_mask_made_in_inference_mode_guides(pipe):
+    with torch.inference_mode():
+        mask = torch.ones(1, 1, 16, 16)
+    made, plain = (pipelines.sample(pipe, PROMPT, [spatial(pipe, **settings)], num_inference_steps=3, generator=seed())[1]
+                   for settings in ({"mask": mask}, {"mask": torch.ones(1, 1, 16, 16)}))
+    assert torch.equal(made, plain)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_what_may_move_is_a_mask_of_one_channel(pipe, channels):
+    """With one for each channel of the latents the step was longer: its cells were counted once more for each."""
+    with pytest.raises(ValueError, match=f"mask is .*pass a mask of one channel, .*not of {channels}"):
+        guided_sample(pipe, PROMPT, [spatial(pipe)], num_inference_steps=3, mask=torch.ones(1, channels, 16, 16))

@@ -82,3 +82,20 @@ def test_the_command_writes_and_refuses(pictures, depth_model, tmp_path, capsys)
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_what_is_there_is_not_lost_to_a_detector(tmp_path, monkeypatch):
+    """Asked before a model is loaded: the pictures themselves, maps made by hand, one map for two pictures."""
+    monkeypatch.setattr("rg_minimal.detectors.load", lambda *_: pytest.fail("the model was loaded"))
+    pictures, maps = tmp_path / "pictures", tmp_path / "maps"
+    pictures.mkdir(), maps.mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "a.png"), Image.new("L", (8, 8)).save(maps / "a.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    for call in (lambda: depth_maps(pictures, pictures, "m"), lambda: depth_maps(pictures, maps, "m"), lambda: pose_keypoints(pictures, pictures / "a.png", "m"),
+                 lambda: pose_keypoints(pictures, maps, "m")):
+        with pytest.raises(ValueError, match="is there already, and would be lost"):
+            call()
+    Image.new("RGB", (8, 8)).save(pictures / "a.jpg")
+    with pytest.raises(ValueError, match="several pictures of the stem a, whose maps would have one name"):
+        depth_maps(pictures, tmp_path / "new", "m")
+    assert all(path.read_bytes() == content for path, content in before.items()) and not (tmp_path / "new").exists()

@@ -356,3 +356,29 @@ def test_weights_that_are_no_numbers_do_not_replace_good_ones(tmp_path):
         write_weights(tmp_path / "head.safetensors", {"x": torch.tensor([1.0, float("nan")])}, {"width": 4})
     tensors, config = read_weights(tmp_path / "head.safetensors")
     assert config == {"width": 3} and tensors["x"].isfinite().all()
+
+
+def test_no_file_is_written_that_would_then_be_refused(tmp_path):
+    """One NaN would make all that was in the file before unreadable."""
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError, match="a.json is not written, a number in it is NaN or infinite"):
+        files.update_json(tmp_path / "a.json", lambda known: {"b": float("inf")})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    kinds = {"k": str, "a": float}
+    files.add_rows(tmp_path / "r.csv", [{"k": "1", "a": 1.0}], kinds, ["k"], "x")
+    with pytest.raises(ValueError, match="r.csv is not written: a row has a nan"):
+        files.add_rows(tmp_path / "r.csv", [{"k": "2", "a": float("nan")}], kinds, ["k"], "x")
+    assert files.read_rows(tmp_path / "r.csv", kinds, "x") == [{"k": "1", "a": 1.0}]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_slow_work(tmp_path, monkeypatch):
+    own = os.access                                         # root may write anywhere, so the answer is played
+    monkeypatch.setattr(os, "access", lambda path, mode: own(path, mode) and not Path(path).name.startswith("locked"))
+    (tmp_path / "locked").mkdir()
+    for place in (tmp_path / "locked", tmp_path / "locked" / "new" / "folder"):
+        with pytest.raises(ValueError, match="cannot be written, .*locked is write-protected"):
+            files.refuse_file(place)
+        with pytest.raises(ValueError, match="write-protected"):
+            files.check_file(place / "head.safetensors", {})
+    with pytest.raises(ValueError, match="cannot be made .*: choose another name"):
+        write_file(tmp_path / ("n" * 300) / "x.json", "x")

@@ -256,3 +256,25 @@ def test_a_head_that_ignores_the_timestep_has_none():
     pipe = tiny_pipe()
     with pytest.raises(ValueError, match="ignores the timestep"):
         best_convention(make_head(pipe, out_channels=1, use_timestep=False), pipe, pictures(), torch.zeros(4, 1, 16, 16))
+
+
+def test_a_head_is_shared_under_the_name_of_its_folder_twice(tmp_path, monkeypatch):
+    """A folder who/head is no repository when it is read, but is the name of one when it is shared."""
+    shared = []
+    monkeypatch.setattr("rg_minimal.hub.push", lambda folder, name, *rest: shared.append(name) or "done")
+    monkeypatch.chdir(tmp_path)
+    head = make_head(tiny_pipe())
+    for _ in range(2):
+        head.save_pretrained("who/head", push_to_hub=True, repo_id="who/head")
+    assert shared == ["who/head"] * 2
+    with pytest.raises(ValueError, match="repo_id is 'who'"):
+        head.save_pretrained("who/head", push_to_hub=True, repo_id="who")
+
+
+@pytest.mark.parametrize("timesteps, said", [((), "timesteps are none"), ((1.5,), "whole number")])
+def test_conventions_are_compared_at_timesteps(timesteps, said):
+    pipe = tiny_pipe()
+    with pytest.raises(ValueError, match=said):
+        best_convention(make_head(pipe), pipe, torch.rand(1, 3, 32, 32), torch.rand(1, 2, 8, 8), timesteps=timesteps)
+    best = best_convention(make_head(pipe), pipe, torch.rand(1, 3, 32, 32), torch.rand(1, 2, 8, 8), timesteps=iter((20, 900)))
+    assert len(best.losses) == 2, "a generator runs once, for both"

@@ -328,3 +328,22 @@ def test_shipped_judge_misses_what_is_not_there(shipped, frames):
     assert shipped.found(shipped(half)).float().mean() <= 0.05
     noise = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     assert not shipped.found(shipped(noise)).any()
+
+
+def test_a_card_of_others_and_a_run_of_another_recipe_stay(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    recipe = JudgeRecipe(run=str(tmp_path / "run"), pictures=8, steps=2, batch=2, channels=(8, 8, 8))
+    with pytest.raises(ValueError, match="holds a README.md and no model.safetensors, and a card would take its place"):
+        J.export_judge(recipe, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "run").exists()
+    assert list(J.train_judge(recipe)) and not list(J.train_judge(recipe)), "the second time all is done"
+    with pytest.raises(ValueError, match="was trained with seed 0, not 7: choose another run"):
+        list(J.train_judge(replace(recipe, seed=7)))
+
+
+def test_depth_of_whole_numbers_and_truth_values_is_scored_as_that_of_fractions():
+    predicted, target = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.eye(8).expand(2, 1, 8, 8)
+    scores = [J.depth_rmse(predicted, target.to(kind)) for kind in (torch.float32, torch.long, torch.bool)]
+    assert torch.equal(scores[0], scores[1]) and torch.equal(scores[0], scores[2]) and scores[0].min() > 0.1
+    with pytest.raises(ValueError, match="pass points"):
+        J.pck(torch.zeros(0, 14, 2), torch.zeros(0, 14, 2))

@@ -607,3 +607,45 @@ def test_a_head_of_keypoints_guides(made, tmp_path):
     depth = H.new_head(pipe, "depth")
     with pytest.raises(ValueError, match="this head reads depth, no heatmaps of keypoints"):
         keypoint_objective(depth, torch.full((1, 2), 12.0), 32)
+
+
+@pytest.mark.parametrize("names, said", [([1, 2], "names is .*pass a list of texts"), (["a", "a"], "one name twice"), (3, "names is 3")])
+def test_names_of_keypoints_are_texts_each_another(names, said):
+    """Found at the call: else the card fails, after the whole training."""
+    row = {"picture": Image.new("RGB", (32, 32)), "keypoints": [[4, 4], [20, 20]]}
+    with pytest.raises(ValueError, match=said):
+        from_dataset("keypoints", tiny_pipe(), [row] * 4, names=names)
+
+
+def test_what_a_card_cannot_say_is_refused_before_the_training(tmp_path):
+    rows = [{"picture": Image.new("RGB", (32, 32), (i, 0, 0)), "keypoints": [[4, 4], [20, 20]]} for i in range(4)]
+    data = from_dataset("keypoints", tiny_pipe(), rows, names=["a", "b"])
+    with pytest.raises(ValueError, match="cannot be written"):
+        T.train_labels(data, tiny_pipe(), tmp_path / "head", steps=2, batch=2, told={"a": float("nan")})
+
+
+def test_a_table_of_points_with_decimal_commas_or_a_column_twice_is_not_misread(tmp_path):
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    table = tmp_path / "points.csv"
+    table.write_text("frame_a,frame_b,x_a,y_a,x_b,y_b\n0.png,1.png,10,5,12,5,14,5,16,5\n")
+    with pytest.raises(ValueError, match=r"line 2.*has 10 fields for 6 columns \(a comma in a number"):
+        read_labels("points", tiny_pipe(), tmp_path, table)
+    table.write_text("frame_a,frame_b,x_a,y_a,x_b,y_b,x_a\n0.png,1.png,10,5,12,5,14\n")
+    with pytest.raises(ValueError, match="several columns x_a"):
+        read_labels("points", tiny_pipe(), tmp_path, table)
+
+
+def test_puppets_are_not_written_among_others(tmp_path):
+    export_puppets("keypoints", tmp_path / "a", 2)
+    with pytest.raises(ValueError, match="holds labels.json, pictures/00000.png, pictures/00001.png, which would be lost"):
+        export_puppets("map", tmp_path / "a", 1, seed=5)
+
+
+def test_features_of_maps_of_two_sizes_are_matched_in_the_size_of_each():
+    one, other = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 8, 8)
+    one[:, 0], other[:, 0] = 1.0, 1.0
+    one[0, :, 1, 1] = other[0, :, 6, 5] = torch.tensor([0.0, 1.0])
+    assert match_points(one, other, torch.tensor([[[1.5, 1.5]]]) * 8, 32).tolist() == [[[22.0, 26.0]]]
+    with pytest.raises(ValueError, match="pass features"):
+        match_points(one, other[:, :1], torch.tensor([[[12.0, 12.0]]]), 32)

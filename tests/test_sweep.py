@@ -165,3 +165,10 @@ def test_what_cannot_be_swept_is_refused_in_a_sentence_before_anything_is_writte
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and "python -m rg_minimal.sweep: error: " in said and "Traceback" not in said
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "README.md"}) == before
+
+
+def test_a_sweep_has_a_worker_and_a_grid_that_fits(tmp_path):
+    with pytest.raises(ValueError, match="workers is 0"):
+        sweep.sweep("measure:pose", {"count": [1]}, tmp_path / "out", workers=0)
+    with pytest.raises(ValueError, match="has more than 10000 values"):
+        sweep.read_grid(["a=0:99999999999999999999"])

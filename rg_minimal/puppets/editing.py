@@ -20,7 +20,7 @@ from . import world
 from .grab import grab as take_hold
 from .grab import as_many, check_is_source, check_source_is_one, source_joints
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
-from ..checks import (AnyPoints, Boxes, Count, Fraction, Mask, NonNegative, Points, Positive, Seed, Truth, check_pairs,
+from ..checks import (AnyPoints, Area, Boxes, Count, Fraction, NonNegative, Points, Positive, Seed, Truth, check_pairs,
                       checked, declared, describe)
 from ..pipelines import sample
 from ..saving import ReadoutHead
@@ -82,7 +82,7 @@ def carry(latents: Tensor, handles: Points, targets: Points, radius: NonNegative
 
 @declared
 def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *, fixed: AnyPoints | None = None,
-         anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, free: Mask | None = None,
+         anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, free: Area | None = None,
          amount: Fraction = 1.0, stop: Fraction = 0.8, anatomy_weight: NonNegative = 4.0, looks_weight: NonNegative = 0.3,
          anti_ghosting: NonNegative = 0.3, margin: NonNegative = 12.0, radius: NonNegative = 6.0,
          step_size: NonNegative | None = None, eta: Fraction = 0.5, seed: Seed = 0, grab: Truth = False) -> dict:

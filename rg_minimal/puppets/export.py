@@ -19,7 +19,7 @@ from torch import Tensor
 from . import world
 from .heads import ON_PROP, POINTS, TRAIN_SEED, sample_looks
 from ..checks import Count, Seed, SomeName, declared, one_sentence, option
-from ..files import refuse_file, write_file, write_json
+from ..files import refuse_file, refuse_others, write_file, write_json
 
 Kind = Literal["keypoints", "map", "lines", "points", "triplets"]
 
@@ -30,10 +30,11 @@ def export_puppets(kind: Kind, folder: SomeName, count: Count = 100, seed: Seed 
 
     keypoints: a COCO file with 14 joints, of which those behind something have visibility 1. map: depth, 16 bits. lines: edges.
     points: pairs of frames of one puppet with 64 exact matches each. triplets: two folders of two pictures for each sample, puppets
-    that differ in a few looks alone. Pictures have 8 bits a channel.
+    that differ in a few looks alone. Pictures have 8 bits a channel. ValueError where the folder holds anything, which would be
+    lost, or be read as a sample of these.
     """
     folder = Path(folder)
-    refuse_file(folder)
+    refuse_file(folder), refuse_others(folder, ())
     pictures = folder / "pictures"
     if kind == "points":
         return pictures, _points(folder, pictures, count, seed)

@@ -31,7 +31,7 @@ from torch import Tensor
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
 from .. import keypoints
-from ..checks import (Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words, as_map,
+from ..checks import (AnyHead, Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words, as_map,
                       as_points, as_whole, checked, declared, one_sentence, option)
 from ..denoisers import denoiser
 from ..files import check_place, refuse_file, write_file
@@ -644,7 +644,8 @@ def _one_channel(name: str, value: Tensor) -> Tensor:
 
 
 def check_reads(head, name: str) -> None:
-    """Refuse a head that says it reads something else."""
+    """Refuse a head that says it reads something else, and what is no head."""
+    checked("head", head, AnyHead)
     found = head.config.property if isinstance(head, ReadoutHead) else ""
     if found not in ("", name):
         raise ValueError(f"this head reads {found}, not {name}; load one such as data/heads/{name}")

@@ -33,7 +33,7 @@ from . import world
 from .training import TrainingState, autocast, print_progress, resume, save_every, set_rate, step_rng
 from ..checks import (Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, check_pixels,
                       check_weights, declared, one_sentence, option)
-from ..files import read_weights, refuse_file, write_file, write_weights
+from ..files import read_json, read_weights, refuse_card, refuse_file, write_file, write_weights
 from ..pictures import as_pictures
 
 DEFAULT = "data/judge"                                  # the judge that the repository ships
@@ -284,13 +284,13 @@ def depth_rmse(predicted: Tensor, target: Tensor, mask: Tensor | None = None) ->
     _maps(predicted, target)
     if mask is not None and mask.shape != target.shape:
         raise ValueError(f"mask is {tuple(mask.shape)}: pass bools {tuple(target.shape)}, one a pixel")
-    weight = torch.ones_like(target) if mask is None else mask.to(target)
+    weight = torch.ones(target.shape, device=target.device) if mask is None else mask.to(target.device, torch.float32)
     weight = (weight / weight.sum((1, 2, 3), keepdim=True)).double()                      # sums to 1 a picture
     mean = lambda x: (weight * x).sum((1, 2, 3), keepdim=True)
     p, t = predicted.double(), target.double()
     p, t = p - mean(p), t - mean(t)
     scale = (mean(p * t) / mean(p * p).clamp_min(1e-12)).clamp_min(0)
-    return mean((scale * p - t) ** 2).sqrt().flatten().to(target.dtype)
+    return mean((scale * p - t) ** 2).sqrt().flatten().to(target.dtype if target.is_floating_point() else torch.float32)
 
 
 @declared
@@ -345,7 +345,7 @@ def limb_lengths(joints: Tensor) -> Tensor:
 
 
 def _points(name: str, points: Tensor) -> None:
-    if not torch.is_tensor(points) or points.ndim != 3 or points.shape[-1] != 2 or points.is_complex():
+    if not torch.is_tensor(points) or points.ndim != 3 or points.shape[-1] != 2 or points.is_complex() or not points.numel():
         raise ValueError(f"{name} is {tuple(getattr(points, 'shape', ()))}: pass points (B, J, 2) as (x, y) in pixels")
     if not points.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity: pass finite pixels, and say by `visible` which joints count")
@@ -402,6 +402,10 @@ def train_judge(recipe: JudgeRecipe) -> Iterator[TrainingState]:
     """
     run, start = Path(recipe.run), time.time()
     if (run / "judge" / "config.json").exists():
+        told, asked = (json.loads(json.dumps(each)) for each in (read_json(run / "judge" / "config.json").get("recipe", {}), asdict(recipe)))
+        other = [name for name in asked if name in told and name not in ("run", "device", "save_every") and told[name] != asked[name]]
+        if other:
+            raise ValueError(f"{run / 'judge'} was trained with {other[0]} {told[other[0]]}, not {asked[other[0]]}: choose another run, or delete it")
         return
     pieces = []
     for first in range(0, recipe.pictures, 256):
@@ -576,7 +580,9 @@ def measure(judge: Judge, reading: Reading, frames: world.Frames) -> dict:
 @declared
 def export_judge(recipe: JudgeRecipe, folder: FileName = DEFAULT, vae=None, count: Count = 500,
                  calibration: Count = 3000) -> Judge:
-    """Calibrate and measure the trained network of a run, with the fp16 weights that are shipped, and write `folder`."""
+    """Calibrate and measure the trained network of a run, with the fp16 weights that are shipped, and write `folder`. ValueError, before
+    that, where somebody else's README.md is in it."""
+    refuse_card(folder, "model.safetensors")
     judge = Judge.from_pretrained(Path(recipe.run) / "judge")
     judge = Judge(judge.network, calibrate(judge, calibration), recipe=judge.recipe)
     judge.figures = evaluate(judge, vae, count)
@@ -636,7 +642,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vae = None
     with one_sentence(parser):
         recipe = JudgeRecipe(**options)
-        refuse_file(folder), refuse_file(recipe.run)
+        refuse_file(folder), refuse_file(recipe.run), refuse_card(folder, "model.safetensors")
         if path is not None:
             from diffusers import AutoencoderKL
             if not Path(path).is_dir():
