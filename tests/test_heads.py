@@ -16,8 +16,10 @@ from PIL import Image
 import rg_minimal
 from rg_minimal import puppets
 from rg_minimal.classroom import plots, sheets
+from rg_minimal import paces
 from rg_minimal.paces import WHOLE
 from rg_minimal.puppets import basemodel, heads as H, measure as M
+from rg_minimal.puppets.editing import HELD
 from rg_minimal.puppets.judge import load_judge
 from rg_minimal.puppets import JOINTS
 
@@ -542,6 +544,7 @@ def test_the_command_makes_the_heads_that_it_is_told(monkeypatch, capsys):
     (M.main, "pose --steps 1001", "argument --steps: it is 1001: "), (M.main, "base --count 2.5", "argument --count: it is '2.5': "),
     (M.main, "drag --count 3", "--count is 3: .* 4, for drag"), (M.main, "pose drag-inverted --count 2", "--count is 2: .* 4, for drag-inverted"),
     (M.main, "cost --count 5", "--count has no effect on cost"), (M.main, "pose combination --count 5", "--count has no effect on combination"),
+    (M.main, "pose-paces --steps 5", "--steps has no effect on pose-paces, whose paces say it"), (M.main, "drag-paces --count 3", "multiple of 4"),
     (M.main, "base --heads elsewhere", "--heads has no effect on base"), (M.main, "inversion --heads data/heads", "--heads has no effect on inversion"),
     (sheets.main, "depth -o a.png --count 0", "argument --count: it is 0: "), (sheets.main, "drag -o a.png --count 3", "--count is 3: .* 4, for drag"),
     (sheets.main, "depth -o a.png --steps x", "argument --steps: it is 'x': "), (sheets.main, "depth -o a.jpg", "--out is 'a.jpg': .*png"),
@@ -675,6 +678,26 @@ def test_the_pose_measurement_tells_the_right_pose_from_another(tiny_pipe, monke
     assert result["unguided"]["pck@0.05"] < 0.3 and result["settings"] == {"weight": 2.0}
     assert min(result["guided"]["attribute_accuracy"], result["guided"]["all_joints_found"]) > 0.6
     assert json.loads(json.dumps(result)) == result
+
+
+def test_poses_and_drags_are_measured_at_the_paces_that_are_named(tiny_pipe, monkeypatch):
+    drawn_instead(monkeypatch, lambda scene, guided: scene)
+    drawn, asked = M.sample, []
+    monkeypatch.setattr(M, "sample", lambda pipe, prompts, objectives, **settings: asked.append((bool(objectives), settings)) or drawn(
+        pipe, prompts, objectives, **settings))
+    found = M.finish(M.measurement("pose-paces", tiny_pipe, load_judge(), "data/heads", count=2))
+    guided = [settings for objectives, settings in asked if objectives]
+    assert list(found) == ["draft", "full", "50 steps"] and found["draft"]["pictures"] == 2
+    assert all(pace.items() <= settings.items() for pace, settings in zip((paces.DRAFT, paces.FULL, {"num_inference_steps": 50}), guided, strict=True))
+
+    def dragged(*heads, **settings):
+        yield 1, 1
+        return settings
+    monkeypatch.setattr(M, "measure_drag", dragged)
+    found = M.finish(M.measurement("drag-paces", tiny_pipe, load_judge(), "data/heads", count=4))
+    told = [{"steps": paces.DRAG_FULL["num_inference_steps"], "inner_steps": paces.DRAG_FULL["inner_steps"]},
+            {"steps": paces.FULL["num_inference_steps"], **HELD}]
+    assert [{**each, "count": 4, "seed": M.DRAG_SEED} for each in told] == list(found.values())
 
 
 def test_the_cost_of_guidance_is_measured(tiny_pipe):

@@ -22,14 +22,14 @@ from pydantic import BeforeValidator, Field
 from . import world
 from .basemodel import autoencoder_psnr
 from .cases import ARROWS, KINDS, ArrowCase, DragCase, arrow_case, ball_points, drag_case, find_patch, prop_points, whole
-from .editing import drag, identity
+from .editing import HELD, drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .tokens import measure_tokens
 from ..checks import (Count, FileName, Fraction, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence,
                       option)
 from ..files import read_json, refuse_file, write_json
-from ..paces import DRAFT, FULL, WHOLE
+from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from ..pictures import as_pictures
 from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
 from ..processes import add_up, is_main, mine_of
@@ -141,6 +141,16 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, step
 
 
 @declared
+def measure_pose_paces(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, seed: Seed = POSE_SEED) -> Progress:
+    """`measure_pose` at the paces that have names, `draft` and `full`, and with 50 steps: the same poses, captions and first noise."""
+    ways, found = {"draft": DRAFT, "full": FULL, "50 steps": {"num_inference_steps": 50}}, {}
+    for name, way in ways.items():
+        settings = dict(way)
+        found[name] = yield from measure_pose(pipe, judge, head, count, settings.pop("num_inference_steps"), seed=seed, **settings)
+    return found
+
+
+@declared
 def measure_cost(pipe, head: ReadoutHead, steps: GuidedSteps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
     """Process time of one picture guided by a pose, half of its steps and at the paces that have names (`paces.py`), against an
     unguided one, each in turn; medians."""
@@ -199,7 +209,7 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "e
 @declared
 def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: Truth = False,
                  count: Drags = 100, steps: GuidedSteps = 50, seed: Seed = DRAG_SEED, guidance_scale: NonNegative = SCALE,
-                 sheet: Function | None = None, **settings) -> Progress:
+                 inner_steps: Count = 1, sheet: Function | None = None, **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
@@ -212,7 +222,7 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
         cases = drag_sources(pipe, judge, kind, real, steps, seed, scale)
         for number, case in zip(range(count // len(KINDS)), cases):
             start = time.perf_counter()
-            picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale,
+            picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale, inner_steps=inner_steps,
                                 **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
                                        anatomy=anatomy, **settings))
             seconds = time.perf_counter() - start
@@ -223,9 +233,21 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
     if sheet:
         sheet({"before": [case.picture[0] for case, _ in first], "after": [picture for _, picture in first]},
               [torch.stack((case.case.handles, case.case.targets), 1)[1:2].tolist() for case, _ in first])     # the wrist, the ankle ...
-    return {"cases": len(rows), "steps": steps, "seed": seed, "guidance_scale": scale, "inverted": real,
+    return {"cases": len(rows), "steps": steps, "inner_steps": inner_steps, "threads": torch.get_num_threads(), "seed": seed,
+            "guidance_scale": scale, "inverted": real,
             **summary(rows), "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS},
             "settings": {key: value for key, value in settings.items() if isinstance(value, (int, float, str))}}
+
+
+@declared
+def measure_drag_paces(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead, count: Drags = 100, seed: Seed = DRAG_SEED) -> Progress:
+    """`measure_drag` at the two paces for drags that are kept: `DRAG_FULL`, and in a picture of as many steps as `FULL` has with the
+    moves of `editing.HELD`. Seconds are of a clock, with as many threads as torch has."""
+    ways, found = {"drag full": DRAG_FULL, "full, held": FULL | HELD}, {}
+    for name, way in ways.items():
+        settings = dict(way)
+        found[name] = yield from measure_drag(pipe, judge, head, anatomy, count=count, steps=settings.pop("num_inference_steps"), seed=seed, **settings)
+    return found
 
 
 @dataclass
@@ -485,7 +507,8 @@ def write_result(name: Words, result: dict, folder: SomeName = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "base-noise", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows")
+WHAT = ("base", "base-noise", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows", "pose-paces",
+        "drag-paces")
 
 
 @declared
@@ -509,10 +532,12 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
         "inversion": lambda: measure_inversion(pipe, **size),
         "combination": lambda: measure_combination(pipe, {name: head(name) for name in TASKS}, **few),
         "tokens": lambda: measure_tokens(pipe, **many),
+        "pose-paces": lambda: measure_pose_paces(pipe, judge, head("pose"), **many),
+        "drag-paces": lambda: measure_drag_paces(pipe, judge, head("correspondence"), head("pose"), **many),
         "arrows": lambda: measure_arrows(pipe, judge, head("correspondence"), head("pose"), sheet=sheet, work=ARROW_WORK, **size)}[what]()
 
 
-TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "cost": None, "combination": None}     # as --count
+TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "drag-paces": Drags, "cost": None, "combination": None}     # as --count
 ARROW_WORK = "runs/arrows"                                 # what has been measured, so that it can go on after a break
 SHARED = ("pose", "depth", "edges")                        # several processes take a part of the batches each (see `processes`)
 HEADLESS = ("base", "base-noise", "inversion", "tokens")                 # and without guidance
@@ -533,6 +558,8 @@ def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, st
             parser.error(f"--heads has no effect on {what}, which uses no head: leave it out")
         if steps is not None and what == "tokens":
             parser.error("--steps has no effect on tokens, for which nothing is sampled: leave it out")
+        if steps is not None and what.endswith("-paces"):
+            parser.error(f"--steps has no effect on {what}, whose paces say it: leave it out")
 
 
 def main(arguments=None) -> None:
