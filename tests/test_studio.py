@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from rg_minimal.classroom import studio
 from rg_minimal.denoisers import ddim_scheduler
 from rg_minimal.puppets.front import counted
 from rg_minimal.puppets.heads import new_head, pose_objective
-from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, Kit, Result, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key,
+from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, Kit, Result, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key, plain_runs,
                                read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
 from rg_minimal.classroom.drafts import Draft, OneStep, Trail, spread
 from rg_minimal.classroom.verdict import verdict
@@ -1205,3 +1206,38 @@ def test_wrong_parameters_stop_in_the_first_cell(tmp_path):
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
     ran = [cell for cell in cells if cell.cell_type == "code" and cell.execution_count]
     assert len(ran) <= 4, "parameters, injected parameters, the cell that stopped (and papermill's own note)"
+
+
+# ---- what is remembered ------------------------------------------------------------------------------------------------
+
+def test_a_picture_that_is_in_use_is_not_forgotten_for_a_new_one(kit):
+    """Eight are remembered: the reference, which every run asks for, is not the one asked for longest ago."""
+    state = using("appearance", steps=2)
+    kit = replace(kit, known={}, grounds={})
+    for seed in range(10):
+        make(kit, {**state, "seed": seed})
+        list(Draft(kit, {**state, "seed": seed}).steps())
+    assert len(kit.known) == 8 and plain_key(plain_runs(state)["reference"]) in kit.known
+
+
+def test_arrows_that_come_back_lie_on_their_picture(kit):
+    state = using("drag", steps=4)
+    state["drag"] |= {"arrows": [[[80, 44], [100, 60]]], "grab": True}
+    shown = Studio(kit, state, make(kit, state))
+    editor = shown.desk.editors["drag"]
+    before, held = editor.picture.clone(), copy.deepcopy(editor.held)
+    shown.desk.controls["seed",].value = 1
+    assert not editor.value and editor.picture.std() < 1e-3, "blank, until it is made"
+    shown.desk.controls["seed",].value = 0
+    assert editor.value and torch.equal(editor.picture, before) and editor.held == held and held["words"]
+
+
+def test_an_upload_and_a_file_that_cannot_be_say_so(kit, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="^the uploaded file, of 7 bytes, is no picture that can be read: upload a PNG or JPEG file$"):
+        embed(b"garbage")
+    with pytest.raises(ValueError, match="path is ''"):
+        read_yaml("")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert Studio(kit, START).export("~/mine.yaml") == tmp_path / "mine.yaml" and read_yaml("~/mine.yaml") == START
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]

@@ -19,6 +19,7 @@ import copy
 import hashlib
 import io
 import json
+import os
 import math
 import shlex
 from dataclasses import asdict, dataclass, field, replace
@@ -37,7 +38,7 @@ from ..puppets.grab import Hold, bare, grab
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
 from ..puppets.previews import load_previews
 from ..autoencoders import decode
-from ..checks import Count, Declared, FileName, Fraction, Index, Number, Text, Truth, checked, declared
+from ..checks import Count, Declared, FileName, Fraction, Index, Number, SomeName, Text, Truth, checked, declared
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import FULL
@@ -227,16 +228,18 @@ def _yaml(value) -> str:
 
 
 @declared
-def write_yaml(state: dict, path: FileName, note: Text = "") -> Path:
-    """Write a state for `papermill ... -f`; `note` becomes the comment in the first line."""
+def write_yaml(state: dict, path: SomeName, note: Text = "") -> Path:
+    """Write a state for `papermill ... -f`; `note` becomes the comment in the first line. A path may begin with `~`."""
+    path = os.path.expanduser(path)
     if Path(path).suffix not in (".yaml", ".yml"):
         raise ValueError(f"the file is called {str(path)!r}: give a name that ends in .yaml, else papermill does not read it")
     return write_file(path, (f"# {note}\n" if note else "") + to_yaml(state))
 
 
 @declared
-def read_yaml(path: FileName) -> dict:
+def read_yaml(path: SomeName) -> dict:
     """Read a state as papermill does; ValueError, which names the file, where it is none, or gives an entry twice."""
+    path = os.path.expanduser(path)
     from papermill.iorw import NoDatesSafeLoader
 
     class Loader(NoDatesSafeLoader):
@@ -279,7 +282,10 @@ def _square(file, name: str, shown: str) -> Tensor:
 
 def embed(content: bytes) -> str:
     """The bytes of a picture file as a text that the state can hold: 128 x 128, PNG. ValueError where they are none."""
-    png = png_bytes(as_array(_square(io.BytesIO(content), "the upload", f"{len(content)} bytes")))
+    try:
+        png = png_bytes(as_array(_square(io.BytesIO(content), "the upload", f"{len(content)} bytes")))
+    except ValueError:
+        raise ValueError(f"the uploaded file, of {len(content)} bytes, is no picture that can be read: upload a PNG or JPEG file") from None
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
@@ -379,7 +385,7 @@ def finished(state: dict, made: dict[str, Tensor]) -> Result:
 
 def _moments(kit, state):
     steps, guided, runs = state["steps"], bool(in_use(state)), plain_runs(state)
-    fresh = {name for name, run in runs.items() if plain_key(run) not in kit.known}             # the others cost nothing
+    fresh = {name for name, run in runs.items() if not recall(kit, run)}                        # the others cost nothing
     total, done = (len({plain_key(runs[name]) for name in fresh}) + guided) * steps, 0
     for name, run in runs.items():
         new = plain_key(run) not in kit.known
@@ -417,8 +423,9 @@ def plain_settings(run: dict) -> dict:
 
 
 def plain_states(kit: Kit, run: dict) -> Iterator[SampleState]:
-    """The states of a sampling without guidance, or the last one alone where the kit knows them."""
-    if plain_key(run) not in kit.known:
+    """The states of a sampling without guidance, or the last one alone where the kit knows them. Of those that it knows the one that was
+    asked for longest ago is forgotten first."""
+    if not recall(kit, run):
         states = []
         for each in guided_sample(kit.pipe, **plain_settings(run)):
             states.append(each)
@@ -430,6 +437,19 @@ def plain_states(kit: Kit, run: dict) -> Iterator[SampleState]:
             kit.grounds.pop(oldest, None)
         kit.known[plain_key(run)] = states
     yield kit.known[plain_key(run)][-1]
+
+
+def recall(kit: Kit, run: dict) -> bool:
+    """Whether the kit knows the picture without guidance of a run; if so, it counts as the one asked for last."""
+    key = plain_key(run)
+    if key in kit.known:
+        kit.known[key] = kit.known.pop(key)
+    return key in kit.known
+
+
+def known_before(kit: Kit, state: dict) -> Tensor | None:
+    """The picture without guidance (3, H, W), where the kit knows it."""
+    return decode(kit.pipe, next(plain_states(kit, state)).latents)[0] if recall(kit, state) else None
 
 
 def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState] | Source]) -> dict:

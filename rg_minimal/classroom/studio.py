@@ -36,7 +36,7 @@ from ..checks import Index, SomeName, Truth, declared
 from ..conditioning import ignored
 from ..puppets.world import SIZE
 from .drafts import AIMS, SAME, Draft, Trail, gap, same
-from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_interval, check_state, embed, finished, ground, held, in_use,
+from .recipe import (OBJECTIVES, PLAIN, SEEDS, START, Kit, Moment, Result, check_interval, check_state, embed, finished, ground, held, in_use, known_before,
                      load_kit, make, moments, plain_key, read_reference, read_yaml, without_guidance, write_yaml)
 from .verdict import verdict
 from .widgets import PictureArrows, PictureSkeleton, PictureStrokes, as_array, close_all, has_browser, png_bytes
@@ -740,8 +740,10 @@ class Desk:
             self._mark()
         finally:
             self._quiet = False
-        if self._ground not in (None, plain_key(state)):
-            self.show_ground(None)
+        if self._ground != plain_key(state):
+            before = known_before(self.studio.kit, state)       # of settings that are here again
+            if before is not None or self._ground is not None:
+                self.show_ground(None if before is None else Result(copy.deepcopy(state), before, before))
 
     def show_live(self):
         self.live.value = self.studio.live
