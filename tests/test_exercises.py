@@ -1,9 +1,13 @@
 """The self-checks of the exercises: each knows the right answer, None, and the mistakes that are likely."""
+import ast
+import builtins
+import re
+
 import pytest
 import torch
 
 from rg_minimal import HeadConfig, Objective, ReadoutHead
-from rg_minimal.classroom import exercises
+from rg_minimal.classroom import course, exercises
 from rg_minimal.evidence.statistics import crossing
 from rg_minimal.puppets.heads import heatmaps
 from rg_minimal.puppets.judge import MIRROR
@@ -90,6 +94,88 @@ def test_a_right_answer_is_right_in_whatever_form_numbers_come(name):
     check, right = numbers_asked_for()[name]
     said = {form: check(value) for form, value in forms(right).items()}
     assert all(text.startswith("Right") for text in said.values()), said
+
+
+# ---------------------------------------------------------------------------------------------- the words of all
+
+def names_in(tree):
+    """Every name in a piece of code: what it uses and sets, its functions with their arguments, what it imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+        elif isinstance(node, (ast.Name, ast.arg, ast.FunctionDef, ast.ClassDef)):
+            yield next(filter(None, (getattr(node, each, None) for each in ("id", "arg", "name"))))
+
+
+def brought_in(tree):
+    """The functions, classes and modules that a notebook defines or imports."""
+    kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    return {next(names_in(alias)) for node in tree.body if isinstance(node, kept[:2]) for alias in node.names} | {
+        node.name for node in tree.body if isinstance(node, kept[2:])}
+
+
+def numbers_set(tree):
+    """The names that are set to a bare number or text, as parameters are: these have no attributes."""
+    return {target.id for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.UnaryOp))
+            for target in node.targets if isinstance(target, ast.Name)}
+
+
+def spans_of(prose):
+    """The code in backticks of some prose, as trees; what is no Python, such as a shape with dots, is left out."""
+    for span in re.findall(r"`([^`\n]+)`", prose):
+        try:
+            yield ast.parse(span)
+        except SyntaxError:
+            pass
+
+
+def in_words(hint):
+    """The names in a sentence that have an attribute, stand beside an operator, or are the first that a function is called with."""
+    name = r"(?<![\w.])([A-Za-z_]\w*)"
+    patterns = (rf"{name}\.[A-Za-z_]", rf"{name}\b[^\s-]* [-+*/@] ", rf" [-+*/@] \(?{name}", rf"\w\((?!s\)){name}(?=[,)\[])")
+    return {found for pattern in patterns for found in re.findall(pattern, hint)}
+
+
+def exercises_of_the_course():
+    """(title, prose, hints, what may be named in hints, in prose, and in prose with an attribute) of every exercise."""
+    for path in course.notebooks().values():
+        notebook = course.read(path)
+        code = ast.parse("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
+        for each in course.exercises_of(notebook):
+            first = max(place for place in range(each.blank) if notebook.cells[place].cell_type == "markdown")
+            prose, cells = notebook.cells[first].source, [cell.source for cell in notebook.cells[first + 1:each.check_cell + 1]]
+            prose, hints = prose[prose.rindex("### "):], [*course._texts(course._functions()[each.check])]
+            own = {name for given in re.findall(r"\b(?:my_\w+|function) ?\(([^()]*)\)|\blambda ([^:]*):", "\n".join((prose, *cells, *hints)))
+                   for name in re.findall(r"\w+", " ".join(given))}
+            own |= set(re.findall(r"\w+", " ".join(re.findall(r"\((?:[A-Z]|\d+), [\w, ]+\)", prose)))) | {"x", "y", *vars(builtins)}
+            beside = own | brought_in(code) | set(names_in(ast.parse("\n".join(cells))))
+            said = {name for tree in spans_of(prose) for node in tree.body for name in names_in(node)
+                    if isinstance(node, ast.Assign) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Name)}
+            everything = beside | said | set(names_in(code))
+            yield each.title, prose, hints, beside, everything, everything - numbers_set(code)
+
+
+def test_what_the_words_of_an_exercise_name_is_there():
+    """A hint that says `turn.T`, where `turn` is a number and the matrix is turn_leg, leads a student astray. Hints may name what the
+    exercise's own cells do, and what was imported; its prose, between backticks, all that the notebook has."""
+    lost, seen = [], set()
+    for title, prose, hints, beside, everything, with_attributes in exercises_of_the_course():
+        lost += [(title, name, hint) for hint in hints for name in in_words(hint) - beside]
+        seen |= {name for hint in hints for name in in_words(hint)}
+        for tree in spans_of(prose):
+            inner = {node.value.id for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+            if any(isinstance(node, (ast.Attribute, ast.BinOp)) for node in ast.walk(tree)) and not ast.unparse(tree).endswith(".py"):
+                lost += [(title, name, ast.unparse(tree)) for name in {*names_in(tree)} - everything | inner - with_attributes]
+    assert not lost, lost
+    assert {"conditional", "decay", "torch", "HeadConfig"} <= seen
+
+
+@pytest.mark.parametrize("hint, named", [
+    ("multiply by turn.T, not by turn.", {"turn"}), ("the error is (found - truth).norm(dim=-1).", {"found", "truth"}),
+    ("the factor is (1 - alpha_s).sqrt() * predicted[3].", {"alpha_s", "predicted"}), ("it is 1 minus that. Take one", set()),
+    ("a 1 + 20 * heatmaps(joints) of all", {"heatmaps", "joints"}), ("call remove() on what was registered", set())])
+def test_names_are_found_in_a_sentence(hint, named):
+    assert in_words(hint) == named
 
 
 # ---------------------------------------------------------------------------------------------- 0  start here
@@ -317,7 +403,7 @@ def test_leg_drag():
     targets = (handles - hip) @ turn.T + hip
     check = lambda there, here=handles: exercises.leg_drag(here, there, hip, knee, ankle, turn)
     assert check(targets).startswith("Right: ") and check(None).startswith("Not done yet: ")
-    assert "turn.T" in check((handles - hip) @ turn + hip)
+    assert "turn_leg.T" in check((handles - hip) @ turn + hip)
     assert "corner of the picture" in check(handles @ turn.T)
     assert "move alike" in check(handles + targets[2] - handles[2])
     assert "in this order" in check(targets.flip(0), handles.flip(0))

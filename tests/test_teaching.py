@@ -9,9 +9,14 @@ from urllib.parse import urlparse
 
 import nbformat
 import pytest
+import torch
 
 import container
+from rg_minimal import load_head, load_pipeline, sample
 from rg_minimal.classroom import course, needs as running
+from rg_minimal.puppets import JOINTS
+from rg_minimal.puppets.heads import pose_objective
+from rg_minimal.puppets.judge import load_judge, pck
 from test_house import MAKEFILE, PROJECT, heading_anchors, is_dead, links
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,6 +140,29 @@ def test_plans_have_nothing_before_what_it_needs():
     for plan in re.findall(r"^## Plan for .*?(?=^## )", TEACHING, re.M | re.S):
         order = [NUMBER[name] for name in dict.fromkeys(re.findall(r"\]\((\w+)\.ipynb\)", plan))]
         assert len(order) > 1 and in_time(order), order
+
+
+def test_poses_that_no_puppet_can_take_end_as_the_teacher_is_told():
+    """With the parameters of notebook 5 and both noises of its section 5: a raised arm twice as long has nearly all joints in place, crossed
+    legs have their four out of place."""
+    text = re.search(r"^### 5 · .*?(?=^##)", TEACHING, re.M | re.S)[0]
+    assert "A raised arm twice as long is drawn, nearly all joints are in place" in text and "its four joints out of place" in text
+    parameters, = (cell.source for cell in course.read(COURSE["05_guided_sampling"]).cells if "parameters" in cell.metadata.get("tags", []))
+    exec(parameters, given := {})
+    pipe, judge = load_pipeline(), load_judge()
+    head, at = load_head("data/heads/pose", pipe), {name: place for place, name in enumerate(JOINTS)}
+    pose = torch.tensor(given["pose"], dtype=torch.float32)                                             # (14, 2)
+    arm, legs = pose.clone(), pose.clone()
+    shoulder, elbow, wrist = (at[f"left_{name}"] for name in ("shoulder", "elbow", "wrist"))
+    arm[[elbow, wrist]] = pose[shoulder] + 2 * (pose[[elbow, wrist]] - pose[shoulder])
+    for name in ("knee", "ankle"):
+        both = [at[f"left_{name}"], at[f"right_{name}"]]
+        legs[both] = pose[both[::-1]]
+    noises = torch.cat([torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(given["seed"] + i)) for i in range(2)])
+    in_place = lambda target: pck(judge(sample(
+        pipe, given["prompt"], [pose_objective(head, target, stop=given["stop"])], num_inference_steps=given["steps"], latents=noises,
+        step_size=given["step_size"])[0]).joints, target.expand(2, -1, -1), 0.1)
+    assert in_place(arm).min() > 12 / 14 and in_place(legs).max() < 10.5 / 14
 
 
 def test_no_blank_is_left_in_the_teachers_page():

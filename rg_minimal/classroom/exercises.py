@@ -150,12 +150,12 @@ def add_noise(answer, latents: Tensor, noise: Tensor, alpha: Tensor) -> str:
     if answer is None:
         return "Not done yet: set my_noisy to a mixture of latents and noise."
     mistakes = {
-        "the square roots are missing; the factors are alpha.sqrt() and (1 - alpha).sqrt().": alpha * latents + (1 - alpha) * noise,
-        "the two factors are exchanged: alpha belongs to the picture, 1 - alpha to the noise.":
+        "the square roots are missing; the factors are alphas[400].sqrt() and (1 - alphas[400]).sqrt().": alpha * latents + (1 - alpha) * noise,
+        "the two factors are exchanged: alphas[400] belongs to the picture, 1 - alphas[400] to the noise.":
             (1 - alpha).sqrt() * latents + alpha.sqrt() * noise,
-        "the noise's factor is the square root of 1 - alpha, not 1 minus the square root.":
+        "the noise's factor is the square root of 1 - alphas[400], not 1 minus the square root.":
             alpha.sqrt() * latents + (1 - alpha.sqrt()) * noise,
-        "the noise is added, but the picture is not made weaker: its factor is alpha.sqrt().":
+        "the noise is added, but the picture is not made weaker: its factor is alphas[400].sqrt().":
             latents + (1 - alpha).sqrt() * noise,
         "these are latents + noise; each has a factor of its own.": latents + noise}
     return _compare(answer, alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, mistakes,
@@ -170,10 +170,10 @@ def ddim_step(answer, noisy: Tensor, predicted: Tensor, alpha: Tensor, alpha_nex
     mistakes = {
         "this is the guess of the clean latents; mix it with the predicted noise again, for s.": guess,
         "these are the latents at t again: the second mixture takes alpha at s.": noisy,
-        "this removes noise, but does not mix again: x_s needs the guess times alpha_s.sqrt().":
+        "this removes noise, but does not mix again: my_step needs the guess times alphas[300].sqrt().":
             noisy - (1 - alpha).sqrt() * predicted,
         "the square roots are missing in the second mixture.": alpha_next * guess + (1 - alpha_next) * predicted,
-        "the guess is weighted for s, but the noise is missing: add (1 - alpha_s).sqrt() * predicted.": alpha_next.sqrt() * guess,
+        "the guess is weighted for s, but the noise is missing: add (1 - alphas[300]).sqrt() * predicted[3].": alpha_next.sqrt() * guess,
         "the alphas of t and s are exchanged.": alpha.sqrt() * ((noisy - (1 - alpha_next).sqrt() * predicted)
                                                                 / alpha_next.sqrt()) + (1 - alpha).sqrt() * predicted}
     return _compare(answer, alpha_next.sqrt() * guess + (1 - alpha_next).sqrt() * predicted, mistakes,
@@ -252,8 +252,8 @@ def mixture(answer, maps: list[Tensor], raw_weights: Tensor) -> str:
     positive = raw_weights.clamp_min(0)
     mistakes = {
         "these are the raw weights; take their softmax first.": add(raw_weights),
-        "these weights are exp(w); a softmax also divides by their sum.": add(raw_weights.exp()),
-        "the raw weights are divided by their sum; a softmax takes exp(w) first, so that none is negative.":
+        "these weights are exp(raw_weights); a softmax also divides by their sum.": add(raw_weights.exp()),
+        "the raw weights are divided by their sum; a softmax takes exp(raw_weights) first, so that none is negative.":
             add(raw_weights / raw_weights.sum()),
         "negative weights became 0; take the softmax instead.": add(positive / positive.sum()),
         "this is the mean: all layers count the same.": add(torch.full_like(raw_weights, 1 / len(maps))),
@@ -505,7 +505,7 @@ def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
         return f"Not yet: {value:g} is a number of points; divide by all {len(error)}."
     each = ((found - truth).abs() <= a * side).float().mean()
     if abs(value - float(each)) <= 1e-3:
-        return "Not yet: you compared x and y one by one; the error is the distance, (found - truth).norm(dim=-1)."
+        return "Not yet: you compared x and y one by one; the error is the distance, (found_points - truth).norm(dim=-1)."
     return f"Not yet: you have {value:.3f}, and {int((error > a * side).sum())} of the {len(error)} points are too far off."
 
 
@@ -525,7 +525,7 @@ def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
     if _close(targets, there, 0.5):
         return f"Right: the ankle moves most, by {(there[2] - wanted[2]).norm():.0f} pixels, and the leg keeps its length."
     if _close(targets, (wanted - hip) @ turn + hip, 0.5):
-        return "Not yet: your leg turns inwards; multiply by turn.T, not by turn."
+        return "Not yet: your leg turns inwards; multiply by turn_leg.T, not by turn_leg."
     if _close(targets, wanted @ turn.T, 0.5):
         return "Not yet: you turned about the corner of the picture; subtract the hip first, and add it again afterwards."
     if _close(targets, wanted + (there[2] - wanted[2]), 0.5):
@@ -684,7 +684,7 @@ def horizon_samples(answer) -> str:
         return "Not yet: two calls with the same count and seed give different samples; pass the seed to sample_scenes."
     if not torch.equal(pictures, frames.image):
         return "Not yet: these are not the pictures of sample_scenes(count, seed): is the seed passed on?"
-    return _compare(rows, expected, {"these are the columns of the sun; the horizon is scene.horizon.":
+    return _compare(rows, expected, {"these are the columns of the sun; the row of the horizon is a scene's `horizon`.":
                                      torch.tensor([scene.sun_x for scene in frames.scenes])},
                     "pictures, and the row of the horizon in each.")
 
@@ -772,7 +772,7 @@ def head_config(answer, unet, width: int, out_channels: int) -> str:
     channels, embedding = denoiser(unet).channels, denoiser(unet).embedding_channels
     if answer.layer_channels != channels:
         return (f"Not yet: this head reads layers of {answer.layer_channels} channels, the UNet has {channels}. Is it for another "
-                "model? HeadConfig.for_model(unet, ...) fills them in.")
+                "model? HeadConfig.for_model(unets[\"Stable Diffusion XL\"], ...) fills them in.")
     if answer.embedding_channels != embedding:
         return f"Not yet: this head expects an embedding of {answer.embedding_channels} numbers, and the UNet's has {embedding}."
     for name, value in (("width", width), ("out_channels", out_channels)):
