@@ -14,10 +14,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import rg_minimal
-from rg_minimal import puppets
+from rg_minimal import paces, puppets
 from rg_minimal.classroom import plots, sheets
-from rg_minimal import paces
-from rg_minimal.paces import WHOLE
 from rg_minimal.puppets import basemodel, heads as H, measure as M
 from rg_minimal.puppets.editing import HELD
 from rg_minimal.puppets.judge import load_judge
@@ -659,7 +657,7 @@ def test_the_base_measurement_believes_renderings_and_no_others(tiny_pipe, monke
     assert wrong["shirt"] < 0.1 and wrong["background"] > 0.9
 
 
-@pytest.mark.parametrize("what, pace", [("base", {"num_inference_steps": 50, "eta": 0.0}), ("base-noise", WHOLE)])
+@pytest.mark.parametrize("what, pace", [("base", {"num_inference_steps": 50, "eta": 0.0}), ("base-noise", paces.WHOLE)])
 def test_the_base_is_measured_at_the_pace_that_is_named(tiny_pipe, monkeypatch, what, pace):
     drawn_instead(monkeypatch, lambda scene, guided: scene)
     drawn, asked = M.sample, []
