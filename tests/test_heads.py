@@ -542,7 +542,7 @@ def test_the_command_makes_the_heads_that_it_is_told(monkeypatch, capsys):
     (M.main, "pose --steps 1001", "argument --steps: it is 1001: "), (M.main, "base --count 2.5", "argument --count: it is '2.5': "),
     (M.main, "drag --count 3", "--count is 3: .* 4, for drag"), (M.main, "pose drag-inverted --count 2", "--count is 2: .* 4, for drag-inverted"),
     (M.main, "cost --count 5", "--count has no effect on cost"), (M.main, "pose combination --count 5", "--count has no effect on combination"),
-    (M.main, "pose-paces --steps 5", "--steps has no effect on pose-paces, whose paces say it"), (M.main, "drag-paces --count 3", "multiple of 4"),
+    (M.main, "pose-paces --steps 5", "--steps has no effect on pose-paces, whose paces say it"), (M.main, "drag-paces --count 3", "--count is 3: it has to be a multiple of 4"),
     (M.main, "base --heads elsewhere", "--heads has no effect on base"), (M.main, "inversion --heads data/heads", "--heads has no effect on inversion"),
     (sheets.main, "depth -o a.png --count 0", "argument --count: it is 0: "), (sheets.main, "drag -o a.png --count 3", "--count is 3: .* 4, for drag"),
     (sheets.main, "depth -o a.png --steps x", "argument --steps: it is 'x': "), (sheets.main, "depth -o a.jpg", "--out is 'a.jpg': .*png"),
@@ -680,6 +680,7 @@ def test_the_pose_measurement_tells_the_right_pose_from_another(tiny_pipe, monke
 
 def test_poses_and_drags_are_measured_at_the_paces_that_are_named(tiny_pipe, monkeypatch):
     drawn_instead(monkeypatch, lambda scene, guided: scene)
+    monkeypatch.setattr(M, "load_head", lambda path, pipe: H.new_head(pipe, path.name))
     drawn, asked = M.sample, []
     monkeypatch.setattr(M, "sample", lambda pipe, prompts, objectives, **settings: asked.append((bool(objectives), settings)) or drawn(
         pipe, prompts, objectives, **settings))
