@@ -396,7 +396,7 @@ def test_fading_schedule():
     assert "negative" in check(lambda done: 1 - 2 * done)
     assert "last step" in check(lambda done: 1 - done) and "rises" in check(lambda done: min(2 * done, 1))
     assert "a float" in check(0.5) and "every branch" in check(lambda done: 1 - 2 * done if done < 0.5 else None)
-    assert "my_schedule(0.0) raises ZeroDivisionError" in check(lambda done: 1 / done) and "1, 0.5, 0 and 0 is asked for" in check(lambda done: 1.0)
+    assert "my_schedule(0.0) raises ZeroDivisionError" in check(lambda done: 1 / done) and "asked for are" in check(lambda done: 1.0)
     assert "my_schedule(0.5) raises IndexError" in check(lambda done: [1][done >= 0.5])
 
 

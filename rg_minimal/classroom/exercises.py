@@ -625,7 +625,7 @@ def fading_schedule(answer) -> str:
     if near([min(2 * place, 1) for place in places]):
         return "Not yet: yours rises; it should be 1 at first."
     said = ", ".join(f"my_schedule({a}) is {b:.2f}" for a, b in zip(places[::2], values[::2]))
-    return f"Not yet: {said}; 1, 0.5, 0 and 0 is asked for."
+    return f"Not yet: yours is no such line: {said}; asked for are 1, 0.5, 0, 0."
 
 
 def _same_source(one, other) -> bool:
