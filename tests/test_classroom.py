@@ -54,13 +54,23 @@ def test_an_answer_of_the_solutions_may_stand_in_the_notebooks_blank(name, exerc
     later = set().union(*(names_used(cell.source) for cell in cells[exercise.blank + 1:] if cell.cell_type == "code"))
     lost = course.assigned(answer) & before & later
     assert not lost, f"the answer overwrites {lost}, which later cells read"
-    assert said.split(". ")[-1].startswith("Right") or said.startswith("Right")
+    assert said and all(line.startswith("Right") for line in said.splitlines()), "and what the solution prints of its own run is left out"
 
 
 @each_exercise
 def test_a_check_knows_some_mistakes_by_name(name, exercise):
     known = course.mistakes(exercise.check)
     assert len(known) >= 2 and not any(each.startswith(("Right", "Not ")) for each in known)
+
+
+def test_mistakes_are_sentences_and_no_parts_of_them(monkeypatch):
+    source = """def check(answer):
+        'What is checked.'
+        part, end = f"with {answer} labels, and the values of them", " (in brackets, at the end of a sentence)" if answer else ""
+        return f"Not yet: {part} it says something else{end}." """
+    assert not [each for _, exercise in EXERCISES for each in course.mistakes(exercise.check) if each[0] in ";(" and "are not the scores" not in each]
+    monkeypatch.setattr(course, "_functions", lambda: {"check": ast.parse(source).body[0]})
+    assert course.mistakes("check") == ["… it says something else…."]
 
 
 def test_no_two_notebooks_share_a_check():

@@ -14,7 +14,7 @@ import pytest
 
 from rg_minimal.classroom import collect as collecting
 from rg_minimal.classroom import course, versions
-from rg_minimal.classroom.collect import LEFT_OUT, Row, as_cell, at_home, belongs_to, checks, collect, found_in, prepared, read_table, write_table
+from rg_minimal.classroom.collect import LEFT_OUT, Row, as_cell, at_home, belongs_to, checks, collect, found_in, prepared, read_table, with_checks, write_table
 
 from test_teaching import first_cell
 
@@ -40,6 +40,7 @@ def fading_schedule(answer):
     return "Right: it fades" if answer(0.5) == 0 else "Not yet: yours reaches 0 at the last step"
 exercises = SimpleNamespace(fading_schedule=fading_schedule, two_objectives=lambda *given: "Not done yet: put a list there")"""
 CHECKS = list(checks()["09_combining"].values())        # fading_schedule, two_objectives: the second needs heads, a pose and a source
+MARKED = [f'print("\\n# {check}")\n{source}' for check, source in checks()["09_combining"].items()]
 HALF = ("from types import SimpleNamespace\nhead, stance, source = {'pose': 1, 'appearance': 2}, SimpleNamespace(joints=3), 4", "my_objectives = None", CHECKS[1])
 
 
@@ -57,9 +58,26 @@ def test_changed_checks_are_put_back_and_lost_ones_are_missed():
     own = checks()["09_combining"]
     notebook = notebook_of(IMPORT, "print('Right: exercises.fading_schedule()')")
     places = prepared(notebook, own)
-    assert places == {"fading_schedule": 2} and notebook.cells[2].source == own["fading_schedule"]
+    assert places == {"fading_schedule": 2} and notebook.cells[2].source == MARKED[0]
     both = notebook_of("print(exercises.two_objectives(1), exercises.fading_schedule(2))")
-    assert set(prepared(both, own).values()) == {1} and both.cells[1].source == "\n".join(own.values())
+    assert set(prepared(both, own).values()) == {1} and both.cells[1].source == "\n".join(MARKED)
+
+
+@pytest.mark.parametrize("source, kept", [
+    (f"my_schedule = 3  # mine\n{CHECKS[0]}", f"my_schedule = 3\n{MARKED[0]}"), (f"a = 1; {CHECKS[0].splitlines()[1]}; b = 2", f"a = 1\n{MARKED[0]}\nb = 2"),
+    (f"{CHECKS[0]}\na = 1\n{CHECKS[0]}", f"a = 1\n{MARKED[0]}"), (f"%%time\na = 1\n{CHECKS[0]}", f"a = 1\n{MARKED[0]}"),
+    ("said = exercises.fading_schedule(3)\nprint(said)", f"said = exercises.fading_schedule(3)\n{MARKED[0]}\nprint(said)"),
+    ("# exercises.fading_schedule(3)\na = 1", f"a = 1\n{MARKED[0]}"), ("not ( exercises.fading_schedule(", MARKED[0]),
+    (f"a = 1\n{CHECKS[0]}\nb = 2\n{CHECKS[1]}", f"a = 1\n{MARKED[0]}\nb = 2\n{MARKED[1]}")])
+def test_what_else_stands_in_the_cell_of_a_check_stays(source, kept):
+    own = {check: text for check, text in checks()["09_combining"].items() if check in course.called(source)}
+    assert with_checks(source, own) == kept
+
+
+def test_what_a_check_needs_is_not_run_twice():
+    """The course's cell of 12.2 makes pictures before it asks."""
+    own = {"unchanged_pictures": checks()["12_studio"]["unchanged_pictures"]}
+    assert with_checks(own["unchanged_pictures"], own) == f'print("\\n# unchanged_pictures")\n{own["unchanged_pictures"]}'
 
 
 OLD_FIRST_CELL = """import os, sys
@@ -125,7 +143,7 @@ def test_found_are_notebooks_that_are_no_links_and_not_hidden(tmp_path):
 
 @pytest.fixture(scope="module")
 def a_class(tmp_path_factory):
-    """Ten students and two other files, and what a collection made of their notebooks."""
+    """Thirteen students and a file that is none of theirs, and what a collection made of their notebooks."""
     folder = tmp_path_factory.mktemp("school") / "class"
     right = student_of("my_schedule = lambda done: max(1 - 2 * done, 0)")
     write(folder / "anna" / "9.ipynb", right[0], "from rg_minimal.classroom import exercises", *right[2:])
@@ -140,6 +158,8 @@ def a_class(tmp_path_factory):
     (folder / "jo.ipynb").write_text('{"cells": 3, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}')
     (folder / "notes.txt").write_text("left alone")
     write(folder / "kim.ipynb", IMPORT, "open('9.txt', 'w').write('x'); open('anna', 'w')", *right[2:])
+    write(folder / "lea.ipynb", IMPORT, f"{right[2]}\nprint('Not yet: I think aloud')\n{CHECKS[0]}", *HALF)           # Shift+M
+    write(folder / "max.ipynb", *student_of("my_schedule = None"), f"{right[2]}\n{CHECKS[0]}")                     # both once more at the end
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     said = []
     rows = {row.file: row for row in collect(folder, limit=300, report=said.append)}
@@ -149,7 +169,8 @@ def a_class(tmp_path_factory):
 
 def test_every_notebook_is_a_row_whatever_becomes_of_it(a_class):
     folder, before, rows = a_class
-    assert len(rows) == 11
+    assert len(rows) == 13
+    assert [(rows[name].outcome, rows[name].verdicts) for name in ("lea.ipynb", "max.ipynb")] == [("ran", "right, not done")] * 2, "in one cell"
     assert rows["anna/9.ipynb"].right == 1 and rows["anna/9.ipynb"].verdicts == "right, not done" and rows["anna/9.ipynb"].outcome == "ran"
     assert rows["ben/9.ipynb"].verdicts == "not yet, not done" and "yours reaches 0 at the last step" in rows["ben/9.ipynb"].said
     assert rows["cleo.ipynb"].verdicts == "not done, not done" and rows["cleo.ipynb"].right == 0
@@ -185,7 +206,7 @@ def test_the_table_is_safe_in_a_spreadsheet_and_beside_it_lies_what_was_run(a_cl
         table = list(csv.DictReader(file))
     assert len(table) == len(rows) and not [row for row in table for value in row.values() if value[:1] in tuple("=+-@")]
     executed = sorted(path.relative_to(out / "executed").as_posix() for path in out.rglob("*.ipynb"))
-    assert len(executed) == 8 and executed[0].startswith("_2_5__seed__a_b."), sorted(rows)
+    assert len(executed) == 10 and executed[0].startswith("_2_5__seed__a_b."), sorted(rows)
     for path in out.rglob("*.ipynb"):
         nbformat.validate(nbformat.read(path, as_version=4))
 

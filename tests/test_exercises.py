@@ -3,6 +3,7 @@ import ast
 import builtins
 import re
 
+import numpy
 import pytest
 import torch
 
@@ -362,6 +363,7 @@ def test_depth_ramp():
     assert "nearest at the horizon" in exercises.depth_ramp(upside_down)
     assert "In the sky" not in exercises.depth_ramp(ramp + 0.3) and "in the sky" in exercises.depth_ramp(ramp + 0.3)
     assert "row 127 1.00" in exercises.depth_ramp(steep)
+    assert "as far from 0 as -0.50" in exercises.depth_ramp(torch.where(ramp > 0, ramp, torch.tensor([-0.5] + [0.1] * 127)[:, None]))
     assert "shape (1,)" in exercises.depth_ramp([0.0]) and "a dict" in exercises.depth_ramp({})
 
 
@@ -394,6 +396,25 @@ def test_share_of_matches():
     assert "divide by all 4" in check(2)
     assert "one by one" in check(((found - truth).abs() <= 8).float().mean())
     assert "single number" in check(found) and check(0.4).startswith("Not yet: you have 0.400")
+
+
+def values_of(name, words):
+    """What a notebook's cell that holds `words` sets: the data of an exercise."""
+    cell, = [cell for cell in course.read(course.notebooks()[name]).cells if cell.cell_type == "code" and words in cell.source]
+    values = {"torch": torch}
+    exec(cell.source, values)
+    return values
+
+
+def test_mistakes_show_in_the_points_of_exercise_7_1():
+    found, truth, side = (values_of("07_drag", "found_points =")[name] for name in ("found_points", "truth", "side"))
+    check = lambda near: exercises.share_of_matches(near.float().mean(), found, truth, side)
+    off = found - truth
+    assert check(off.norm(dim=-1) <= 0.1 * side).startswith("Right") and "one by one" in check(off.abs() <= 0.1 * side)
+    wrong = {"x and y, each near": (off.abs() <= 0.1 * side).all(-1), "10 pixels": off.norm(dim=-1) < 10, "|x| + |y|": off.abs().sum(-1) <= 0.1 * side,
+             "the first puppet's side": off.norm(dim=-1) <= 0.1 * 86.25, "a tenth of a pixel": off.norm(dim=-1) <= 0.1, "all": off[:, 0] < 99,
+             "the smaller side": off.norm(dim=-1) <= 0.1 * (truth.amax(0) - truth.amin(0)).amin(), "the others": off.norm(dim=-1) > 0.1 * side}
+    assert all(check(near).startswith("Not yet") for near in wrong.values()), {name: check(near) for name, near in wrong.items()}
 
 
 def test_leg_drag():
@@ -441,6 +462,18 @@ def test_agreement_of_looks():
     assert "3 of the 12 looks differ" in check(0.6)
 
 
+def test_mistakes_show_in_the_looks_of_exercise_8_2():
+    seen, wanted = (values_of("08_appearance", "seen = [")[name] for name in ("seen", "wanted"))
+    check = lambda answer: exercises.agreement_of_looks(answer, seen, wanted)
+    hits = [[each[name] == wanted[name] for name in wanted] for each in seen]
+    total = sum(map(sum, hits))
+    assert check(total / (len(seen) * len(wanted))).startswith("Right")
+    wrong = {"everything agrees": sum(map(all, hits)) / len(seen), "first picture alone": sum(hits[0]) / len(wanted), "divide by 4": total / len(seen),
+             "attributes of a picture": total / (len(seen) * len(seen[0])), "you have 1.000": 1, "you have 0.5": sum(hits[-1]) / len(wanted),
+             "looks differ from wanted": 1 - total / (len(seen) * len(wanted)), "you have 0.000": sum(map(all, zip(*hits))) / len(wanted)}
+    assert all(said in check(answer) for said, answer in wrong.items()), {said: check(answer) for said, answer in wrong.items()}
+
+
 # ---------------------------------------------------------------------------------------------- 9  combining
 
 def test_fading_schedule():
@@ -449,7 +482,8 @@ def test_fading_schedule():
     assert "negative" in check(lambda done: 1 - 2 * done)
     assert "last step" in check(lambda done: 1 - done) and "rises" in check(lambda done: min(2 * done, 1))
     assert "a float" in check(0.5) and "every branch" in check(lambda done: 1 - 2 * done if done < 0.5 else None)
-    assert "ZeroDivisionError" in check(lambda done: 1 / 0) and "asked for are" in check(lambda done: 1.0)
+    assert "my_schedule(0.0) raises ZeroDivisionError" in check(lambda done: 1 / done) and "asked for are" in check(lambda done: 1.0)
+    assert "my_schedule(0.5) raises IndexError" in check(lambda done: [1][done >= 0.5])
 
 
 def test_two_objectives():
@@ -507,7 +541,8 @@ def test_a_loss_of_ones_own():
     loss = torch.nn.functional.binary_cross_entropy_with_logits
     check = exercises.horizon_loss
     assert check(lambda r, rows: loss(r, sky(rows, r))).startswith("Right")
-    assert check(lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean()).startswith("Right"), "another way"
+    edges = lambda r: (r[..., :4] + r[..., -4:]).sigmoid().mean((1, 3)).sum(-1) * 128 / r.shape[-2]
+    assert check(lambda r, rows: (edges(r) - rows).square().mean()).startswith("Right"), "another way"
     assert check(lambda r, rows: (r.sigmoid() - sky(rows, r)).square().mean()).startswith("Right")
     assert check(lambda r, rows: loss(r.mean((1, 3)), sky(rows, r)[:, 0, :, 0])).startswith("Right"), "columns first averaged"
     part = lambda r, rows, there: (loss(r, sky(rows, r), reduction="none") * there).sum() / there.sum()
@@ -516,6 +551,7 @@ def test_a_loss_of_ones_own():
                          "16 pixels": lambda r, rows: 0 * r.sum() + 1,
                          "16 pixels too low": lambda r, rows: part(r, rows, sky(rows, r)), "stands upright": lambda r, rows: loss(r, sky(rows, r).mT),
                          "16 pixels too high": lambda r, rows: part(r, rows, 1 - sky(rows, r)),
+                         "how much sky there is, not where": lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean(),
                          "which picture has which": lambda r, rows: loss(r.mean(0, keepdim=True), sky(rows.mean()[None], r[:1])),
                          "no gradient": lambda r, rows: ((r > 0).float() - sky(rows, r)).square().mean(),
                          "stopped with": lambda r, rows: loss(r, rows)}.items():
@@ -643,6 +679,8 @@ def test_fastest_that_fits():
         lambda needed, card: fits(needed, card)[0])
     assert "nothing fits" in check(lambda needed, card: "least") and "it says 3" in check(lambda needed, card: 3 if card > 1 else "no")
     assert "a function is asked for" in check("least") and "Not done" in check(None)
+    assert "a name is asked for, as 'lean' is" in check(lambda needed, card: numpy.array(fits(needed, card)) if fits(needed, card) else "no")
+    assert check(lambda needed, card: numpy.array((fits(needed, card) or ["no"])[0])).startswith("Right")
 
 
 # ---------------------------------------------------------------------------------------------- A4  evidence
@@ -676,6 +714,8 @@ def test_labels_to_match():
         return labels[last] + (goal - values[last]) / (values[last + 1] - values[last]) * (labels[last + 1] - labels[last])
     assert check(crossing).startswith("Right: ") and "over their logarithm" in check(linear)
     assert "reached between two" in check(lambda labels, values, goal: next((n for n, value in zip(labels, values) if value >= goal), float("inf")))
+    for form in (torch.tensor, numpy.float32, numpy.array, lambda value: torch.tensor([value])):
+        assert check(lambda *told: form(crossing(*told))).startswith("Right: "), "infinity in each form"
     assert "no number" in check(lambda *told: None) and "raises ZeroDivisionError" in check(lambda *told: 1 / 0)
     assert "float('inf')" in check(lambda labels, values, goal: min(crossing(labels, values, goal), 1e9))
     assert "return 0" in check(lambda labels, values, goal: crossing(labels, values, goal) or labels[0])
@@ -702,7 +742,7 @@ def test_raised_right_hand():
 
 def test_unchanged_pictures():
     check = lambda answer: exercises.unchanged_pictures(answer, {"a": "1" * 16, "b": "2" * 16, "c": "1" * 16}, "1" * 16)
-    assert check(["a", "c"]).startswith("Right: ") and check({"c", "a"}).startswith("Right: ")
+    assert all(check(answer).startswith("Right: ") for answer in (["a", "c"], {"c", "a"}, numpy.array(["a", "c"])))
     assert "'b' does change" in check(["a", "b", "c"]) and "one more" in check(["a"]) and "one more" in check([])
     assert "not a name" in check("d") and "no list" in check(3)
 
@@ -746,7 +786,7 @@ def contexts():
         "distance_of_looks": (features, 1 - torch.cosine_similarity(*pooled, dim=1).mean()), "agreement_of_looks": ((seen, looks), 0.5),
         "fading_schedule": ((), lambda done: max(1 - 2 * done, 0)), "two_objectives": ((1, 2, pose[None], unet), [first, second]),
         "horizon_samples": ((), horizon_samples),
-        "horizon_loss": ((), lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean()), "sky_mask": ((), sky),
+        "horizon_loss": ((), lambda r, rows: (r * (torch.arange(2, 128, 4) - rows[:, None])[:, None, :, None]).mean()), "sky_mask": ((), sky),
         "feature_memory": ((shapes, 4, 4), 384 * 16 / 1e6), "head_config": ((unet, 384, 1), HeadConfig.for_model(unet, width=384, out_channels=1)),
         "door_costs": ((50, 25), (125, 100)), "share_of_largest": ((), lambda t, c: (lambda e: e[:c].sum() / e.sum())(t.square().mean(0).sort(descending=True).values)),
         "repeatable_draws": ((), lambda seed, step: torch.Generator().manual_seed(seed * 1_000_003 + step)),

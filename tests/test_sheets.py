@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.text
+import nbformat
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from rg_minimal import load_pipeline
 from rg_minimal.classroom import sheets
 from rg_minimal.evidence import contest, report, seeds
+from rg_minimal.evidence.__main__ import commands
 from rg_minimal.puppets import measure
 from rg_minimal.puppets.front import read_front, summarize
 from rg_minimal.puppets.judge import load_judge
@@ -111,8 +113,14 @@ def test_the_evidence_is_drawn_from_what_was_measured(tmp_path, monkeypatch, cap
 
 def test_the_pictures_of_the_contest_are_its_first_ones_with_tuned_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match="head-pose-10-0 holds no finished training; train it with"):
+    with pytest.raises(ValueError, match="head-pose-10-0 holds no finished training; train it with python -m rg_minimal.evidence train") as refused:
         sheets.draw_contest(runs=str(tmp_path))
+    told = commands().parse_args(str(refused.value).split("rg_minimal.evidence ")[1].split())
+    assert (told.tasks, told.kinds, told.labels, told.seeds, told.runs) == (["pose"], ["head"], [10], [0], str(tmp_path))
+    words = "\n".join(cell.source for cell in nbformat.read(ROOT / "notebooks" / "A4_evidence.ipynb", as_version=4).cells)
+    assert "`python -m rg_minimal.classroom.sheets contest -o contest.png`" in words
+    told = commands().parse_args(re.search(r"`python -m rg_minimal.evidence (train pose --kinds [^`]*)`", words)[1].split())
+    assert set(told.kinds) == {"head", *sheets.baselines.KINDS} and (told.labels, told.seeds) == ([10], [0]), "all that the sheet needs"
     asked = []
     monkeypatch.setattr(sheets.contest, "load_parts", lambda name, *rest: asked.append((name, *rest[:3])) or name)
     monkeypatch.setattr(sheets.contest, "CONTESTANTS", {name: replace(each, make=lambda pipe, cases, trained, strength, **settings: asked.append(

@@ -17,6 +17,7 @@ from rg_minimal.classroom import course, needs as running
 from rg_minimal.puppets import JOINTS
 from rg_minimal.puppets.heads import pose_objective
 from rg_minimal.puppets.judge import load_judge, pck
+from test_classroom import names_made, names_used
 from test_house import MAKEFILE, PROJECT, heading_anchors, is_dead, links
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,12 @@ def test_a_term_that_a_notebook_uses_is_explained(name):
     known = {term.lower().rstrip("s") for term in TERMS} | {each.rstrip("s") for each in EMPHASIS} | {"pck@a"}
     lost = {each for each in bold if each.lower().rstrip("s") not in known}
     assert not short | lost, f"explain in notebooks/GLOSSARY.md, or add to NAMES or EMPHASIS here: {sorted(short | lost)}"
+
+
+def test_branches_and_the_negative_prompt_are_explained_before_they_are_spoken_of():
+    """Where cost is counted they are taken for known."""
+    first = {word: next(name for name in COURSE if word in prose_of(name)) for word in ("branch", "negative prompt")}
+    assert set(first.values()) == {"01_diffusion"} and {"branch", "negative prompt"} <= set(TERMS)
 
 
 def test_what_the_glossary_explains_is_used_and_stands_in_order():
@@ -163,6 +170,39 @@ def test_poses_that_no_puppet_can_take_end_as_the_teacher_is_told():
         pipe, given["prompt"], [pose_objective(head, target, stop=given["stop"])], num_inference_steps=given["steps"], latents=noises,
         step_size=given["step_size"])[0]).joints, target.expand(2, -1, -1), 0.1)
     assert in_place(arm).min() > 12 / 14 and in_place(legs).max() < 10.5 / 14
+
+
+def numbers(text):
+    """Of "1, 2 and 4 to 6": these five."""
+    spans = re.findall(r"(\d+)(?: to (\d+))?", text)
+    return {number for a, b in spans for number in range(int(a), int(b or a) + 1)}
+
+
+def parts_of_plans():
+    """(notebook, its sections, its exercises) of each part of the plans that names sections and does not have all cells run."""
+    lines = [line for plan in re.findall(r"^## Plan for .*?(?=^## )", TEACHING, re.M | re.S) for line in plan.splitlines()]
+    lines += [f"]({name}.ipynb){part}" for name in COURSE for part in re.findall(rf"^### {NUMBER[name]} · .*\n\n(\*\*In one lesson\.\*\* .*)", TEACHING, re.M)]
+    for name, text in [found for line in lines for found in re.findall(r"\]\((\w+)\.ipynb\)(.*?)(?=\]\(\w+\.ipynb\)|$)", line)]:
+        until = re.findall(r"to the end of section (\d)", text)
+        named = [numbers(found) for found in re.findall(r"[Ss]ections? (\d(?:(?:, | and | to )\d)*)", text)] + [set(range(1, int(end))) for end in until]
+        if named and "all cells" not in text:
+            yield name, set().union(*named), numbers(" ".join(re.findall(r"[Ee]xercise (?:A?\d+\.)?(\d)", text)))
+
+
+def test_sections_that_a_plan_names_run_without_those_that_it_leaves_out():
+    """Cells before the first section always run; names are followed through those of the sections and exercises named."""
+    parts = list(parts_of_plans())
+    assert ("05_guided_sampling", {1, 2, 3}, {2}) in parts and ("07_drag", {1, 2, 3, 4}, set()) in parts
+    for name, sections, exercises in parts:
+        made, runs, lost = {"display"}, True, set()
+        for cell in course.read(COURSE[name]).cells:
+            if cell.cell_type == "markdown":
+                for section, exercise in re.findall(r"^(?:## (\d+) · |### A?\d+\.(\d+) · |## (?=What it costs|Exercises))", cell.source, re.M):
+                    runs = section and int(section) in sections or exercise and int(exercise) in exercises
+            elif runs:
+                made |= names_made([cell])
+                lost |= names_used(cell.source) - made
+        assert not lost, f"{name}: sections {sections} need {lost}, so let all cells be run"
 
 
 def test_no_blank_is_left_in_the_teachers_page():

@@ -199,6 +199,11 @@ def test_anybodys_answers_are_scored(tmp_path, capsys):
             main(["score", str(mine), "--pictures", "2", "--table", table])
         assert says in capsys.readouterr().err, name
         (mine / "001.png").write_bytes(before)
+    for name, says in (("001.png", "make it, or score fewer with --pictures 1\n"), ("000.png", "is asked for; make it\n")):
+        (mine / name).unlink()
+        with pytest.raises(SystemExit):
+            main(["score", str(mine), "--pictures", "2", "--table", table])
+        assert capsys.readouterr().err.endswith(says), "no fewer than none"
 
 
 @pytest.mark.parametrize("call, says", [

@@ -120,6 +120,28 @@ def at_home(source: str) -> str:
     return source if len(kept) == len(statements) else LEFT_OUT + ast.unparse(ast.Module(kept, []))
 
 
+def with_checks(source: str, own: dict[str, str]) -> str:
+    """A cell with the course's checks in the place of its own calls of them; what else stands in it, such as an answer, stays.
+
+    What stays may print what it likes: before each check a line `# CHECK` is printed, where `verdict` begins to read.
+    """
+    head, _, body = source.lstrip().partition("\n")
+    try:
+        statements = ast.parse(TransformerManager().transform_cell(body if head.startswith("%%") else source)).body
+    except (SyntaxError, ValueError):
+        statements = []
+    known = {ast.unparse(each) for text in own.values() for each in ast.parse(text).body}
+    own = {check: f'print("\\n# {check}")\n{text}' for check, text in own.items()}
+    texts = [ast.unparse(each) for each in statements]
+    last = {check: place for place, text in enumerate(texts) for check in course.called(text) if check in own}
+    lines = []
+    for place, (each, text) in enumerate(zip(statements, texts)):
+        if text not in known and not (isinstance(each, ast.Expr) and own.keys() & course.called(text)):
+            lines.append(text)
+        lines += [own[check] for check in own if last.get(check) == place]
+    return "\n".join([*lines, *(own[check] for check in own if check not in last)])
+
+
 def prepared(notebook, own: dict[str, str]) -> dict[str, int]:
     """Put the course's checks in place, leave out what is for another machine, and let cells after a failed one run.
 
@@ -133,7 +155,8 @@ def prepared(notebook, own: dict[str, str]) -> dict[str, int]:
             places |= {check: place for check in course.called(cell.source) if check in own}
             cell.source = at_home(cell.source)
     for place in set(places.values()):
-        notebook.cells[place].source = "\n".join(source for check, source in own.items() if places.get(check) == place)
+        here = {check: source for check, source in own.items() if places.get(check) == place}
+        notebook.cells[place].source = with_checks(notebook.cells[place].source, here)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(FIRST, metadata={"tags": ["raises-exception"]}))
     notebook.metadata = nbformat.from_dict({"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
                                             "language_info": {"name": "python"}})
@@ -179,12 +202,13 @@ def first_error(notebook) -> str:
     return ""
 
 
-def verdict(cell, number: int = 0) -> tuple[str, str]:
-    """right, not yet or not done, and the sentence, from what a cell with checks printed; one that failed to run is not yet."""
+def verdict(cell, check: str) -> tuple[str, str]:
+    """right, not yet or not done, and the sentence, from what a check printed in its cell; one that failed to run is not yet."""
     printed = "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
-    said = [(name, line) for line in printed.splitlines() for start, name in SAYS.items() if line.startswith(start)]
-    if number < len(said):
-        return said[number]
+    for line in printed.partition(f"\n# {check}\n")[2].splitlines():
+        for start, name in SAYS.items():
+            if line.startswith(start):
+                return name, line
     error = next((f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"), "it printed nothing")
     return "not yet", f"the check did not run: {error}"
 
@@ -203,8 +227,7 @@ def check_one(path: Path, row: Row, known: dict, limit: float):
     done, stopped = run(notebook, limit)
     row.seconds, found = round(time.monotonic() - began), {}
     for check in own:
-        before = sum(places.get(other) == places.get(check) for other in found)     # checks of the same cell
-        found[check] = verdict(done.cells[places[check]], before) if check in places else ("missing", "its check is not there")
+        found[check] = verdict(done.cells[places[check]], check) if check in places else ("missing", "its check is not there")
     row.right = sum(name == "right" for name, _ in found.values())
     row.verdicts = ", ".join(name for name, _ in found.values())
     row.said = "\n".join(f"{check}: {words}" for check, (_, words) in found.items())

@@ -103,14 +103,15 @@ def exercises_of(notebook) -> list[Exercise]:
 
 
 def answers(exercise: Exercise, solution) -> tuple[str, str]:
-    """The source of the solution's answer, and what its check printed. ValueError where the solution has no such answer."""
+    """The source of the solution's answer, and the lines that its check has printed, without what the solution says beside
+    them: that is of its own run. ValueError where the solution has no such answer."""
     code = [cell for cell in solution.cells if cell.cell_type == "code"]
     check = next((i for i, cell in enumerate(code) if exercise.check in called(cell.source)), None)
     before = code[:check] if check is not None else []
     for cell in reversed(before):
         if set(exercise.names) <= assigned(cell.source):
             said = "".join(output.get("text", "") for output in code[check].outputs if output.output_type == "stream")
-            return cell.source, said.strip()
+            return cell.source, "\n".join(line for line in said.splitlines() if line.startswith(("Right", "Not ")))
     raise ValueError(f"the solutions do not set {' and '.join(exercise.names)} before exercises.{exercise.check}")
 
 
@@ -128,6 +129,9 @@ def _texts(node):
         yield node.value
     elif isinstance(node, ast.JoinedStr):
         yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+    elif isinstance(node, ast.Assign):                  # a text that has a name is a part of others
+        for value in node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]:
+            yield from () if isinstance(value, ast.Constant | ast.JoinedStr | ast.IfExp) else _texts(value)
     else:
         praise = node.args[3:4] if isinstance(node, ast.Call) and ast.unparse(node.func) == "_compare" else []
         for child in ast.iter_child_nodes(node):

@@ -65,10 +65,18 @@ def _close(answer: Tensor, expected: Tensor, by: float) -> bool:
     return bool((answer - expected).abs().max() <= by)
 
 
+def _plain(answer):
+    """What a tensor, an array or numpy's own number holds as Python has it, where that is one thing; anything else as it is."""
+    try:
+        return answer.item() if hasattr(answer, "item") else answer
+    except (TypeError, ValueError, RuntimeError):
+        return answer
+
+
 def _number(answer) -> float | None:
     """A finite number as a float, be it Python's, numpy's or a tensor with one element; None for anything else."""
     try:
-        plain = answer.item() if hasattr(answer, "item") else answer
+        plain = _plain(answer)
         value = None if isinstance(plain, (bool, str)) else float(plain)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
@@ -455,8 +463,10 @@ def depth_ramp(answer) -> str:
         return "Not yet: your ramp runs across the columns; depth changes from row to row, and rows are the third axis."
     if _close(answer[..., 80:, :], wanted[..., 80:, :].flip(-2), 0.02):
         return "Not yet: your ground is nearest at the horizon; larger is nearer, so it has to rise towards row 127."
-    if answer[..., :80, :].abs().max() > 0.02:
-        return f"Not yet: in the sky (rows 0 to 79) you have values up to {answer[..., :80, :].max():.2f}, and 0 is asked for."
+    sky = answer[..., :80, :].flatten()
+    farthest = sky[sky.abs().argmax()]
+    if farthest.abs() > 0.02:
+        return f"Not yet: in the sky (rows 0 to 79) you have values as far from 0 as {farthest:.2f}, and 0 is asked for."
     return (f"Not yet: row 80 has {answer[0, 0, 80].mean():.2f}, row 104 {answer[0, 0, 104].mean():.2f} and row 127 "
             f"{answer[0, 0, 127].mean():.2f}; asked for are 0.00, {wanted[0, 0, 104, 0]:.2f} and 0.80.")
 
@@ -597,11 +607,12 @@ def fading_schedule(answer) -> str:
         return "Not done yet: put a function from the fraction of the steps done to a factor into my_schedule."
     if not callable(answer):
         return f"Not yet: my_schedule is {_kind(answer)}, and a function of one number is asked for."
-    places = (0.0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.98)
+    places, values = (0.0, 0.1, 0.25, 0.4, 0.5, 0.75, 0.98), []
     try:
-        values = [_number(answer(place)) for place in places]
+        for place in places:
+            values.append(_number(answer(place)))
     except Exception as error:                          # whatever a student's function raises
-        return f"Not yet: my_schedule(0.25) raises {type(error).__name__}: {error}"
+        return f"Not yet: my_schedule({place}) raises {type(error).__name__}: {error}"
     if None in values:
         return f"Not yet: my_schedule({places[values.index(None)]}) returns no number; does every branch return something?"
     near = lambda wanted: all(abs(a - b) <= 1e-3 for a, b in zip(values, wanted))
@@ -613,7 +624,8 @@ def fading_schedule(answer) -> str:
         return "Not yet: yours reaches 0 at the last step; it should be there at half of them."
     if near([min(2 * place, 1) for place in places]):
         return "Not yet: yours rises; it should be 1 at first."
-    return "Not yet: " + ", ".join(f"my_schedule({a}) is {b:.2f}" for a, b in zip(places[::2], values[::2])) + "; asked for are 1, 0.5, 0, 0."
+    said = ", ".join(f"my_schedule({a}) is {b:.2f}" for a, b in zip(places[::2], values[::2]))
+    return f"Not yet: yours is no such line: {said}; asked for are 1, 0.5, 0, 0."
 
 
 def _same_source(one, other) -> bool:
@@ -713,6 +725,9 @@ def horizon_loss(answer) -> str:
     if columns < near - margin:
         return (f"Not yet: sky on the left and ground on the right costs less ({columns:.3g}) than sky above and ground below ({near:.3g}): "
                 "your horizon stands upright. The axes of the readout are (B, 1, rows, columns).")
+    if margin and not columns - near > margin:
+        return (f"Not yet: sky on the left and ground on the right costs {columns:.3g}, no more than sky above and ground below ({near:.3g}): "
+                "your loss sees how much sky there is, not where. Compare row by row.")
     if margin and not swapped - near > margin:
         return "Not yet: it makes no difference which picture has which horizon: compare picture by picture."
     for where, off in (("low", low), ("high", high)):
@@ -986,6 +1001,7 @@ def unchanged_pictures(answer, fingerprints: dict[str, str], original: str) -> s
     """The names of those changes whose picture has the fingerprint `original`."""
     if answer is None:
         return "Not done yet: set my_unchanged to a list of names from `changes`."
+    answer = answer.tolist() if hasattr(answer, "tolist") and not isinstance(answer, type) else answer
     names = [answer] if isinstance(answer, str) else answer
     if not isinstance(names, (list, tuple, set)) or not all(isinstance(name, str) for name in names):
         return "Not yet: my_unchanged is no list of names from `changes`."
@@ -1038,15 +1054,17 @@ def fastest_that_fits(answer, needed: dict[str, float]) -> str:
     for card in cards:
         right = next((name for name, each in needed.items() if each <= card), "no")
         try:
-            said = answer(dict(needed), card)
+            said = _plain(answer(dict(needed), card))
         except Exception as error:
             return f"Not yet: with a card of {card:g} GB it raises {type(error).__name__}: {error}"
-        if said == right:
+        if isinstance(said, str) and said == right:
             continue
         if said is None:
             return f"Not yet: with a card of {card:g} GB it returns nothing; is there a `return` on every way, and \"no\" where none fits?"
         if right == "no":
             return f"Not yet: on a card of {card:g} GB nothing fits, and it says {said!r}."
+        if not isinstance(said, str):
+            return f"Not yet: on a card of {card:g} GB it says {said!r}; a name is asked for, as {right!r} is."
         if said == "no":
             return f"Not yet: on a card of {card:g} GB {right!r} fits, and it says 'no'; what needs exactly {card:g} GB fits."
         if said in names and names.index(said) > names.index(right):
@@ -1098,8 +1116,8 @@ def labels_to_match(answer) -> str:
     for labels, values, goal in cases:
         right, told = crossing(labels, values, goal), f"with {labels} labels, values {values} and the goal {goal:g}"
         try:
-            given = answer(list(labels), list(values), goal)
-            said = float("inf") if isinstance(given, float) and given == float("inf") else _number(given)
+            given = _plain(answer(list(labels), list(values), goal))
+            said = given if isinstance(given, float) and given == float("inf") else _number(given)
         except Exception as error:
             return f"Not yet: {told} it raises {type(error).__name__}: {error}"
         if said is None:

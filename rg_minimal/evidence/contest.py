@@ -188,8 +188,10 @@ def lacking(name: str, task: str, labels: int, seed: int, runs=RUNS) -> dict[str
 
 def require(name: str, task: str, labels: int, seed: int, runs=RUNS) -> None:
     """ValueError, before anything slow, where a contestant was not trained."""
-    for folder in lacking(name, task, labels, seed, runs).values():
-        raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence train")
+    for part, folder in lacking(name, task, labels, seed, runs).items():
+        raise ValueError(f"{folder} holds no finished training; train it with python -m rg_minimal.evidence "
+                         f"{f'ablate {task} --ablations' if ':' in part else f'train {task} --kinds'} {part} --labels {labels} --seeds {seed}"
+                         f"{'' if str(runs) == RUNS else f' --runs {runs}'}")
 
 
 def network_of(name: str, task: str, labels: int, seed: int, runs=RUNS) -> str:

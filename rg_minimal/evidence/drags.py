@@ -243,8 +243,8 @@ def read_answers(folder: SomeName, count: Count = 64) -> Tensor:
     for number in range(count):
         path = folder / picture_name(number)
         if not path.is_file():
-            raise ValueError(f"{path} is missing: the answer to each of {count} cases is asked for; make it, or score fewer "
-                             f"with --pictures {max(number, 1)}")
+            fewer = f", or score fewer with --pictures {number}" if number else ""
+            raise ValueError(f"{path} is missing: the answer to each of {count} cases is asked for; make it{fewer}")
         picture = as_pictures(path, str(path))
         if tuple(picture.shape[-2:]) != (world.SIZE, world.SIZE):
             raise ValueError(f"{path} has {picture.shape[-2]} x {picture.shape[-1]} pixels: answers are as large as the "
