@@ -64,7 +64,8 @@ def test_changed_checks_are_put_back_and_lost_ones_are_missed():
 
 
 @pytest.mark.parametrize("source, kept", [
-    (f"my_schedule = 3  # mine\n{CHECKS[0]}", f"my_schedule = 3\n{MARKED[0]}"), (f"a = 1; {CHECKS[0].splitlines()[1]}; b = 2", f"a = 1\n{MARKED[0]}\nb = 2"),
+    (f"my_schedule = 3  # mine\n{CHECKS[0]}", f"my_schedule = 3\n{MARKED[0]}"),
+    (f"a = 1; {CHECKS[0].splitlines()[1]}; b = 2", f"a = 1\n{MARKED[0]}\nb = 2"),
     (f"{CHECKS[0]}\na = 1\n{CHECKS[0]}", f"a = 1\n{MARKED[0]}"), (f"%%time\na = 1\n{CHECKS[0]}", f"a = 1\n{MARKED[0]}"),
     ("said = exercises.fading_schedule(3)\nprint(said)", f"said = exercises.fading_schedule(3)\n{MARKED[0]}\nprint(said)"),
     ("# exercises.fading_schedule(3)\na = 1", f"a = 1\n{MARKED[0]}"), ("not ( exercises.fading_schedule(", MARKED[0]),

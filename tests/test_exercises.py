@@ -411,7 +411,8 @@ def test_mistakes_show_in_the_points_of_exercise_7_1():
     check = lambda near: exercises.share_of_matches(near.float().mean(), found, truth, side)
     off = found - truth
     assert check(off.norm(dim=-1) <= 0.1 * side).startswith("Right") and "one by one" in check(off.abs() <= 0.1 * side)
-    wrong = {"x and y, each near": (off.abs() <= 0.1 * side).all(-1), "10 pixels": off.norm(dim=-1) < 10, "|x| + |y|": off.abs().sum(-1) <= 0.1 * side,
+    wrong = {"x and y, each near": (off.abs() <= 0.1 * side).all(-1), "10 pixels": off.norm(dim=-1) < 10,
+             "|x| + |y|": off.abs().sum(-1) <= 0.1 * side,
              "the first puppet's side": off.norm(dim=-1) <= 0.1 * 86.25, "a tenth of a pixel": off.norm(dim=-1) <= 0.1, "all": off[:, 0] < 99,
              "the smaller side": off.norm(dim=-1) <= 0.1 * (truth.amax(0) - truth.amin(0)).amin(), "the others": off.norm(dim=-1) > 0.1 * side}
     assert all(check(near).startswith("Not yet") for near in wrong.values()), {name: check(near) for name, near in wrong.items()}
@@ -468,7 +469,8 @@ def test_mistakes_show_in_the_looks_of_exercise_8_2():
     hits = [[each[name] == wanted[name] for name in wanted] for each in seen]
     total = sum(map(sum, hits))
     assert check(total / (len(seen) * len(wanted))).startswith("Right")
-    wrong = {"everything agrees": sum(map(all, hits)) / len(seen), "first picture alone": sum(hits[0]) / len(wanted), "divide by 4": total / len(seen),
+    wrong = {"everything agrees": sum(map(all, hits)) / len(seen), "first picture alone": sum(hits[0]) / len(wanted),
+             "divide by 4": total / len(seen),
              "attributes of a picture": total / (len(seen) * len(seen[0])), "you have 1.000": 1, "you have 0.5": sum(hits[-1]) / len(wanted),
              "looks differ from wanted": 1 - total / (len(seen) * len(wanted)), "you have 0.000": sum(map(all, zip(*hits))) / len(wanted)}
     assert all(said in check(answer) for said, answer in wrong.items()), {said: check(answer) for said, answer in wrong.items()}

@@ -181,10 +181,12 @@ def numbers(text):
 def parts_of_plans():
     """(notebook, its sections, its exercises) of each part of the plans that names sections and does not have all cells run."""
     lines = [line for plan in re.findall(r"^## Plan for .*?(?=^## )", TEACHING, re.M | re.S) for line in plan.splitlines()]
-    lines += [f"]({name}.ipynb){part}" for name in COURSE for part in re.findall(rf"^### {NUMBER[name]} · .*\n\n(\*\*In one lesson\.\*\* .*)", TEACHING, re.M)]
+    for name in COURSE:
+        lines += [f"]({name}.ipynb){part}" for part in re.findall(rf"^### {NUMBER[name]} · .*\n\n(\*\*In one lesson\.\*\* .*)", TEACHING, re.M)]
     for name, text in [found for line in lines for found in re.findall(r"\]\((\w+)\.ipynb\)(.*?)(?=\]\(\w+\.ipynb\)|$)", line)]:
         until = re.findall(r"to the end of section (\d)", text)
-        named = [numbers(found) for found in re.findall(r"[Ss]ections? (\d(?:(?:, | and | to )\d)*)", text)] + [set(range(1, int(end))) for end in until]
+        named = [numbers(found) for found in re.findall(r"[Ss]ections? (\d(?:(?:, | and | to )\d)*)", text)]
+        named += [set(range(1, int(end) + 1)) for end in until]
         if named and "all cells" not in text:
             yield name, set().union(*named), numbers(" ".join(re.findall(r"[Ee]xercise (?:A?\d+\.)?(\d)", text)))
 
