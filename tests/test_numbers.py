@@ -80,6 +80,9 @@ READ = {"README.md": [
     "drag, {drag#cases} generated pictures (wrists, ankles, whole puppets, balls), {drag#steps} steps: where the handle ended, from its "
     "target | **{drag#distance:.1f} px**, before {drag#initial_distance:.1f} px |",
     "time | {drag#whole:.0%} %; {drag#attribute_accuracy:.3f}; {drag#fidelity:.3f}; {times#drag/seconds} s a picture on two threads |",
+    "the same, {drag-paces#full, held/cases} of them, in pictures of {drag-paces#full, held/steps} steps with the longer moves of the studio and of notebook "
+    "7: the target; whole; time | **{drag-paces#full, held/distance:.1f} px**; {drag-paces#full, held/whole:.0%} %; {drag-paces#full, held/seconds:.1f} s on two "
+    "threads; at the pace `DRAG_FULL` {drag-paces#drag full/distance:.1f} px; {drag-paces#drag full/whole:.0%} %; {drag-paces#drag full/seconds:.1f} s |",
     "drag, {drag-inverted#cases} rendered and inverted pictures (wrists, ankles, whole puppets, props) | **{drag-inverted#distance:.1f} px**, "
     "before {drag-inverted#initial_distance:.1f} px; {drag-inverted#whole:.0%} %; {drag-inverted#attribute_accuracy:.3f}; "
     "{drag-inverted#fidelity:.3f} |",
@@ -114,7 +117,11 @@ READ = {"README.md": [
     "{front#drag/25 steps, step_size=0.1/whole:.0%} % whole, for {front#drag/25 steps, step_size=0.1/cost:.2f}",
     "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
-    "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s",
+    "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s, 95 % after {live#drag/first frame/95 %:.2f} s",
+    "half of all movements wait {live#pose/target/median:.1f} s for a whole draft or that picture, of an arrow {live#drag/target/median:.1f} s",
+    "the same {pose-paces#draft/pictures} poses at the pace `DRAFT`: PCK@0.05; attributes right; all joints found; and at `FULL` | "
+    "**{pose-paces#draft/guided/pck@0.05:.3f}**; {pose-paces#draft/guided/attribute_accuracy:.3f}; {pose-paces#draft/guided/all_joints_found:.0%} %; "
+    "{pose-paces#full/guided/pck@0.05:.3f}; {pose-paces#full/guided/attribute_accuracy:.3f}; {pose-paces#full/guided/all_joints_found:.0%} % |",
     "Without guidance {code#full} steps, the default, show as many whole puppets as {pairs#25/steps} do: in {pairs#25/pairs} pairs of the same caption",
     "caption and noise {pairs#25/whole:.1f} points more, with 95 % from {pairs#25/fewer:.1f} fewer to {pairs#25/whole_high:.1f} more",
     "Against {code#whole} steps as they are, new noise at each of them (`WHOLE`) shows {pairs#whole/whole:.1f} points more, with 95 % from "
@@ -168,6 +175,7 @@ READ = {"README.md": [
 ], "notebooks/A3_cost.ipynb": [
     "In time `FULL` is {cost#process_time_ratio/full:.2f} of an unguided picture of {cost#steps} steps, not {front#pose/full/cost:.2f}.",
 ], "notebooks/TEACHING.md": [
+    "All of them take {notebooks#seconds:.0f} s one after the other, and {notebooks#side_by_side/seconds:.0f} s two at a time with a thread each",
     *(f"]({name}.ipynb) | … | … | {{notebooks#notebooks/{name}/seconds:.0f}} s |" for name in sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))),
     "A kernel that runs notebook 0 holds {notebooks#notebooks/00_start_here/peak_mb} MB at most, notebook 5 "
     "{notebooks#notebooks/05_guided_sampling/peak_mb} MB, notebook 7 {notebooks#notebooks/07_drag/peak_mb} MB, notebook 10 "

@@ -216,6 +216,7 @@ def test_no_blank_is_left_in_the_teachers_page():
 def test_every_notebook_was_measured_whole_on_two_cores_in_a_minute_at_most():
     seconds = {name: each["seconds"] for name, each in MEASURED["notebooks"].items()}
     assert list(seconds) == list(COURSE) and MEASURED["cores"] == 2 and MEASURED["threads"] == "all"
+    assert MEASURED["side_by_side"]["at_a_time"] == 2 and MEASURED["side_by_side"]["seconds"] < MEASURED["seconds"]
     assert max(seconds.values()) <= 60 and MEASURED["seconds"] == pytest.approx(sum(seconds.values()), abs=0.1)
 
 
