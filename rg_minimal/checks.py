@@ -211,7 +211,7 @@ def as_area(value) -> Tensor:
     """A mask (B, 1, H, W), which is the same in all channels."""
     value = as_mask(value)
     if value.shape[1] != 1:
-        raise ValueError(f"pass a mask of one channel, (B or 1, 1, h, w), not of {value.shape[1]}")
+        raise ValueError(f"pass a mask of one channel, (B, 1, h, w), not of {value.shape[1]}")
     return value
 
 

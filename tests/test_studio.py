@@ -302,7 +302,8 @@ def test_a_reference_picture_of_ones_own(kit):
 
 @pytest.fixture
 def desk(kit):
-    with Studio(kit, using("pose")) as shown:
+    """Of a studio that knows no picture yet."""
+    with Studio(replace(kit, known={}, grounds={}), using("pose")) as shown:
         yield shown.desk
 
 
@@ -1233,7 +1234,7 @@ def test_arrows_that_come_back_lie_on_their_picture(kit):
 
 
 def test_an_upload_and_a_file_that_cannot_be_say_so(kit, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="^the uploaded file, of 7 bytes, is no picture that can be read: upload a PNG or JPEG file$"):
+    with pytest.raises(ValueError, match="^the upload is 7 bytes, which is no picture that can be read: upload a PNG or JPEG file$"):
         embed(b"garbage")
     with pytest.raises(ValueError, match="path is ''"):
         read_yaml("")

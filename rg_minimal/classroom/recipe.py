@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import math
 import shlex
 from dataclasses import asdict, dataclass, field, replace
@@ -284,8 +285,9 @@ def embed(content: bytes) -> str:
     """The bytes of a picture file as a text that the state can hold: 128 x 128, PNG. ValueError where they are none."""
     try:
         png = png_bytes(as_array(_square(io.BytesIO(content), "the upload", f"{len(content)} bytes")))
-    except ValueError:
-        raise ValueError(f"the uploaded file, of {len(content)} bytes, is no picture that can be read: upload a PNG or JPEG file") from None
+    except ValueError as error:             # of a file that has no name here, and no path
+        told = re.sub(r" \(cannot identify image file .*?\)", "", str(error)).replace("give the path of a PNG", "upload a PNG")
+        raise ValueError(told) from None
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

@@ -228,7 +228,7 @@ FILES = {
 CASES += [Case("read_reference", name, functools.partial(lambda make: read_reference(make()), make), ("appearance.picture", word))
           for name, (make, word) in FILES.items()]
 CASES += [Case("embed", name, functools.partial(embed, content), ("upload", word)) for name, content, word in (
-    ("text", b"text", "give the path"), ("nothing", b"", "give the path"), ("half a file", png_header(32, 32), "save it anew"),
+    ("text", b"text", "upload a PNG"), ("nothing", b"", "upload a PNG"), ("half a file", png_header(32, 32), "save it anew"),
     ("a billion pixels", png_header(40_000, 25_000), "smaller"))]
 CASES += [Case(door, name, functools.partial(call, written(image, suffix)), right=functools.partial(
               lambda expected, found: ((found if torch.is_tensor(found) else read_reference(found)) - expected).abs().max() < 0.01, expected))
