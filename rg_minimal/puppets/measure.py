@@ -143,10 +143,16 @@ def measure_pose(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, step
 @declared
 def measure_pose_paces(pipe, judge: Judge, head: ReadoutHead, count: Count = 100, seed: Seed = POSE_SEED) -> Progress:
     """`measure_pose` at the paces that have names, `draft` and `full`, and with 50 steps: the same poses, captions and first noise."""
-    ways, found = {"draft": DRAFT, "full": FULL, "50 steps": {"num_inference_steps": 50}}, {}
-    for name, way in ways.items():
-        settings = dict(way)
-        found[name] = yield from measure_pose(pipe, judge, head, count, settings.pop("num_inference_steps"), seed=seed, **settings)
+    return _at_paces({"draft": DRAFT, "full": FULL, "50 steps": {"num_inference_steps": 50}},
+                     lambda **pace: measure_pose(pipe, judge, head, count, seed=seed, **pace))
+
+
+def _at_paces(paces: dict[str, dict], measure) -> Progress:
+    """A measurement at each of these paces, by their names; `measure` takes `steps` and the rest of a pace."""
+    found = {}
+    for name, pace in paces.items():
+        rest = {key: value for key, value in pace.items() if key != "num_inference_steps"}
+        found[name] = yield from measure(steps=pace["num_inference_steps"], **rest)
     return found
 
 
@@ -243,11 +249,8 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
 def measure_drag_paces(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead, count: Drags = 100, seed: Seed = DRAG_SEED) -> Progress:
     """`measure_drag` at the two paces for drags that are kept: `DRAG_FULL`, and in a picture of as many steps as `FULL` has with the
     moves of `editing.HELD`. Seconds are of a clock, with as many threads as torch has."""
-    ways, found = {"drag full": DRAG_FULL, "full, held": FULL | HELD}, {}
-    for name, way in ways.items():
-        settings = dict(way)
-        found[name] = yield from measure_drag(pipe, judge, head, anatomy, count=count, steps=settings.pop("num_inference_steps"), seed=seed, **settings)
-    return found
+    return _at_paces({"drag full": DRAG_FULL, "full, held": FULL | HELD},
+                     lambda **pace: measure_drag(pipe, judge, head, anatomy, count=count, seed=seed, **pace))
 
 
 @dataclass
