@@ -200,10 +200,13 @@ def test_the_figure_has_every_point_and_the_names_of_those_that_count():
 
 def test_the_figure_of_several_tasks_has_a_panel_for_each():
     rows = {task: F.summarize([row(task, point, 1, i, 0.5 + i / 4) for point in ("full", "15 steps") for i in range(2)]) for task in ("depth", "edges")}
-    figure = plots.fronts({"RMSE": (rows["depth"], None), "edges missed": (rows["edges"], 1.0), "again": (rows["depth"], None)}, named=("full",))
+    dear = rows["depth"] + F.summarize([row("depth", "dear", 1, 0, 0.9) | {"passes": 1000.0}])
+    figure = plots.fronts({"RMSE": (rows["depth"], None), "edges missed": (rows["edges"], 1.0), "again": (dear, None)}, named=("full",))
     depth, edges, again, empty = figure.axes
     assert [axes.get_ylabel() for axes in (depth, edges, again)] == ["RMSE", "edges missed", "again"] and not empty.axison
     assert {text.xy[1] for text in depth.texts} == {(0.5 + 0.75) / 2} and {text.xy[1] for text in edges.texts} == {1 - (0.5 + 0.75) / 2}
     assert depth.get_ylim()[0] == 0 and {text.get_text() for text in depth.texts} == {"full", "15 steps"}
+    assert len(again.containers) == 3 and {text.get_text() for text in again.texts} == {"full", "15 steps"}, "not on the front: drawn without a name"
+    assert "dear" in {text.get_text() for text in plots.fronts({"RMSE": (dear, None)}, told=("dear",)).axes[0].texts}
     with pytest.raises(ValueError, match="no points"):
         plots.fronts({"RMSE": ([], None)})

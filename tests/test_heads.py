@@ -694,7 +694,7 @@ def test_poses_and_drags_are_measured_at_the_paces_that_are_named(tiny_pipe, mon
         return settings
     monkeypatch.setattr(M, "measure_drag", dragged)
     found = M.finish(M.measurement("drag-paces", tiny_pipe, load_judge(), "data/heads", count=4))
-    told = [{"steps": paces.DRAG_FULL["num_inference_steps"], "inner_steps": paces.DRAG_FULL["inner_steps"]},
+    told = [{("steps" if name == "num_inference_steps" else name): value for name, value in paces.DRAG_FULL.items()},
             {"steps": paces.FULL["num_inference_steps"], **HELD}]
     assert [{**each, "count": 4, "seed": M.DRAG_SEED} for each in told] == list(found.values())
 

@@ -513,15 +513,15 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
 
 
 @declared
-def fronts(tasks: dict, named: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 6.4)) -> Figure:
+def fronts(tasks: dict, named: Texts = (), told: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 6.8)) -> Figure:
     """Control error against cost of several tasks, a panel each, as in `front`: {name of the error: (summaries of points, the best
-    value of "control" where larger is better, or None)}. Every point has its name; axes of cost are logarithmic, errors start at nothing."""
+    value of "control" where larger is better, or None)}. Axes of cost are logarithmic, errors start at nothing."""
     if not tasks or not all(rows for rows, _ in tasks.values()):
         raise ValueError("there are no points to show: pass at least one summary of each task")
     figure, names, bars = Figure(figsize=inches, layout="constrained"), [], []
     panels = figure.subplots(math.ceil(len(tasks) / 2), 2, squeeze=False).flat
     for (error, (rows, most)), axes in zip(tasks.items(), panels):              # in this order, or `zip` takes one panel more
-        for found, more in zip((names, bars), _near(axes, rows, error, most, named, base, {row["point"] for row in rows})):
+        for found, more in zip((names, bars), _near(axes, rows, error, most, named, base, {*named, *told, *_best(rows, most)})):
             found += more
         axes.set_ylim(0, None)
         axes.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)", fontsize=8)

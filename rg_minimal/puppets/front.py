@@ -12,7 +12,7 @@ import argparse
 import itertools
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,16 +47,21 @@ HEADS = {"pose": ["pose"], "depth": ["depth"], "edges": ["edges"], "identity": [
 
 @dataclass(frozen=True)
 class Point:
-    """A name for the figure, settings of `guided_sample` and of the objective, and a sampler (None is DDIM)."""
+    """A name for the figure, settings of `guided_sample` and of what makes the objectives, a sampler (None is DDIM), and a schedule
+    of the objectives over the steps (None is their own)."""
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     sampler: Any = None
+    schedule: Any = None
 
     def scheduler(self, pipe) -> dict:
         if self.sampler is None:
             return {}
         return {"scheduler": self.sampler.from_config(pipe.scheduler.config, timestep_spacing="trailing")}
+
+    def scheduled(self, objectives) -> list:
+        return [each if self.schedule is None else replace(each, schedule=self.schedule) for each in objectives]
 
 
 def every_second(done: float) -> float:
@@ -69,26 +74,39 @@ def _points(*counts, **settings) -> list[Point]:
                   {"num_inference_steps": steps, **settings}) for steps in counts]
 
 
+def _tried(**settings) -> list[Point]:
+    """What is tried of every property that is read off one picture; `settings` are of the samplers without new noise."""
+    quick = {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07, **settings}
+    return [*_points(50, 15, 10, 8, 6), *_points(25, 10, 8, 6, inner_steps=2),
+            Point("10 steps, step_size=0.1", {"num_inference_steps": 10, "step_size": 0.1}),
+            Point("12 steps, on the prediction", {"num_inference_steps": 12, "moves": "prediction", "step_size": 0.4}),
+            Point("8 steps, DPM-Solver++", quick, sampler=DPMSolverMultistepScheduler),
+            Point("8 steps, UniPC", quick, sampler=UniPCMultistepScheduler),
+            Point("25 steps, every second one", {"num_inference_steps": 25}, schedule=every_second),
+            Point("25 steps, until 0.3", {"num_inference_steps": 25}, {"stop": 0.3}),
+            Point("25 steps, until 0.8", {"num_inference_steps": 25}, {"stop": 0.8})]
+
+
 POINTS: dict[str, list[Point]] = {
     "none": [*_points(50, 25, 15, 10, 8, 6), Point("whole", WHOLE), *_points(25, eta=1.0),
              Point("10 steps, trailing DDIM", {"num_inference_steps": 10}, sampler=DDIMScheduler),
              Point("10 steps, DPM-Solver++", {"num_inference_steps": 10}, sampler=DPMSolverMultistepScheduler)],
-    "pose": [
-        Point("draft", DRAFT), Point("full", FULL), Point("whole", WHOLE), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
-        *_points(25, eta=1.0), *_points(50, 15, 10, 8, 6), *_points(25, 10, 8, 6, inner_steps=2),
-        Point("10 steps, step_size=0.1", {"num_inference_steps": 10, "step_size": 0.1}),
-        Point("12 steps, on the prediction", {"num_inference_steps": 12, "moves": "prediction", "step_size": 0.4}),
-        Point("8 steps, DPM-Solver++", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07},
-              sampler=DPMSolverMultistepScheduler),
-        Point("8 steps, UniPC", {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07}, sampler=UniPCMultistepScheduler),
-        Point("25 steps, every second one", {"num_inference_steps": 25}, {"schedule": every_second}),
-        Point("25 steps, until 0.3", {"num_inference_steps": 25}, {"stop": 0.3}),
-        Point("25 steps, until 0.8", {"num_inference_steps": 25}, {"stop": 0.8})],
-    **{task: [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
-              *_points(50, 15)] for task in ("depth", "edges")},
-    "identity": [Point("draft", DRAFT), Point("full", FULL), *_points(50, 15)],
-    "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15), *_points(25, 20, inner_steps=2),
-             Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1})]}
+    "pose": [Point("draft", DRAFT), Point("full", FULL), Point("whole", WHOLE), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
+             *_points(25, eta=1.0), *_tried()],
+    **{task: [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}), *_tried()]
+       for task in ("depth", "edges")},
+    "identity": [Point("draft", DRAFT), Point("full", FULL), *_tried(eta=0.0), *_points(25, eta=0.0)],
+    "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15, 10), *_points(25, 20, 15, 10, inner_steps=2),
+             Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1}),
+             *(Point(f"{steps} steps, on the prediction", {"num_inference_steps": steps, "moves": "prediction", "step_size": step})
+               for steps, step in ((25, 0.8), (20, 0.8), (12, 1.0), (10, 1.0))),
+             Point("25 steps, every second one", {"num_inference_steps": 25, "step_size": 0.2}, schedule=every_second),
+             Point("25 steps, until 0.5", {"num_inference_steps": 25, "step_size": 0.1}, {"stop": 0.5}),
+             Point("25 steps, eta=0.0", {"num_inference_steps": 25, "step_size": 0.1}, {"eta": 0.0}),
+             *(Point(f"{steps} steps, {name}", {"num_inference_steps": steps, "inner_steps": 2, "step_size": step}, {"eta": 0.0}, sampler)
+               for steps, step, name, sampler in ((15, 0.05, "DPM-Solver++", DPMSolverMultistepScheduler),
+                                                  (10, 0.07, "DPM-Solver++", DPMSolverMultistepScheduler),
+                                                  (15, 0.05, "UniPC", UniPCMultistepScheduler)))]}
 
 ANEW = tuple(point.name for point in POINTS["none"] if point.settings.get("eta"))           # unguided, with new noise at each step
 
@@ -145,7 +163,7 @@ def _together(pipe, judge, head, task, point, seed, count):
                 "depth": lambda: depth_objective(head, frames.depth, **point.objective),
                 "edges": lambda: edge_objective(head, frames.edges, **point.objective)}
         objectives = [make[task]()] if task in make else []
-    pictures, passes = _made(pipe, prompts, objectives, generator=noise, guidance_scale=SCALE,
+    pictures, passes = _made(pipe, prompts, point.scheduled(objectives), generator=noise, guidance_scale=SCALE,
                              **point.scheduler(pipe), **settings)
     reading = judge(pictures)
     if task == "identity":
@@ -165,12 +183,13 @@ def control_of(task: str, reading, frames) -> Tensor:
 
 def _drags(pipe, judge, head, pose, point, seed, count):
     """Rows of one point and seed of drags, as many of each kind of `cases.KINDS`, one after the other."""
-    steps = point.settings["num_inference_steps"]
+    steps, sampler = point.settings["num_inference_steps"], point.scheduler(pipe)
     for kind in KINDS:
-        for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE), count // len(KINDS)):
+        for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE, **sampler), count // len(KINDS)):
             settings = drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
                             anatomy=pose, **point.objective) | point.settings
-            picture, passes = _made(pipe, case.scene.caption, guidance_scale=SCALE, **settings)
+            picture, passes = _made(pipe, case.scene.caption, point.scheduled(settings.pop("objectives")), guidance_scale=SCALE,
+                                    **sampler, **settings)
             row = judge_drag(judge, case, picture)
             yield row["distance"], row["whole"], row["attribute_accuracy"], passes
 

@@ -215,7 +215,8 @@ def measure_map(pipe, judge: Judge, head: ReadoutHead, what: Literal["depth", "e
 @declared
 def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | None = None, real: Truth = False,
                  count: Drags = 100, steps: GuidedSteps = 50, seed: Seed = DRAG_SEED, guidance_scale: NonNegative = SCALE,
-                 inner_steps: Count = 1, sheet: Function | None = None, **settings) -> Progress:
+                 inner_steps: Count = 1, moves: Literal["latents", "prediction"] = "latents", sheet: Function | None = None,
+                 **settings) -> Progress:
     """Drags with known ground truth, a quarter of `count` of each kind in `cases.KINDS`, default settings of `drag`.
 
     The sources are generated from held-out captions, or rendered and inverted (`real`); the first seeds are taken whose
@@ -229,7 +230,7 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
         for number, case in zip(range(count // len(KINDS)), cases):
             start = time.perf_counter()
             picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale, inner_steps=inner_steps,
-                                **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
+                                moves=moves, **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
                                        anatomy=anatomy, **settings))
             seconds = time.perf_counter() - start
             rows.append({"kind": kind, "seed": case.case.seed, **judge_drag(judge, case, picture), "seconds": seconds})
@@ -239,7 +240,7 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
     if sheet:
         sheet({"before": [case.picture[0] for case, _ in first], "after": [picture for _, picture in first]},
               [torch.stack((case.case.handles, case.case.targets), 1)[1:2].tolist() for case, _ in first])     # the wrist, the ankle ...
-    return {"cases": len(rows), "steps": steps, "inner_steps": inner_steps, "threads": torch.get_num_threads(), "seed": seed,
+    return {"cases": len(rows), "steps": steps, "inner_steps": inner_steps, "moves": moves, "threads": torch.get_num_threads(), "seed": seed,
             "guidance_scale": scale, "inverted": real,
             **summary(rows), "kinds": {kind: summary([row for row in rows if row["kind"] == kind]) for kind in KINDS},
             "settings": {key: value for key, value in settings.items() if isinstance(value, (int, float, str))}}
@@ -265,8 +266,9 @@ class DragSource:
 
 @declared
 def drag_sources(pipe, judge: Judge, kind: Literal[KINDS], real: Truth = False, steps: Steps = 30, seed: Seed = DRAG_SEED,
-                 guidance_scale: NonNegative = SCALE) -> Iterator[DragSource]:
-    """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind."""
+                 guidance_scale: NonNegative = SCALE, scheduler=None) -> Iterator[DragSource]:
+    """Endless: one after the other the seeds whose picture is a whole puppet and has room for a drag of this kind. `scheduler` is
+    the sampler that draws the pictures, by default the pipeline's own."""
     for number in itertools.count(seed):
         scene = world.sample_scene(number)
         if kind == "prop" and (scene.prop == "none" if real else scene.prop != "ball"):
@@ -277,7 +279,7 @@ def drag_sources(pipe, judge: Judge, kind: Literal[KINDS], real: Truth = False, 
             picture = decode(pipe, encode(pipe, frames.image))
         else:
             states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, guidance_scale=guidance_scale,
-                                        generator=torch.Generator().manual_seed(number)))
+                                        scheduler=scheduler, generator=torch.Generator().manual_seed(number)))
             picture = decode(pipe, states[-1].latents)
         reading = judge(picture)
         prop = None if kind != "prop" else prop_points(frames) if real else ball_points(picture[0], scene)
