@@ -73,6 +73,23 @@ def test_a_finished_run_leaves_nothing_half_written(miniature):
     assert list(B.train_autoencoder(recipe)) == [] and list(B.train_diffusion(recipe)) == [], "it trained again"
 
 
+@pytest.mark.parametrize("name, value", [("vae_steps", 50), ("seed", 8), ("vae_channels", (16, 16, 16)), ("kl_weight", 0.5)])
+def test_an_autoencoder_of_another_recipe_is_neither_kept_nor_gone_on_with(miniature, tmp_path, name, value):
+    begun = replace(TINY, run=str(tmp_path))
+    next(training := B.train_autoencoder(begun)), training.close()
+    for recipe in (begun, miniature[0]):
+        with pytest.raises(ValueError, match=rf"was trained with {name} .*, not .*: choose another run, or delete it"):
+            list(B.train_autoencoder(replace(recipe, **{name: value})))
+    assert [state.step for state in B.train_autoencoder(begun)][-1] == TINY.vae_steps
+    B.start_over(begun.run)
+    assert not tmp_path.exists()
+
+
+def test_latents_with_another_number_of_captions_are_not_taken_for_those_asked_for(miniature):
+    with pytest.raises(ValueError, match="0000000.safetensors was trained with captions"):
+        list(B.encode_pictures(replace(miniature[0], captions=miniature[0].captions + 1)))
+
+
 @pytest.mark.parametrize("stops", [
     [("autoencoder", 1), ("autoencoder", 3), ("diffusion", 3)],           # before and after a checkpoint
     [("autoencoder", 4), ("encode", 6), ("diffusion", 4)],                # between the last step and its harvest

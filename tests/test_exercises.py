@@ -186,7 +186,7 @@ def test_left_hand():
     check = lambda answer: exercises.left_hand(answer, target)
     assert check(target[6]).startswith("Right: ") and "right wrist" in check(target[7]) and "head" in check(target[0])
     assert "exchanged" in check(target[6].flip(0)) and "no joint" in check(target[6] + 1) and "shape" in check(target)
-    assert "is an int" in check(6) and "take target[6], the row itself" in check(6) and "target[7]" in check(7)
+    assert "6 is the number of a row, that of the left wrist" in check(6) and "of the right wrist; my_hand is to be a row" in check(7)
     assert "a float" in check(6.0) and "a bool" in check(True) and "an int, and a tensor" in check(14)
 
 
@@ -363,6 +363,8 @@ def test_depth_ramp():
     assert "nearest at the horizon" in exercises.depth_ramp(upside_down)
     assert "In the sky" not in exercises.depth_ramp(ramp + 0.3) and "in the sky" in exercises.depth_ramp(ramp + 0.3)
     assert "row 127 1.00" in exercises.depth_ramp(steep)
+    for late in (torch.arange(48) / 48 * 0.8, torch.linspace(0, 0.8, 49)[1:]):                  # a row too few, a row too early
+        assert "Not yet: row 80 has" in exercises.depth_ramp(torch.cat((torch.zeros(80), late))[None, None, :, None].expand(1, 1, 128, 128))
     assert "as far from 0 as -0.50" in exercises.depth_ramp(torch.where(ramp > 0, ramp, torch.tensor([-0.5] + [0.1] * 127)[:, None]))
     assert "shape (1,)" in exercises.depth_ramp([0.0]) and "a dict" in exercises.depth_ramp({})
 
@@ -576,6 +578,9 @@ def test_feature_memory():
     check = lambda answer: exercises.feature_memory(answer, shapes, 4, 4)
     right = sum(c * h * w for c, h, w in shapes) * 16 / 1e6
     assert check(right).startswith("Right: ") and check(round(right)).startswith("Right: ")
+    assert "a factor of 4 is missing" in check(right / 4) and "is not the sum" in check(right / 8)
+    three = lambda answer: exercises.feature_memory(answer, shapes, 3, 4)
+    assert "multiply by the batch" in three(right * 3 / 4 / 3) and "one byte a number" in three(right * 3 / 4 / 4)
     assert "half precision" in check(right / 2) and "these are bytes" in check(right * 1e6) and "2 ** 20" in check(right * 1e6 / 2 ** 20)
     assert "last layer" in check(320 * 128 * 128 * 16 / 1e6) and "is not the sum" in check(1.0) and "str" in check("1")
 
@@ -701,6 +706,12 @@ def test_paired_interval():
     apart = torch.stack([alone(ours) - alone(theirs) for _ in range(1000)])
     assert "draw pictures once" in check(torch.quantile(apart, torch.tensor([0.025, 0.975])))
     assert "single pictures" in check(torch.quantile(gap, torch.tensor([0.025, 0.975])))
+    for share, told in ((0.90, "about 90 %"), (0.98, "about 98 %")):
+        rest = (1 - share) / 2
+        for seed in range(20):
+            draws = torch.randint(200, (4000, 200), generator=torch.Generator().manual_seed(seed))
+            assert told in check(torch.quantile(gap[draws].mean(1), torch.tensor([rest, 1 - rest]))), (share, seed)
+            assert check(torch.quantile(gap[draws].mean(1), torch.tensor([0.025, 0.975]))).startswith("Right"), seed
     assert "one standard error" in check((gap.mean() - error, gap.mean() + error)) and "ours - theirs is asked" in check(-ends.flip(0))
     assert "above the upper" in check((1, 0)) and "two numbers" in check(0.1) and "not where 95 %" in check((3, 4)) and "Not done" in check(None)
 

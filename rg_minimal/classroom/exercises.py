@@ -115,7 +115,8 @@ def left_hand(answer, target: Tensor) -> str:
     if answer is None:
         return "Not done yet: set my_hand to the point of the puppet's left hand, a row of target."
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(JOINTS):
-        return f"Not yet: my_hand is {_kind(answer)}, the number of a row; take target[{answer}], the row itself."
+        return (f"Not yet: {answer} is the number of a row, that of the {JOINTS[answer].replace('_', ' ')}; my_hand is to be a row itself, "
+                "target[number].")
     answer = _tensor(answer, target[0], "my_hand")
     if isinstance(answer, str):
         return answer
@@ -146,7 +147,7 @@ def hands_up(answer) -> str:
         return "Right: both hands are above the head. Put these angles into the parameters cell, and see the picture follow."
     if 0 < max(angles) <= 3.2:
         return f"Not yet: {angles} look like radians; 180 degrees is straight up."
-    return "Not yet: " + " and ".join(f"the {name} hand is {height[name + '_wrist'] - height['head']:.0f} pixels below the middle "
+    return "Not yet: " + " and ".join(f"the {name} hand is {height[name + '_wrist'] - height['head']:.1f} pixels below the middle "
                                       "of the head" for name in low) + "; y grows downwards."
 
 
@@ -457,7 +458,7 @@ def depth_ramp(answer) -> str:
     answer = _tensor(answer, wanted, "my_ground")
     if isinstance(answer, str):
         return answer
-    if _close(answer, wanted, 0.02):
+    if _close(answer, wanted, 0.005):                  # a row more or less is 0.017
         return "Right: the sky is farthest, and the ground comes nearer with every row."
     if _close(answer, wanted.mT, 0.02):
         return "Not yet: your ramp runs across the columns; depth changes from row to row, and rows are the third axis."
@@ -763,6 +764,8 @@ def feature_memory(answer, shapes: list[tuple[int, int, int]], batch: int, bytes
     near = lambda wrong: abs(value - wrong) <= 0.01 * wrong
     if near(right):
         return f"Right: {right:,.0f} MB, kept in memory while the gradient is computed."
+    if batch == bytes_each and near(right / batch):
+        return f"Not yet: a factor of {batch} is missing; multiply by the batch, and by the bytes that a number takes."
     mistakes = {
         "this is one picture; multiply by the batch.": right / batch,
         f"this counts one byte a number; each takes {bytes_each}.": right / bytes_each,
@@ -1088,7 +1091,7 @@ def paired_interval(answer, ours: Tensor, theirs: Tensor) -> str:
         return f"Not yet: the lower end, {low:.3f}, is above the upper one, {high:.3f}."
     gap = (ours - theirs).double()
     error = gap.std(correction=0).item() / len(gap) ** 0.5
-    near = lambda middle, half: abs((low + high) / 2 - middle) < 0.3 * half and abs((high - low) / 2 - half) < 0.2 * half
+    near = lambda middle, half: abs((low + high) / 2 - middle) < 0.3 * half and 0.92 < (high - low) / 2 / half < 1.09   # 90 %: 0.84, 98 %: 1.19
     mean, half = gap.mean().item(), 1.96 * error
     if near(mean, half):
         return f"Right: {mean:.3f} ({low:.3f} to {high:.3f}), n = {len(gap)}; {'0 lies outside' if low * high > 0 else '0 lies within'}."
@@ -1097,6 +1100,8 @@ def paired_interval(answer, ours: Tensor, theirs: Tensor) -> str:
         "the two are drawn one without the other; draw pictures once, and take both numbers of each.": (mean, apart),
         "this is how far single pictures spread; take the mean of each draw first.": (mean, 1.96 * gap.std(correction=0).item()),
         "this is one standard error to each side; 95 % are nearly two.": (mean, error),
+        "this holds about 90 %; leave out 2.5 % at each end, and draw at least a thousand times.": (mean, 1.645 * error),
+        "this holds about 98 %; leave out 2.5 % at each end, and draw at least a thousand times.": (mean, 2.326 * error),
         "you have theirs - ours; ours - theirs is asked for.": (-mean, half)}
     for mistake, (middle, width) in mistakes.items():
         if near(middle, width):

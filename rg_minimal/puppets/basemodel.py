@@ -18,7 +18,7 @@ import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Callable, Iterator, Literal
 
@@ -34,13 +34,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
 from .judge import round_trip
-from .training import TrainingState, autocast, part_of, resume, save_every, set_rate, step_rng, trained_weights, write_pipeline
+from .training import TrainingState, autocast, part_of, resume, same_recipe, save_every, set_rate, step_rng, trained_weights, write_pipeline
 from ..checks import Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, Truth, declared
-from ..files import remove_known, replace_folder, write_json, write_tensors
+from ..files import read_json, remove_known, replace_folder, write_json, write_tensors
 from ..undo import seeded
 
 VAE_SEED, DATA_SEED, TEST_SEED = 300_000_000, 0, world.HELD_OUT       # disjoint ranges of scenes
-WRITTEN = ("vae/config.json", "vae/*.safetensors", "vae.pt", "latents/*.safetensors", "diffusion.pt", "model.safetensors",
+WRITTEN = ("vae/config.json", "vae/*.safetensors", "vae.json", "vae.pt", "latents/*.safetensors", "diffusion.pt", "model.safetensors",
            "log.jsonl")                                                         # what a run's folder holds
 PARTS = ("model_index.json", "recipe.json", "scheduler/*.json", "text_encoder/*.json", "text_encoder/*.safetensors",
          "tokenizer/*.json", "tokenizer/*.txt", "tokenizer/*.jinja", "unet/*.json", "unet/*.safetensors", "vae/*.json",
@@ -140,8 +140,17 @@ def build_scheduler() -> DDIMScheduler:
 # ---------------------------------------------------------------------------------------------- stage 1: autoencoder
 
 def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
-    """Train the autoencoder and leave it in `run/vae` with latents of mean 0 and standard deviation 1 a channel."""
+    """Train the autoencoder and leave it in `run/vae` with latents of mean 0 and standard deviation 1 a channel.
+
+    ValueError where the run has begun, or ended, one by another recipe, which would go on, or be kept, as it is.
+    """
     run = Path(recipe.run)
+    if not recipe.start_from:
+        told, names = run / "vae.json", ("seed", *(name for name in asdict(recipe) if name.startswith("vae_")), "kl_weight")
+        if told.is_file():
+            same_recipe(read_json(told), recipe, names, f"the autoencoder of {run}")
+        elif not (run / "vae").exists() and not (run / "vae.pt").exists():
+            write_json(told, {name: getattr(recipe, name) for name in names})
     if (run / "vae" / "config.json").exists():
         return
     if recipe.start_from:                  # latents have to stay what the UNet knows: the autoencoder is kept as it is
@@ -254,7 +263,8 @@ def encode_shard(recipe: Recipe, vae: AutoencoderKL, first: int) -> None:
     """The shard that begins with picture `first`, unless it is there: several processes may share the work. Pictures are drawn
     where the autoencoder is, 32 at a time, on a GPU 256."""
     path, count = Path(recipe.run) / "latents" / f"{first:07d}.safetensors", min(recipe.shard, recipe.pictures - first)
-    if path.exists() and len(_read_shard(path)[0]) >= count:
+    if path.exists() and len((shard := _read_shard(path))[0]) >= count:
+        same_recipe({"captions": shard[2].shape[1]}, recipe, ["captions"], path)
         return
     scenes, latents = world.sample_scenes(count, DATA_SEED + first), []
     chunk = 32 if recipe.device == "cpu" else 256

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from . import world
-from .training import TrainingState, autocast, print_progress, resume, save_every, set_rate, step_rng
+from .training import TrainingState, autocast, print_progress, resume, same_recipe, save_every, set_rate, step_rng
 from ..checks import (Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, check_pixels,
                       check_weights, declared, one_sentence, option)
 from ..files import read_json, read_weights, refuse_card, refuse_file, write_file, write_weights
@@ -402,10 +402,8 @@ def train_judge(recipe: JudgeRecipe) -> Iterator[TrainingState]:
     """
     run, start = Path(recipe.run), time.time()
     if (run / "judge" / "config.json").exists():
-        told, asked = (json.loads(json.dumps(each)) for each in (read_json(run / "judge" / "config.json").get("recipe", {}), asdict(recipe)))
-        other = [name for name in asked if name in told and name not in ("run", "device", "save_every") and told[name] != asked[name]]
-        if other:
-            raise ValueError(f"{run / 'judge'} was trained with {other[0]} {told[other[0]]}, not {asked[other[0]]}: choose another run, or delete it")
+        same_recipe(read_json(run / "judge" / "config.json").get("recipe", {}), recipe,
+                    [name for name in asdict(recipe) if name not in ("run", "device", "save_every")], run / "judge")
         return
     pieces = []
     for first in range(0, recipe.pictures, 256):

@@ -5,6 +5,7 @@ and a checkpoint is whole or absent, so a run that was killed goes on as if noth
 """
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -67,6 +68,14 @@ def resume(path: Path, recipe, **parts) -> int:
     except Exception as error:                  # damaged, or of networks of another size
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"cannot go on from the checkpoint {path}: {reason}. Delete it to start over.") from error
+
+
+def same_recipe(told: dict, recipe, names: Iterable[str], what) -> None:
+    """ValueError where `what` was trained by another recipe than this one, as far as `told` has these of its settings."""
+    for name in names:
+        asked = json.loads(json.dumps(getattr(recipe, name)))
+        if name in told and told[name] != asked:
+            raise ValueError(f"{what} was trained with {name} {told[name]}, not {asked}: choose another run, or delete it")
 
 
 def part_of(recipe, part: str) -> Path:
