@@ -365,6 +365,21 @@ def check_source(name: str, source, model, batch: int, image_size: tuple[int, in
                          "sample or invert the source at that size")
 
 
+def of_each(objective, loss, latents: Tensor) -> Tensor:
+    """What an objective returned. ValueError where it is not one number for each picture, (B,)."""
+    if not torch.is_tensor(loss) or loss.shape != latents.shape[:1]:
+        raise ValueError(f"{type(objective).__name__} returned {describe(loss)}; an objective returns one number for each of the {len(latents)} "
+                         f"pictures, shape ({len(latents)},), such as a mean over all else")
+    return loss
+
+
+def like_gradient(direction, gradient: Tensor) -> Tensor:
+    """What a step rule returned. ValueError where it is no direction (B, C, h, w) for these latents."""
+    if not torch.is_tensor(direction) or direction.shape != gradient.shape:
+        raise ValueError(f"step_rule returned {describe(direction)}; it returns a direction {tuple(gradient.shape)}, as the gradient is")
+    return direction
+
+
 def check_course(objectives, timesteps: list, keep=None) -> None:
     """ValueError where an objective's interval holds none of these steps, its schedule returns no number, or a source (also `keep`)
     has no latents at a timestep at which it is asked for them."""

@@ -131,13 +131,16 @@ class Savings(Declared):
     def apply(self, pipe, head: nn.Module) -> None:
         """Set them on a pipeline (or what stands for one) and a head."""
         network = denoiser(pipe).network
-        pipe.stop_early, pipe.one_branch_at_a_time = self.stop_early, self.one_branch_at_a_time
-        if self.small_head and head.mixing_weights.dtype != network.dtype:
-            head.to(network.dtype)
-        network.enable_gradient_checkpointing() if self.checkpointing else network.disable_gradient_checkpointing()
-        sliced = any(type(each).__name__.startswith("Sliced") for each in getattr(network, "attn_processors", {}).values())
         if self.sliced_attention and not hasattr(network, "set_attention_slice"):
             raise ValueError(f"sliced_attention is True, but {type(network).__name__} has no slices; leave it out")
+        if self.resize_late and not head.config.resize_late:
+            raise ValueError("resize_late is True, but this head was trained without it, and would read other numbers; train one whose HeadConfig has it")
+        pipe.stop_early, pipe.one_branch_at_a_time = self.stop_early, self.one_branch_at_a_time
+        number = network.dtype if self.small_head else torch.float32
+        if head.mixing_weights.dtype != number:
+            head.to(number)
+        network.enable_gradient_checkpointing() if self.checkpointing else network.disable_gradient_checkpointing()
+        sliced = any(type(each).__name__.startswith("Sliced") for each in getattr(network, "attn_processors", {}).values())
         if self.sliced_attention != sliced:                 # where it is as it should be, other processors stay
             network.set_attention_slice(1 if self.sliced_attention else None)
 

@@ -316,6 +316,9 @@ class Denoiser:
         except Exception as error:              # each scheduler has numbers of its own that it cannot do
             raise ValueError(f"num_inference_steps is {num_inference_steps}, which {type(scheduler).__name__} cannot do ({error}); pass another number, "
                              "or leave scheduler out") from error
+        if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+            raise ValueError(f"{type(scheduler).__name__} goes from the picture to noise, its timesteps rise; to sample pass one whose timesteps fall, "
+                             "such as DDIM, and to find the noise of a picture use invert(pipe, picture)")
         if not self.flow and scheduler.timesteps.max() > limit - 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}, with which {type(scheduler).__name__} begins at timestep "
                              f"{scheduler.timesteps.max().item():g} of at most {limit - 1}; pass fewer, or timestep_spacing='trailing'")

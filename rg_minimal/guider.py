@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
+from typing import Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -33,6 +34,7 @@ class ReadoutGuidance(ClassifierFreeGuidance):
         guidance_scale, guidance_rescale: as of `ClassifierFreeGuidance`.
         step_size: how far the prediction is moved, in units of its own size, which is about 1.
         vae_scale_factor: pixels for each cell of the latents, for objectives with points and boxes.
+        prediction_type: as in the scheduler's config, which a guider does not see: of "sample" the move goes the other way.
     `losses` has an entry for each guided step of the latest run. A guider knows one run: a second thread that uses it at the
     same time gets a ValueError, and so does the first.
     """
@@ -42,7 +44,8 @@ class ReadoutGuidance(ClassifierFreeGuidance):
     @declared
     def __init__(self, objectives=(), guidance_scale: Number = 7.5, guidance_rescale: Fraction = 0.0, step_size: NonNegative = 0.5,
                  vae_scale_factor: Count = 8, start: Fraction = 0.0, stop: Fraction = 1.0, enabled: Truth = True,
-                 guidance: Entries | None = None):
+                 guidance: Entries | None = None,
+                 prediction_type: Literal["epsilon", "v_prediction", "flow_prediction", "sample"] = "epsilon"):
         super().__init__(guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled)
         own = {"objectives", "step_size", "moves"} & set(guidance or {})
         if own:
@@ -135,7 +138,8 @@ class ReadoutGuidance(ClassifierFreeGuidance):
         with torch.enable_grad():
             gradient, losses = self.guide.differentiate([reading], latents, self._strengths)
         self.losses.append(losses)
-        output.pred = output.pred + self.guide.step(gradient, self._strengths, []).to(output.pred)
+        sign = -1 if self.config.prediction_type == "sample" else 1                 # more noise, or less of the picture
+        output.pred = output.pred + sign * self.guide.step(gradient, self._strengths, []).to(output.pred)
         return output
 
 

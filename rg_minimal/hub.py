@@ -14,7 +14,7 @@ import huggingface_hub
 from huggingface_hub import ModelCard, ModelCardData, constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from .files import write_file
+from .files import read_json, write_file
 from .undo import undone
 
 FILES = ("head.safetensors", "config.json", "README.md")
@@ -83,6 +83,14 @@ def head_folder(name, revision: str | None, local_files_only: bool) -> Path | No
     config = fetch(str(name), "config.json", revision, local_files_only)
     weights = fetch(str(name), "head.safetensors", revision, local_files_only)
     return weights.parent if config and weights else None
+
+
+def check_card(folder, config: dict) -> None:
+    """ValueError where a folder holds the card of a head of another property, which would be shared with this one."""
+    told = Path(folder) / "config.json"
+    if (Path(folder) / "README.md").exists() and told.is_file() and read_json(told).get("property") != config.get("property"):
+        raise ValueError(f"{folder} holds the card (README.md) of a head of {read_json(told).get('property') or 'something else'}, which would be shared "
+                         "with this one: delete it, or choose another folder")
 
 
 def push(folder, repo_id: str, config: dict, private: bool | None = None, revision: str | None = None,

@@ -362,6 +362,8 @@ def dataset_rows(kind, dataset, columns, finds: Finds):
             if kind == "keypoints":
                 points = torch.as_tensor(numpy.asarray(part("keypoints"), dtype=numpy.float64))
                 points = points.view(-1, 3) if points.ndim == 1 and len(points) % 3 == 0 else points
+                if points.ndim == 2 and points.shape[1] == 3:
+                    points[points[:, 2] == 0, :2] = 0.0                     # not labelled: many tools write NaN there
                 if points.ndim != 2 or points.shape[1] not in (2, 3) or not points.isfinite().all():
                     raise ValueError(f"keypoints are {describe(points)}; pass N x (x, y), or N x (x, y, visibility)")
                 if points.shape[1] == 3 and not torch.isin(points[:, 2], points.new_tensor((0, 1, 2))).all():

@@ -174,13 +174,23 @@ class Labelled:
 
     # ---- training --------------------------------------------------------------------------------------------------------
 
-    def encode(self, pipe, chunk: int = 8) -> Tensor:
-        """The latents of all pictures (P, C, h, w), float32 on the CPU; `chunk` pictures at a time."""
+    @declared
+    def encode(self, pipe, chunk: Count = 8) -> Tensor:
+        """The latents of all pictures (P, C, h, w), float32 on the CPU; `chunk` pictures at a time. ValueError for a model of other cells
+        than the labels were read for."""
+        self.check_cells(pipe)
         parts = []
         for first in range(0, len(self.shots), chunk):
             pictures = [self.frame.picture(shot.picture()) for shot in self.shots[first:first + chunk]]
             parts.append(encode(pipe, torch.cat(pictures)).cpu().float())
         return torch.cat(parts)
+
+    def check_cells(self, pipe) -> None:
+        """ValueError where the labels were read for a model whose latents are of another size."""
+        cells = self.frame.size // denoiser(pipe).factor
+        if cells != self.frame.cells:
+            raise ValueError(f"these labels were read for {self.frame.cells} x {self.frame.cells} cells, but this model has {cells} x {cells} for "
+                             f"{self.frame.size} pixels; read them with the pipeline that is to learn from them")
 
     @declared
     def batches(self, pipe, batch: Count, seed: Seed = 0, latents: Tensor | None = None) -> Callable[[int], tuple]:

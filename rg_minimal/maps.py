@@ -25,6 +25,9 @@ def masked_mean(error, mask=None) -> Tensor:
         raise ValueError(f"the error has shape {tuple(error.shape)}; a distance of your own returns one for each cell, (B, C, h, w)")
     if mask is None:
         return error.mean((1, 2, 3))
+    if mask.shape[1] not in (1, error.shape[1]):
+        raise ValueError(f"mask has {mask.shape[1]} channels, but the distance returned {error.shape[1]}; pass a mask of 1 channel, or a distance that "
+                         "keeps the channels apart")
     mask = resize(mask.to(error), error.shape[-2:]).expand(error.shape)
     return (error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp_min(1e-8)
 

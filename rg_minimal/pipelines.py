@@ -73,7 +73,9 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     num_inference_steps = num_inference_steps or model.default_num_inference_steps
     conditioning = model.encode_prompt(prompt, image_size=model.image_size(latents, height, width), **told)
     latents = model.initial_latents(conditioning, latents, generator, height, width)
-    conditioning.check(model, latents, model.two_branches(scale) or guide.gradient_branch == "both")
+    two = model.two_branches(scale) or guide.gradient_branch == "both"
+    _refuse_unheard(told.get("negative_prompt"), scale, two)
+    conditioning.check(model, latents, two)
     guide.check(model, len(latents), model.image_size(latents))
     if keep is not None:
         check_source("keep", keep, model, len(latents), model.image_size(latents))
@@ -112,8 +114,16 @@ def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num
     latents = model.clean(pictures, latents)
     scheduler = model.scheduler(steps, latents=latents)
     conditioning = model.encode_prompt(prompt, negative_prompt, model.image_size(latents))
+    _refuse_unheard(negative_prompt, guidance_scale, model.two_branches(guidance_scale))
     conditioning.check(model, latents, model.two_branches(guidance_scale))
     return inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_point_iterations)
+
+
+def _refuse_unheard(negative_prompt, scale: float, two_branches: bool) -> None:
+    """ValueError for a negative prompt where only the prompt's branch is run."""
+    if negative_prompt and not two_branches:
+        raise ValueError(f"negative_prompt is {negative_prompt!r}, but with guidance_scale {scale:g} the model is not asked about it; pass a "
+                         "guidance_scale above 1, or leave negative_prompt out")
 
 
 @torch.no_grad()
@@ -189,6 +199,9 @@ def controlled(pipe, conditioning, image, scale: NonNegative = 1.0) -> Condition
     """
     if getattr(pipe, "controlnet", None) is None:
         raise ValueError(f"{type(pipe).__name__} has no `controlnet`; load a StableDiffusionControlNetPipeline or its SDXL kin")
+    if hasattr(pipe.controlnet, "nets"):
+        raise ValueError(f"{type(pipe).__name__} has {len(pipe.controlnet.nets)} ControlNets, and this takes one; make a pipeline with one of them, or "
+                         "pass GuidanceCallback to this one")
     model = denoiser(pipe)
     image = as_pictures(image, "image", model.unit)
     conditioning = model.encode_prompt(conditioning, image_size=tuple(image.shape[-2:]))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .checks import (Aims, AnyHead, Area, Boxes, Count, Counts, Declared, Entries, Fraction, Function, Index, Map, Mask, NonNegative,
                      Number, Points, Positive, RelativeHead, Shares, Sides, SpatialHead, Text, Truth, Two, check_fit, check_pairs,
-                     check_target, declared, factor, finite, label_like, matches, movable, same_shapes, weight_like)
+                     check_target, declared, factor, finite, label_like, like_gradient, matches, movable, of_each, same_shapes, weight_like)
 from .denoisers import Conditioning, Denoiser, clean_and_noise, denoiser, draw, seen_by, takes_moves
 from .maps import bilinear, crop, masked_mean, pool_features, resize
 from .undo import undone
@@ -419,7 +419,7 @@ class Guidance(Declared):
         mask = None if self.mask is None else resize(self.mask.to(gradient), gradient.shape[-2:])
         gradients.append(gradient if mask is None else gradient * mask)
         active = sum(objective.weight for objective, strength in zip(self.objectives, strengths) if strength)
-        return self.step_size * (sum(strengths) / active) * self.step_rule(gradients, mask)
+        return self.step_size * (sum(strengths) / active) * like_gradient(self.step_rule(gradients, mask), gradient)
 
     def gradient(self, read: Callable, latents, strengths) -> tuple[Tensor, list, Tensor]:
         """Gradient of the objectives at these latents, the losses, and the prediction, from a pass of their own."""
@@ -433,7 +433,7 @@ class Guidance(Declared):
     def differentiate(self, readings, latents, strengths) -> tuple[Tensor, list]:
         """Gradient of the weighted sum of the objectives with respect to the latents: (B, C, h, w), float32."""
         scale = 2.0 ** 10 if latents.dtype == torch.float16 else 1.0        # small gradients vanish in half precision
-        losses = [sum(objective(reading) for reading in readings) if strength else None
+        losses = [sum(of_each(objective, objective(reading), latents) for reading in readings) if strength else None
                   for objective, strength in zip(self.objectives, strengths)]
         total = sum(strength * loss.sum() for strength, loss in zip(strengths, losses) if strength)
         gradient, = torch.autograd.grad(movable(total) * scale, latents)
@@ -510,7 +510,7 @@ def ddim_step(scheduler, output, t, latents, clean, noise, eta=0.0, generator=No
     mixed anew, with less noise, a part of which `eta` replaces by new. The numbers are those of diffusers' DDIMScheduler."""
     product, before = alpha_products(scheduler, int(t))
     std = eta * ((1 - before) / (1 - product) * (1 - product / before)) ** 0.5
-    moved = before ** 0.5 * clean + (1 - before - std ** 2) ** 0.5 * noise
+    moved = before ** 0.5 * clean + (1 - before - std ** 2).clamp_min(0) ** 0.5 * noise      # 0 with zero-terminal SNR
     if not eta:
         return moved
     return moved + std * (draw(output, generator) if variance_noise is None else variance_noise.to(latents))

@@ -39,6 +39,8 @@ class ReadoutHead(Head):
         if push_to_hub and not (repo_id and hub.may_be_shared_as(repo_id)) or repo_id and not push_to_hub:
             raise ValueError(f"repo_id is {repo_id!r} and push_to_hub {push_to_hub}; to share a head pass push_to_hub=True and the repository's name, "
                              "repo_id='who/what'")
+        if push_to_hub:
+            hub.check_card(folder, asdict(self.config))
         write_weights(Path(folder) / "head.safetensors", self.state_dict(), asdict(self.config))
         return hub.push(folder, repo_id, asdict(self.config), private, revision, token) if push_to_hub else None
 

@@ -78,12 +78,15 @@ class Source:
 
     @torch.no_grad()
     def __call__(self, timestep, branch: str = "conditional") -> Reading:
+        if torch.is_tensor(timestep) and timestep.numel() != 1:
+            raise ValueError(f"timestep is {describe(timestep)}; a source is read at one timestep at a time, so read the picture that is compared with "
+                             "it at one number, too")
         timestep, together = float(timestep), self._together(timestep)
         readings = {key: reading for key, reading in self._readings.items() if self.keep_all or key[0] in together}
         if (timestep, branch) not in readings:
             latents = torch.cat([self.latents_at(each) for each in together]).to(self.model.device, self.model.dtype)
             asked = together[0] if len(together) == 1 else torch.tensor(together, device=latents.device)
-            several, = take_readings(self.model, latents, asked, self.conditioning, (branch,))
+            several, = take_readings(self.model, latents, asked, self.conditioning.to(self.model.device, self.model.dtype), (branch,))
             parts = zip(*(every.chunk(len(together)) for every in (latents, *several.features)))
             for each, (noisy, *features) in zip(together, parts):
                 readings[each, branch] = Reading(self.model, features, noisy, each, branch)

@@ -30,7 +30,7 @@ import nbformat
 import papermill
 import yaml
 
-from .checks import Count, declared, one_sentence, option
+from .checks import Count, Entries, FileName, SomeName, declared, one_sentence, option
 from .files import read_json, refuse_file, refuse_others, write_file, write_json
 from .workers import ONE_THREAD, draws_dashboard, joined
 
@@ -254,7 +254,7 @@ def _flat(value: dict, before: str = "") -> dict:
 # ---- all of them -------------------------------------------------------------------------------------------------------
 
 @declared
-def sweep(target: str, grid: dict[str, list], folder, workers: Count = 2, scheduler: str | None = None, retries: int = 3,
+def sweep(target: SomeName, grid: Entries, folder: FileName, workers: Count = 2, scheduler: str | None = None, retries: int = 3,
           report=print) -> list[dict]:
     """Run what has not yet ended well, and write table and pictures; returns a record for each point of the grid, in its order.
 

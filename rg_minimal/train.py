@@ -81,6 +81,7 @@ def train_labels(data: Labelled, pipe, folder: SomeName, *, steps: Count = 400, 
     folder = check_output(folder)
     check_file(folder / "head.safetensors", {"told": told or {}})      # what the card is to say can be written
     check_batch(batch)
+    data.check_cells(pipe)
     learn, unseen = data.split(held_out, seed)
     head = data.new_head(pipe, seed, width, name)
     head.config.base_model = model

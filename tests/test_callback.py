@@ -361,3 +361,22 @@ def test_euler_keeps_its_own_size_of_latents():
         call(pipe, guidance)
         losses.append(guidance.losses[-1][0])
     assert losses[1] < losses[0]
+
+
+def test_a_source_of_other_steps_is_refused_before_the_second_pass():
+    pipe = tiny.tiny_pipe()
+    head, passes = make_head(pipe, out_channels=0), []
+    states = list(pipelines.guided_sample(pipe, PROMPT, num_inference_steps=4, generator=seed()))
+    source = pipelines.Source.from_states(pipe, states, PROMPT)
+    goal = rg.AppearanceObjective(head=head, source=source, start=0.5, stop=1.0)
+    hook = pipe.unet.register_forward_pre_hook(lambda *args: passes.append(1))
+    for steps, said in ((6, "the source has no latents at timestep"), (4, None)):
+        passes.clear()
+        run = lambda: pipe(PROMPT, num_inference_steps=steps, output_type="latent", generator=seed(), callback_on_step_end=GuidanceCallback([goal]))
+        if said:
+            with pytest.raises(ValueError, match=said):
+                run()
+            assert len(passes) == 1
+        else:
+            run()
+    hook.remove()

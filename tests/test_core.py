@@ -1092,3 +1092,29 @@ def test_an_evaluation_that_would_lose_a_move_is_not_guided(bare, monkeypatch):
                                                  1.0)
     assert found is latents
     assert losses == [None, None] and torch.equal(output, 0.5 * latents + 0.4) and len(bare.calls) == 1
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (lambda at: at.square().mean((1, 2)), r"Wrong returned a? ?.*shape \(2, 4\).*one number for each of the 2"), (lambda at: at.square(), "one number"),
+    (lambda at: at.square().mean(), "one number"), (lambda at: 0.5, "Wrong returned 0.5")])
+def test_an_objective_of_ones_own_gives_one_number_for_each_picture(bare, wrong, said):
+    class Wrong(rg.Objective):
+        def __call__(self, reading):
+            return wrong(reading.latents)
+    guide = rg.Guidance([Wrong(head=Stub(2, torch.zeros(1)), stop=1.0)])
+    with pytest.raises(ValueError, match=said):
+        next(rg.sampling(bare, ddim("epsilon", 4), rg.ddim_step, guide, told(), torch.randn(2, 4, 4, 4, generator=seed()), 3.0, [{}] * 4))
+
+
+def test_a_step_rule_of_ones_own_gives_a_direction(bare):
+    guide = rg.Guidance([pull(0.5, stop=1.0)], step_rule=lambda gradients, mask: gradients[-1].mean(1))
+    with pytest.raises(ValueError, match=r"step_rule returned .*; it returns a direction \(2, 4, 4, 4\), as the gradient is"):
+        next(rg.sampling(bare, ddim("epsilon", 4), rg.ddim_step, guide, told(), torch.randn(2, 4, 4, 4, generator=seed()), 3.0, [{}] * 4))
+
+
+def test_a_mask_has_the_channels_of_what_it_weighs():
+    from rg_minimal.maps import masked_mean
+    error = torch.rand(2, 3, 4, 4, generator=seed())
+    assert masked_mean(error, torch.ones(1, 3, 1, 1)).shape == masked_mean(error, torch.ones(1, 1, 2, 2)).shape == (2,)
+    with pytest.raises(ValueError, match="mask has 14 channels, but the distance returned 3"):
+        masked_mean(error, torch.ones(1, 14, 1, 1))

@@ -256,3 +256,19 @@ def test_what_the_command_cannot_do_is_refused_in_a_sentence(arguments, said, ca
 def test_what_cannot_be_predicted_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_savings_are_set_whole_or_not_at_all():
+    pipe, sd3 = tiny.tiny_pipe(), tiny.tiny_sd3_pipe()
+    pipe.unet.to(torch.bfloat16)
+    head = tiny.make_head(pipe)
+    Savings(small_head=True).apply(pipe, head)
+    assert head.mixing_weights.dtype == torch.bfloat16
+    Savings().apply(pipe, head)
+    assert head.mixing_weights.dtype == torch.float32
+    with pytest.raises(ValueError, match="sliced_attention is True, but SD3Transformer2DModel has no slices"):
+        Savings(stop_early=True, checkpointing=True, sliced_attention=True).apply(sd3, tiny.make_head(sd3))
+    assert not getattr(sd3, "stop_early", False) and not sd3.transformer.is_gradient_checkpointing
+    with pytest.raises(ValueError, match="resize_late is True, but this head was trained without it"):
+        Savings(resize_late=True).apply(pipe, head)
+    Savings(resize_late=True).apply(pipe, tiny.make_head(pipe, resize_late=True))

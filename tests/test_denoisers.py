@@ -684,3 +684,47 @@ def test_what_may_move_is_a_mask_of_one_channel(pipe, channels):
     """With one for each channel of the latents the step was longer: its cells were counted once more for each."""
     with pytest.raises(ValueError, match=f"mask is .*pass a mask of one channel, .*not of {channels}"):
         guided_sample(pipe, PROMPT, [spatial(pipe)], num_inference_steps=3, mask=torch.ones(1, channels, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler"])
+def test_a_scheduler_that_goes_to_noise_does_not_sample(pipe, name):
+    scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match=f"{name} goes from the picture to noise, its timesteps rise; .* use invert"):
+        guided_sample(pipe, PROMPT, num_inference_steps=6, scheduler=scheduler, generator=seed())
+
+
+@pytest.mark.parametrize("steps", [3, 24, 50])
+def test_new_noise_is_finite_with_zero_terminal_snr(pipes, steps):
+    """There 1 - alpha - std ** 2 is 0, and below it by rounding."""
+    states = guided_sample(pipes["SD 2.1"], PROMPT, num_inference_steps=steps, eta=1.0, generator=seed())
+    assert next(states).latents.isfinite().all()
+
+
+def test_a_negative_prompt_that_nothing_asks_about_is_refused(pipe):
+    picture = torch.rand(1, 3, 32, 32, generator=seed())
+    for run in (lambda **told: invert(pipe, picture, PROMPT, num_inference_steps=2, **told),
+                lambda **told: guided_sample(pipe, PROMPT, num_inference_steps=2, generator=seed(), **{"guidance_scale": 1.0, **told})):
+        with pytest.raises(ValueError, match="negative_prompt is 'a red hat', but with guidance_scale 1 the model is not asked"):
+            run(negative_prompt="a red hat")
+        for told in ({"negative_prompt": ""}, {"negative_prompt": "a red hat", "guidance_scale": 3.0}):
+            next(run(**told))
+    next(guided_sample(pipe, PROMPT, [spatial(pipe)], num_inference_steps=2, generator=seed(), guidance_scale=1.0, gradient_branch="both",
+                       negative_prompt="a red hat"))
+
+
+def test_of_several_controlnets_none_is_taken_for_one():
+    pipe = tiny.tiny_control_pipe()
+    pipe.controlnet = diffusers.MultiControlNetModel([pipe.controlnet] * 2) if hasattr(diffusers, "MultiControlNetModel") else SimpleNamespace(
+        nets=[pipe.controlnet] * 2)
+    with pytest.raises(ValueError, match="has 2 ControlNets, and this takes one"):
+        pipelines.controlled(pipe, PROMPT, torch.rand(1, 3, 32, 32))
+
+
+def test_a_source_follows_its_pipeline_into_another_number_format():
+    pipe = tiny.tiny_pipe()
+    states = list(guided_sample(pipe, PROMPT, num_inference_steps=2, generator=seed()))
+    source = Source.from_states(pipe, states, PROMPT)
+    pipe.to(torch.bfloat16)
+    assert all(each.dtype == torch.bfloat16 for each in source(states[0].timestep).features)
+    with pytest.raises(ValueError, match="timestep is a Tensor of shape .2,.* one timestep at a time"):
+        source(torch.tensor([100, 300]))

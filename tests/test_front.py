@@ -11,7 +11,7 @@ from rg_minimal.pipelines import find_folder, load_head, load_pipeline, sample
 from rg_minimal.puppets import front as F, world
 from rg_minimal.puppets.heads import pose_objective
 from rg_minimal.puppets.judge import load_judge
-from rg_minimal.puppets.measure import finish
+from rg_minimal.puppets.measure import drag_sources, finish
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +210,38 @@ def test_the_figure_of_several_tasks_has_a_panel_for_each():
     assert "dear" in {text.get_text() for text in plots.fronts({"RMSE": (dear, None)}, told=("dear",)).axes[0].texts}
     with pytest.raises(ValueError, match="no points"):
         plots.fronts({"RMSE": ([], None)})
+
+
+def test_where_a_table_cannot_be_written_nothing_is_measured(pipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    for table, said in ((tmp_path, "which is a folder; pass a file in it"), (tmp_path / "file" / "x.csv", "the file .* is in its way")):
+        with pytest.raises(ValueError, match=said):
+            F.measure_front(pipe, load_judge(), tasks=("none",), seeds=1, pictures=1, table=table)
+    with pytest.raises(ValueError, match="compare the points of one task at a time"):
+        F.compare([row("pose", "a", 0, 0, 1.0)], ("pose", "depth"), "a", "a")
+
+
+def test_what_is_tried_of_one_property_is_tried_of_all():
+    """Every kind of setting that issue after issue names, for pose, depth, edges, looks and drags."""
+    kinds = {"a sampler": lambda each: each.sampler, "an interval": lambda each: "stop" in each.objective, "moved predictions": lambda each: each.settings.get("moves"),
+             "every second step": lambda each: each.schedule, "two moves": lambda each: each.settings.get("inner_steps", 1) > 1,
+             "longer moves": lambda each: each.settings.get("step_size") == 0.1}
+    for task in set(F.POINTS) - {"none"}:
+        assert all(any(map(tried, F.POINTS[task])) for tried in kinds.values()), task
+        assert {50, 15, 10} <= {each.settings["num_inference_steps"] for each in F.POINTS[task]}
+
+
+def test_a_point_says_sampler_and_schedule_of_drags_and_looks(pipe, tmp_path, monkeypatch):
+    """What it says reaches the sampling of source and drag."""
+    asked = []
+    monkeypatch.setattr(F, "drag_sources", lambda *told, **more: asked.append(("source", told[4], more)) or drag_sources(*told, **more))
+    monkeypatch.setattr(F, "_made", lambda pipe, prompts, objectives=(), **told: asked.append(("made", objectives, told)) or (
+        torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)), 1.0))
+    points = [F.Point("a", {"num_inference_steps": 8}, {"eta": 0.0}, F.UniPCMultistepScheduler), F.Point("b", {"num_inference_steps": 8}, schedule=F.every_second)]
+    monkeypatch.setitem(F.POINTS, "drag", points)
+    monkeypatch.setattr(F, "KINDS", ("puppet",))
+    finish(F.measure_front(pipe, load_judge(), tasks=("drag",), seeds=1, pictures=3, table=tmp_path / "front.csv"))
+    (_, steps, more), (_, goals, told), (_, _, none), (_, halved, plain) = asked
+    assert steps == 8 and type(more["scheduler"]) is type(told["scheduler"]) is F.UniPCMultistepScheduler and told["eta"] == 0.0 and none == {}
+    assert "scheduler" not in plain and plain["eta"] == 0.5 and all(each.schedule is F.every_second for each in halved)
+    assert not any(each.schedule is F.every_second for each in goals)

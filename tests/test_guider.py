@@ -133,3 +133,13 @@ def test_a_guider_with_another_scale_has_the_same_objectives(pipes):
     other = one.new(guidance_scale=5.0)
     assert other.guide.objectives == one.guide.objectives and (other.guidance_scale, one.guidance_scale) == (5.0, 3.0)
     assert (other.guide.step_size, other.guide.inner_steps) == (0.2, 1) and type(other) is ReadoutGuidance
+
+
+def test_where_the_sample_is_predicted_the_move_goes_the_other_way(pipes):
+    """As `guided_sample` does; a guider does not see the scheduler, and is told."""
+    plain, epsilon, sample = (loop("SD3", pipes["SD3"], ReadoutGuidance([spatial(pipes["SD3"])], guidance_scale=SCALE, **told), steps=1) for told in (
+        {"step_size": 0.0}, {}, {"prediction_type": "sample"}))
+    torch.testing.assert_close(sample - plain, plain - epsilon, atol=1e-5, rtol=1e-4)
+    assert (epsilon - plain).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="prediction_type"):
+        ReadoutGuidance([], prediction_type="noise")

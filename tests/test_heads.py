@@ -844,3 +844,19 @@ def test_a_config_inside_the_weights_that_is_none_is_named(tmp_path):
         rg_minimal.files.write_tensors(tmp_path / "head.safetensors", {"a": torch.zeros(1)}, {"config": told})
         with pytest.raises(ValueError, match="head.safetensors holds no config that can be read"):
             rg_minimal.ReadoutHead.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("height, width", [(256, 256), (128, 64)])
+def test_edges_are_for_a_picture_of_their_own_size(height, width):
+    """Their quarters of a cell are channels: resized they would be other edges."""
+    pipe = rg_minimal.load_pipeline()
+    head, frames = rg_minimal.load_head("data/heads/edges", pipe), puppets.render(puppets.sample_scenes(1, 3))
+    goal = H.edge_objective(head, frames.edges)
+    with pytest.raises(ValueError, match=f"edges are for a picture of 128 x 128 pixels, but one of {height} x {width} .* is made"):
+        rg_minimal.guided_sample(pipe, "a puppet", [goal], num_inference_steps=4, height=height, width=width)
+    rg_minimal.guided_sample(pipe, "a puppet", [goal], num_inference_steps=4)
+
+
+def test_five_objectives_need_five_heads(tiny_pipe):
+    with pytest.raises(ValueError, match="heads lack depth, .*pass one of each of pose"):
+        next(M.measure_combination(tiny_pipe, {"pose": H.new_head(tiny_pipe, "pose")}, steps=2))

@@ -86,6 +86,16 @@ def test_a_card_that_is_there_is_kept(tmp_path, hub):
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
+def test_the_card_of_another_head_is_not_shared_with_this_one(tmp_path, hub):
+    pipe = tiny_pipe()
+    make_head(pipe, property="pose").save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pose")
+    make_head(pipe, property="pose").save_pretrained(tmp_path, push_to_hub=True, repo_id="me/pose")
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="holds the card .README.md. of a head of pose, which would be shared with this one: delete it"):
+        make_head(pipe, property="depth").save_pretrained(tmp_path, push_to_hub=True, repo_id="me/depth")
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("settings", [dict(push_to_hub=True), dict(repo_id="me/pose"), dict(push_to_hub=True, repo_id="pose"), dict(push_to_hub=True, repo_id="a/b/c")])
 def test_what_cannot_be_shared_is_refused_before_it_is_written(settings, tmp_path):
     with pytest.raises(ValueError, match="repo_id is"):

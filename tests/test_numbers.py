@@ -23,7 +23,7 @@ from rg_minimal.evidence.statistics import shared_by
 from rg_minimal.paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from rg_minimal.pipelines import load_pipeline
 from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world
-from rg_minimal.puppets.editing import HELD
+from rg_minimal.puppets.editing import HELD, LOOKS
 from rg_minimal.puppets.front import ANEW, POINTS, bootstrap, compare, read_front, summarize
 from rg_minimal.saving import ReadoutHead
 from write_numbers import write, write_claim
@@ -109,12 +109,17 @@ READ = {"README.md": [
     "Of the {front#identity/draft/pictures} references {front#identity/draft/whole:.0%} % (`DRAFT`), {front#identity/full/whole:.0%} % (`FULL`) and "
     "{front#identity/50 steps/whole:.0%} % ({code#50} steps, with 95 % from {whole looks#front/low:.0f} to {whole looks#front/high:.0f}) are whole "
     "puppets, of the hundred in the table above {identity#guided/all_joints_found:.0%} % ({whole looks#identity/low:.0f} to {whole looks#identity/high:.0f}).",
-    "A drag ({front#drag/full/pictures} of them, wrists, ankles, puppets and props) runs {code#drag} steps with {code#drag moves} moves each as "
+    "A drag ({front#drag/full/pictures} of them, wrists, ankles, puppets and props) runs {code#drag} steps and moves what is predicted as "
     "`DRAG_FULL`: it ends {front#drag/full/control:.1f} px from its target, {front#drag/full/whole:.0%} % whole, for "
-    "{front#drag/full/cost:.2f} unguided pictures; {code#50} steps end {front#drag/50 steps/control:.1f} px from it, "
+    "**{front#drag/full/cost:.2f}** unguided pictures; {code#50} steps end {front#drag/50 steps/control:.1f} px from it, "
     "{front#drag/50 steps/whole:.0%} % whole, for {front#drag/50 steps/cost:.2f}",
     "drag a picture of {code#full} steps, and so run {code#full}, with moves of {code#held}: {front#drag/25 steps, step_size=0.1/control:.1f} px, "
-    "{front#drag/25 steps, step_size=0.1/whole:.0%} % whole, for {front#drag/25 steps, step_size=0.1/cost:.2f}",
+    "{front#drag/25 steps, step_size=0.1/whole:.0%} % whole, for {front#drag/25 steps, step_size=0.1/cost:.2f}. In pairs `DRAG_FULL` has "
+    "{pairs#drags/fewer:.1f} points fewer whole puppets than these, with 95 % from {pairs#drags/fewer_high:.1f} fewer to {pairs#drags/more:.1f} more",
+    "Guided until 0.8 of the steps, depth ({front#depth/25 steps, until 0.8/control:.3f}) and edges ({front#edges/25 steps, until 0.8/control:.3f}) come "
+    "as near as with {code#50} steps, for {front#depth/25 steps, until 0.8/cost:.2f} in place of {front#depth/50 steps/cost:.2f}; looks, which are given until "
+    "{code#looks until} of them, then agree less ({front#identity/25 steps, until 0.8/control:.3f}).",
+    "tear puppets that are given looks: {front#identity/12 steps, on the prediction/whole:.0%} % whole",
     "`FULL` takes {cost#process_time_ratio/full:.2f} and `DRAFT` **{cost#process_time_ratio/draft:.2f}** of it",
     "by drafts of {code#live passes} passes", "have their picture after **{live#pose/first frame/median:.2f} s**, 95 % after "
     "{live#pose/first frame/95 %:.2f} s; of an arrow half after {live#drag/first frame/median:.2f} s, 95 % after {live#drag/first frame/95 %:.2f} s",
@@ -319,7 +324,7 @@ def from_code():
             "odd ones": COUNT[round(1 / (1 - found))],
             "four channels, least": min(shares), "four channels, most": max(shares), "four channels, alike": 4 / tokens["channels"],
             "full": FULL["num_inference_steps"], "draft": DRAFT["num_inference_steps"], "draft moves": COUNT[DRAFT["inner_steps"]], "drag": DRAG_FULL["num_inference_steps"], "whole": WHOLE["num_inference_steps"],
-            "drag moves": COUNT[DRAG_FULL["inner_steps"]], "held": HELD["step_size"], "50": 50,
+            "looks until": LOOKS[1], "held": HELD["step_size"], "50": 50,
             "front seeds": COUNT[stored("front")["pose"]["draft"]["seeds"]], "longer": longer, "longer seeds": COUNT[unguided["50 steps"]["seeds"]],
             "passes of 50": round(stored("front")["none"]["50 steps"]["passes"]),
             "live passes": 2 * 4 + LIVE["steps"] - 2,          # two guided steps of a move and both branches
@@ -330,12 +335,15 @@ def from_code():
 
 
 def pairs():
-    """Whole puppets of 25 unguided steps, and of 50 with new noise at each, less those of 50 without, in points."""
+    """Whole puppets of 25 unguided steps, and of 50 with new noise at each, less those of 50 without, in points; and of drags at the pace
+    `DRAG_FULL`, less those of 25 steps with moves of 0.1."""
     rows, made = read_front(ROOT / "data" / "results" / "front.csv"), {}
     for name, point in (("25", "25 steps"), ("whole", "whole")):
         found = compare(rows, "none", point, "50 steps")
         points = {name: 100 * value for name, value in found.items() if name.startswith("whole")}
         made[name] = points | {"fewer": -points["whole_low"], "pairs": found["pairs"], "steps": 50}
+    drags = compare(rows, "drag", "full", "25 steps, step_size=0.1")
+    made["drags"] = {"fewer": -100 * drags["whole"], "fewer_high": -100 * drags["whole_low"], "more": 100 * drags["whole_high"]}
     return made
 
 
@@ -485,21 +493,43 @@ def test_few_steps_are_said_to_cost_whole_puppets_only_if_they_do():
     assert all(each["whole_low"] <= 0 <= each["whole_high"] for each in found.values()), found
 
 
-def test_what_was_not_tried_is_said_of_the_points_that_were():
-    """The README and notebook 5: samplers, intervals, moved predictions and new noise for poses alone, the authors' settings for three tasks."""
-    for path, said in (("README.md", "other intervals and moves of the prediction were tried for poses alone, and so was new noise"),
-                       ("README.md", "the authors' settings for poses, depth and edges"),
-                       ("notebooks/05_guided_sampling.ipynb", "These were tried for poses alone: for depth, edges, looks and drags no other")):
+def test_what_was_tried_is_said_of_the_points_that_were():
+    """The README and notebook 5: what of the five has which settings, and that the names stand where the points tell."""
+    for path, said in (("README.md", "moved predictions and more moves a step were tried for all five"),
+                       ("README.md", "Not tried: the authors' settings for looks and drags, and new noise for depth and edges."),
+                       ("notebooks/05_guided_sampling.ipynb", "All of these were tried for depth, edges, looks and drags as well")):
         assert places(path, said)
     guided = {task: points for task, points in POINTS.items() if task != "none"}
-    only = {"a sampler": lambda each: each.sampler, "an interval": lambda each: each.objective,
-            "a moved prediction": lambda each: each.settings.get("moves"),
-            "new noise": lambda each: each.name != "reference" and each.settings.get("eta")}
-    for words, tried in only.items():
-        assert {task for task, points in guided.items() if any(map(tried, points))} == {"pose"}, words
+    kinds = {"a sampler": lambda each: each.sampler, "an interval": lambda each: "stop" in each.objective, "every second step": lambda each: each.schedule,
+             "a moved prediction": lambda each: each.settings.get("moves") and each.name not in ("full", "draft"),
+             "more moves": lambda each: each.settings.get("inner_steps", 1) > 1 and each.name not in ("full", "draft")}
+    for words, tried in kinds.items():
+        assert {task for task, points in guided.items() if any(map(tried, points))} == set(guided), words
+    noise = lambda each: each.name != "reference" and "eta" in each.settings | each.objective
+    assert {task for task, points in guided.items() if any(map(noise, points))} == {"pose", "identity", "drag"}
     assert {task for task, points in guided.items() if any(each.name == "reference" for each in points)} == {"pose", "depth", "edges"}
-    several = {task for task, points in guided.items() if any(each.settings.get("inner_steps", 1) > 1 and each.name != "draft" for each in points)}
-    assert several == {"pose", "drag"}
+
+
+def test_no_point_as_cheap_as_the_draft_is_said_to_be_nearer():
+    rows, found = read_front(ROOT / "data" / "results" / "front.csv"), front()
+    for task in ("pose", "depth", "edges", "identity"):
+        assert places("README.md", "no setting that costs at most as much as `DRAFT` is measurably nearer than it, in pairs")
+        sign, points, near = (-1 if task == "depth" else 1), found[task], []
+        for name in (name for name, row in points.items() if name != "draft" and row["passes"] <= points["draft"]["passes"]):
+            more = compare(rows, task, name, "draft")
+            assert (more["control_low"] <= 0 if sign > 0 else more["control_high"] >= 0), (task, name, more)
+            near += [name] if more["control_low"] <= 0 <= more["control_high"] else []
+        assert "8 steps, DPM-Solver++" in near, task                                   # as near
+    later = {(task, other): compare(rows, task, "25 steps, until 0.8", other) for task in ("depth", "edges", "identity") for other in ("full", "50 steps")}
+    assert later["depth", "50 steps"]["control_low"] <= 0 and later["edges", "50 steps"]["control_high"] >= 0, "as near as 50 steps"
+    assert later["identity", "full"]["control_high"] < 0, "looks agree less"
+    assert compare(rows, "identity", "12 steps, on the prediction", "draft")["whole_high"] < 0
+
+
+def test_of_whole_puppets_dragged_in_fewer_steps_no_difference_is_told():
+    assert places("README.md", "2.8 more: not to be told from none in so few")
+    more = compare(read_front(ROOT / "data" / "results" / "front.csv"), "drag", "full", "25 steps, step_size=0.1")
+    assert more["whole_low"] <= 0 <= more["whole_high"] and more["control_high"] < 0.5
 
 
 def test_looks_of_the_front_are_less_whole_than_those_of_the_other_references():

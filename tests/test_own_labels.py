@@ -360,8 +360,11 @@ def test_triplets_are_of_two_identities_and_different_pictures(made):
     assert len(set(anchor.tolist())) == 20 and len(set(negative.tolist())) == 20
 
 
+def picture(number):
+    return torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(number))
+
+
 def plain(pipe, count=6, kind="map", **changes):
-    picture = lambda number: torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(number))
     return from_dataset(kind, pipe, [dict(picture=picture(i), map=torch.rand(64, 64).numpy(), **changes) for i in range(count)])
 
 
@@ -649,3 +652,24 @@ def test_features_of_maps_of_two_sizes_are_matched_in_the_size_of_each():
     assert match_points(one, other, torch.tensor([[[1.5, 1.5]]]) * 8, 32).tolist() == [[[22.0, 26.0]]]
     with pytest.raises(ValueError, match="pass features"):
         match_points(one, other[:, :1], torch.tensor([[[12.0, 12.0]]]), 32)
+
+
+@pytest.mark.parametrize("kind", ["keypoints", "map"])
+def test_labels_that_were_read_for_another_model_are_refused(pipe, kind, tmp_path):
+    rows = [dict(picture=picture(i), map=torch.rand(64, 64).numpy(), keypoints=[[10.0, 20.0], [100.0, 60.0]]) for i in range(8)]
+    data, other = from_dataset(kind, pipe, rows), tiny_pipe()
+    for learn in (lambda: T.train_labels(data, other, str(tmp_path / "out"), steps=2, batch=2), lambda: data.batches(other, 2), lambda: data.encode(other)):
+        with pytest.raises(ValueError, match="were read for 32 x 32 cells, but this model has 64 x 64 for 128 pixels; read them with the pipeline"):
+            learn()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="chunk"):
+        data.encode(pipe, chunk=0)
+
+
+def test_keypoints_that_are_not_labelled_may_be_nan(pipe):
+    nan = float("nan")
+    rows = [dict(picture=picture(i), keypoints=[[10.0, 20.0, 2], [nan, nan, 0]]) for i in range(3)]
+    data = from_dataset("keypoints", pipe, rows)
+    assert data.truth[0].isfinite().all() and data.truth[1].tolist() == [[True, False]] * 3
+    with pytest.raises(ValueError, match="keypoints are"):
+        from_dataset("keypoints", pipe, [dict(picture=picture(0), keypoints=[[nan, nan, 2]])] * 3)

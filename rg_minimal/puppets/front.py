@@ -29,7 +29,7 @@ from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, checksum_of, drag_sources, facts, finish, judge_drag
 from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
 from ..denoisers import denoiser
-from ..files import add_rows, read_rows, rows_so_far
+from ..files import add_rows, read_rows, refuse_file, rows_so_far
 from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from ..pipelines import find_folder, load_head, load_pipeline, sample
 from ..reference import SETTINGS as REFERENCE
@@ -208,6 +208,9 @@ def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tu
     `points` are the names of those that are measured, all where none is given. ValueError at the call, also where the table has rows of
     another model, head or judge, or batches of another size.
     """
+    if Path(table).is_dir():
+        raise ValueError(f"table is {str(table)!r}, which is a folder; pass a file in it, such as {Path(table) / 'front.csv'}")
+    refuse_file(Path(table).absolute().parent)
     known = {point.name for task in tasks for point in POINTS[task]}
     if set(points) - known:
         raise ValueError(f"points is {points!r}; choose from {', '.join(sorted(known))}")
@@ -284,6 +287,8 @@ def summarize(rows: list, resamples: Count = 1000, seed: Seed = 0) -> list[dict]
 def compare(rows: list, task: Tasks, one: Text, other: Text, resamples: Count = 10_000, seed: Seed = 0) -> dict:
     """How much more `one` point has than `other`, of each number, in pairs of pictures of the same caption and noise: the mean
     and `NAME_low`, `NAME_high`, its 95 % interval by the bootstrap over pairs, and `pairs`, how many there are."""
+    if len(task) != 1:
+        raise ValueError(f"task is {task!r}; compare the points of one task at a time")
     values = {point: {(row["seed"], row["picture"]): [row[name] for name in NUMBERS] for row in rows
                       if row["task"] == task[0] and row["point"] == point} for point in (one, other)}
     both = sorted(set(values[one]) & set(values[other]))

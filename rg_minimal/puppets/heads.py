@@ -135,8 +135,19 @@ def edge_loss(readout: Tensor, target: Tensor) -> Tensor:
     return spatial_loss(readout, target, background=-0.5)
 
 
+@dataclass(kw_only=True, eq=False)
+class EdgeObjective(SpatialObjective):
+    """Edges are read in quarters of a cell, which are channels: a map of them cannot be resized to another picture's."""
+
+    def check(self, pipe, batch, image_size) -> None:
+        if tuple(image_size) != (world.SIZE, world.SIZE):
+            raise ValueError(f"the edges are for a picture of {world.SIZE} x {world.SIZE} pixels, but one of {image_size[0]} x {image_size[1]} "
+                             "(height x width) is made; make one of that size")
+        super().check(pipe, batch, image_size)
+
+
 @declared
-def edge_objective(head: ReadoutHead, edges: Tensor, background: NonNegative = 1.0, **settings) -> SpatialObjective:
+def edge_objective(head: ReadoutHead, edges: Tensor, background: NonNegative = 1.0, **settings) -> EdgeObjective:
     """Guide to edges (B or 1, 1, H, W) or (1, H, W), at least 0.5 on an edge: rendered (`Frames.edges`) or drawn.
 
     Args:
@@ -153,7 +164,7 @@ def edge_objective(head: ReadoutHead, edges: Tensor, background: NonNegative = 1
         share = drawn.mean((1, 2, 3), keepdim=True)
         weight = drawn / share.clamp_min(1e-4) + background * (1 - drawn) / (1 - share).clamp_min(1e-4)
         return (readout - target).square() * weight / (1 + background)
-    return SpatialObjective(head=head, target=target, distance=distance, **settings)
+    return EdgeObjective(head=head, target=target, distance=distance, **settings)
 
 
 @declared

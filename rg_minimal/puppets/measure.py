@@ -468,6 +468,8 @@ def measure_inversion(pipe, count: Count = 20, steps: Steps = 50, seed: Seed = D
 @declared
 def measure_combination(pipe, heads: dict[str, ReadoutHead], steps: GuidedSteps = 50, repeats: Count = 3, seed: Seed = POSE_SEED) -> Progress:
     """Process time of one picture guided by five objectives, one of each head, against the pose objective alone."""
+    if missing := [name for name in TASKS if name not in heads]:
+        raise ValueError(f"heads lack {', '.join(missing)}; pass one of each of {', '.join(TASKS)}")
     scene = world.sample_scene(seed)
     frames = world.render(scene)
     states = list(guided_sample(pipe, scene.caption, num_inference_steps=steps, guidance_scale=SCALE,
