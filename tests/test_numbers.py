@@ -80,9 +80,11 @@ READ = {"README.md": [
     "drag, {drag#cases} generated pictures (wrists, ankles, whole puppets, balls), {drag#steps} steps: where the handle ended, from its "
     "target | **{drag#distance:.1f} px**, before {drag#initial_distance:.1f} px |",
     "time | {drag#whole:.0%} %; {drag#attribute_accuracy:.3f}; {drag#fidelity:.3f}; {times#drag/seconds} s a picture on two threads |",
-    "the same, {drag-paces#full, held/cases} of them, in pictures of {drag-paces#full, held/steps} steps with the longer moves of the studio and of notebook "
-    "7: the target; whole; time | **{drag-paces#full, held/distance:.1f} px**; {drag-paces#full, held/whole:.0%} %; {drag-paces#full, held/seconds:.1f} s on two "
-    "threads; at the pace `DRAG_FULL` {drag-paces#drag full/distance:.1f} px; {drag-paces#drag full/whole:.0%} %; {drag-paces#drag full/seconds:.1f} s |",
+    "the same, {drag-paces#drag full/cases} of each, at the pace `DRAG_FULL`, {drag-paces#drag full/steps} steps: the target; whole; time | "
+    "**{drag-paces#drag full/distance:.1f} px**; {drag-paces#drag full/whole:.0%} %; **{drag-paces#drag full/seconds:.1f} s** on two threads; in pictures of "
+    "{drag-paces#full, held/steps} steps with the longer moves of the studio and of notebook 7 {drag-paces#full, held/distance:.1f} px; "
+    "{drag-paces#full, held/whole:.0%} %; {drag-paces#full, held/seconds:.1f} s |",
+    "whole | {drag-paces#drag full/kinds/ankle/whole:.0%} % at `DRAG_FULL`, {drag-paces#full, held/kinds/ankle/whole:.0%} % in {drag-paces#full, held/steps} steps",
     "drag, {drag-inverted#cases} rendered and inverted pictures (wrists, ankles, whole puppets, props) | **{drag-inverted#distance:.1f} px**, "
     "before {drag-inverted#initial_distance:.1f} px; {drag-inverted#whole:.0%} %; {drag-inverted#attribute_accuracy:.3f}; "
     "{drag-inverted#fidelity:.3f} |",

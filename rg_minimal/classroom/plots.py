@@ -513,7 +513,7 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
 
 
 @declared
-def fronts(tasks: dict, named: Texts = (), told: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 6.8)) -> Figure:
+def fronts(tasks: dict, named: Texts = (), told: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 8.2)) -> Figure:
     """Control error against cost of several tasks, a panel each, as in `front`: {name of the error: (summaries of points, the best
     value of "control" where larger is better, or None)}. Axes of cost are logarithmic, errors start at nothing."""
     if not tasks or not all(rows for rows, _ in tasks.values()):
