@@ -726,5 +726,5 @@ def test_a_source_follows_its_pipeline_into_another_number_format():
     source = Source.from_states(pipe, states, PROMPT)
     pipe.to(torch.bfloat16)
     assert all(each.dtype == torch.bfloat16 for each in source(states[0].timestep).features)
-    with pytest.raises(ValueError, match="timestep is a Tensor of shape .2,.* one timestep at a time"):
+    with pytest.raises(ValueError, match="timestep is Tensor of shape .2,.* one timestep at a time"):
         source(torch.tensor([100, 300]))
