@@ -140,8 +140,9 @@ class EdgeObjective(SpatialObjective):
     """Edges are read in quarters of a cell, which are channels: a map of them cannot be resized to another picture's."""
 
     def check(self, pipe, batch, image_size) -> None:
-        if tuple(image_size) != (world.SIZE, world.SIZE):
-            raise ValueError(f"the edges are for a picture of {world.SIZE} x {world.SIZE} pixels, but one of {image_size[0]} x {image_size[1]} "
+        side = CELLS * denoiser(pipe).factor
+        if tuple(image_size) != (side, side):
+            raise ValueError(f"the edges are for a picture of {side} x {side} pixels, but one of {image_size[0]} x {image_size[1]} "
                              "(height x width) is made; make one of that size")
         super().check(pipe, batch, image_size)
 

@@ -493,9 +493,10 @@ for name, make in {"depth_objective": lambda value, **more: depth_objective(task
             NaN=(partial(make, ones(1, 1, 32, 32) * NAN), what, "NaN"),
             complex=(partial(make, torch.zeros(1, 1, 32, 32, dtype=torch.complex64)), what, "pass a tensor"),
             mask_of_zeros=(partial(make, ones(1, 1, 32, 32), mask=torch.zeros(1, 1, 8, 8)), "mask", "zero everywhere"),
-            three_for_two=(partial(lambda make: run(make(ones(3, 1, 32, 32)), prompts=2), make), "target", "1 or 2"))
+            three_for_two=(partial(lambda make: run(make(ones(3, 1, 32, 32)), prompts=2, height=64, width=64), make), "target", "1 or 2"))
     works(name,
-          one_map=(partial(lambda make: run(make(torch.eye(32)[None, None])), make), guides))
+          one_map=(partial(lambda make: run(make(torch.eye(32)[None, None]), height=64, width=64), make), guides))
+refused("edge_objective", a_picture_of_another_size=(lambda: run(edge_objective(task_head("edges"), torch.eye(32)[None, None])), "64 x 64", "32 x 32"))
 
 
 def dragged(handles=((8, 8),), targets=((20, 20),), **settings):
