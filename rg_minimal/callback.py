@@ -19,7 +19,7 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
-from .checks import check_interval, check_trajectory
+from .checks import check_course
 from .denoisers import Denoiser, Flux, denoiser, forget_last_sample, pack, seen_by, takes_moves, unpack
 from .readout import Guidance, Reading, collect_features
 
@@ -75,10 +75,7 @@ class GuidanceCallback(PipelineCallback):
         if step <= call.step:                                       # another call of the pipeline
             call.losses = self.losses = []
             call.timesteps = pipe.scheduler.timesteps
-            for objective in self.guide.objectives:
-                check_interval(objective, steps, first=1)
-                ahead = [t.item() for number, t in enumerate(call.timesteps[-steps:]) if number > step and objective.strength(number, steps)]
-                check_trajectory(getattr(objective, "source", None), ahead)
+            check_course(self.guide.objectives, [t.item() for t in call.timesteps[-steps:]], first=1)
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
         elif before is not None and not before.done:

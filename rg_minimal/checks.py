@@ -380,13 +380,13 @@ def like_gradient(direction, gradient: Tensor) -> Tensor:
     return direction
 
 
-def check_course(objectives, timesteps: list, keep=None) -> None:
-    """ValueError where an objective's interval holds none of these steps, its schedule returns no number, or a source (also `keep`)
-    has no latents at a timestep at which it is asked for them."""
+def check_course(objectives, timesteps: list, keep=None, first: int = 0) -> None:
+    """ValueError where an objective's interval holds none of these steps from the `first` on, its schedule returns no number, or a source
+    (also `keep`) has no latents at a timestep at which it is asked for them."""
     steps = len(timesteps)
     for objective in objectives:
-        check_interval(objective, steps)
-        active = [t for step, t in enumerate(timesteps) if objective.strength(step, steps)]
+        check_interval(objective, steps, first)
+        active = [t for step, t in enumerate(timesteps) if step >= first and objective.strength(step, steps)]
         check_trajectory(getattr(objective, "source", None), active)
     check_trajectory(keep, timesteps)
 

@@ -88,8 +88,9 @@ def head_folder(name, revision: str | None, local_files_only: bool) -> Path | No
 def check_card(folder, config: dict) -> None:
     """ValueError where a folder holds the card of a head of another property, which would be shared with this one."""
     told = Path(folder) / "config.json"
-    if (Path(folder) / "README.md").exists() and told.is_file() and read_json(told).get("property") != config.get("property"):
-        raise ValueError(f"{folder} holds the card (README.md) of a head of {read_json(told).get('property') or 'something else'}, which would be shared "
+    there = read_json(told).get("property") if (Path(folder) / "README.md").exists() and told.is_file() else config.get("property")
+    if there != config.get("property"):
+        raise ValueError(f"{folder} holds the card (README.md) of a head of {there or 'something else'}, which would be shared "
                          "with this one: delete it, or choose another folder")
 
 
