@@ -87,16 +87,23 @@ def _tried(**settings) -> list[Point]:
             Point("25 steps, until 0.8", {"num_inference_steps": 25}, {"stop": 0.8})]
 
 
+# What the authors' settings leave out of `identity` and `drag`: their guidance is over at half of the steps, and a drag has the
+# correspondence head alone, which leaves the handles as strongly as it goes to the targets, in a picture that is free everywhere.
+# Their term for the looks of the rest, which `drag` has no use for where the rest is kept, is left out of both.
+HALF = {"start": 0.0, "stop": 0.5}
+BARE = {"anatomy": None, "stop": 0.5, "eta": 0.0, "radius": 0.0, "anti_ghosting": 1.0, "free": torch.ones(1, 1, world.SIZE, world.SIZE)}
+
 POINTS: dict[str, list[Point]] = {
     "none": [*_points(50, 25, 15, 10, 8, 6), Point("whole", WHOLE), *_points(25, eta=1.0),
              Point("10 steps, trailing DDIM", {"num_inference_steps": 10}, sampler=DDIMScheduler),
              Point("10 steps, DPM-Solver++", {"num_inference_steps": 10}, sampler=DPMSolverMultistepScheduler)],
     "pose": [Point("draft", DRAFT), Point("full", FULL), Point("whole", WHOLE), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
              *_points(25, eta=1.0), *_tried()],
-    **{task: [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}), *_tried()]
-       for task in ("depth", "edges")},
-    "identity": [Point("draft", DRAFT), Point("full", FULL), *_tried(eta=0.0), *_points(25, eta=0.0)],
-    "drag": [Point("full", DRAG_FULL), *_points(50, 25, 15, 10), *_points(25, 20, 15, 10, inner_steps=2),
+    **{task: [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}),
+              *_points(25, eta=1.0), *_tried()] for task in ("depth", "edges")},
+    "identity": [Point("draft", DRAFT), Point("full", FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE, "eta": 0.0}, HALF),
+                 *_tried(eta=0.0), *_points(25, eta=0.0)],
+    "drag": [Point("full", DRAG_FULL), Point("reference", {"num_inference_steps": 50, **REFERENCE}, BARE), *_points(50, 25, 15, 10), *_points(25, 20, 15, 10, inner_steps=2),
              Point("25 steps, step_size=0.1", {"num_inference_steps": 25, "step_size": 0.1}),
              *(Point(f"{steps} steps, on the prediction", {"num_inference_steps": steps, "moves": "prediction", "step_size": step})
                for steps, step in ((25, 0.8), (20, 0.8), (12, 1.0), (10, 1.0))),
@@ -187,7 +194,7 @@ def _drags(pipe, judge, head, pose, point, seed, count):
     for kind in KINDS:
         for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE, **sampler), count // len(KINDS)):
             settings = drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
-                            anatomy=pose, **point.objective) | point.settings
+                            **{"anatomy": pose} | point.objective) | point.settings
             picture, passes = _made(pipe, case.scene.caption, point.scheduled(settings.pop("objectives")), guidance_scale=SCALE,
                                     **sampler, **settings)
             row = judge_drag(judge, case, picture)

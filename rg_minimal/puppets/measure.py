@@ -229,9 +229,9 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
         cases = drag_sources(pipe, judge, kind, real, steps, seed, scale)
         for number, case in zip(range(count // len(KINDS)), cases):
             start = time.perf_counter()
-            picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale, inner_steps=inner_steps,
-                                moves=moves, **drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
-                                       anatomy=anatomy, **settings))
+            edit = drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed, anatomy=anatomy, **settings)
+            picture, _ = sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=scale,
+                                **edit | {"inner_steps": inner_steps, "moves": moves})
             seconds = time.perf_counter() - start
             rows.append({"kind": kind, "seed": case.case.seed, **judge_drag(judge, case, picture), "seconds": seconds})
             if number < 2:
