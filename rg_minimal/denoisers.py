@@ -682,6 +682,16 @@ def takes_moves(scheduler) -> bool:
     return getattr(scheduler, "state_in_first_order", True)
 
 
+def will_take_moves(scheduler, steps: int) -> list[bool]:
+    """`takes_moves` at each of the `steps` that a run will end with, before it begins."""
+    if hasattr(scheduler, "order_list"):
+        return [order == 1 for order in scheduler.order_list[-steps:]]
+    if hasattr(scheduler, "prk_timesteps"):
+        first = len(scheduler.prk_timesteps)
+        return [step % 4 == 0 if step < first else step != 1 for step in range(steps)]
+    return [step % 2 == 0 or not hasattr(scheduler, "state_in_first_order") for step in range(steps)]
+
+
 def seen_by(scheduler, latents: Tensor, t) -> tuple[Tensor, Tensor | float]:
     """What the denoiser sees of the scheduler's latents, and how much larger these are (Euler's are, DDIM's are not)."""
     if not hasattr(scheduler, "scale_model_input"):

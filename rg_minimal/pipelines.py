@@ -21,7 +21,7 @@ from . import hub
 from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, Words, as_number, check_course, check_source, checked,
                      declared, describe)
 from .conditioning import Conditioning, warn_ignored
-from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
+from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings, will_take_moves
 from .files import read_json
 from .pictures import as_pictures
 from .readout import Guidance, Objective, Reading, SampleState, ddim_step, inversion, sampling, take_readings
@@ -82,7 +82,7 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents, timestep_spacing)
     steps = step_settings(scheduler, eta, variance_noise, generator, latents)
-    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
+    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], will_take_moves(scheduler, len(scheduler.timesteps)), keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
 
