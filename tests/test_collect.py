@@ -240,6 +240,17 @@ def test_a_notebook_that_hangs_is_stopped_whatever_it_does_about_it(tmp_path):
     assert row.verdicts.startswith("right, ") and row.right == 1
 
 
+def test_who_prints_too_much_is_checked_all_the_same_and_prints_nothing_into_the_table(tmp_path, capfd):
+    """A thread prints on when its cells have ended, and a program that a cell calls writes where the kernel does."""
+    answer = "my_schedule = lambda done: max(1 - 2 * done, 0)"
+    write(tmp_path / "class" / "ida.ipynb", IMPORT, "print('I train' * 10**6)", answer, CHECKS[0], *HALF)
+    write(tmp_path / "class" / "jon.ipynb", IMPORT, "import os, threading\nn = os.write(1, b'I shout')\ndef shout():\n    while True: print('I shout')",
+          "threading.Thread(target=shout, daemon=True).start()", answer, CHECKS[0], *HALF)
+    ida, jon = collect(tmp_path / "class", limit=100)
+    assert ida.verdicts == jon.verdicts == "right, not done" and "more than 1,000,000 characters" in ida.outcome
+    assert capfd.readouterr() == ("", "")
+
+
 def test_students_files_are_only_read(a_class):
     folder, before, _ = a_class
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -32,7 +32,7 @@ from ..files import refuse_file, write_file
 from . import course
 
 MOST_BYTES = 20 * 10**6                         # of a notebook that is read
-MOST_PRINTED = 10**6                            # characters that a student's notebook may print; above, a cell fails
+MOST_PRINTED, AT_LEAST = 10**6, 10**4           # characters that a student's notebook may print, above which a cell fails; and each cell, whatever others did
 NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.IGNORECASE)
 HERE = re.compile(r"could not be run here|stopped \(\w+\)$")         # what this machine failed at, and not the student: tried again
 MARKS = {"right": "+", "not yet": "-", "not done": ".", "missing": "?"}
@@ -41,14 +41,18 @@ SHELLS = r"(?:pip|uv|conda|mamba|micromamba|cd|pushd|popd|bash|sh|script|system|
 ELSEWHERE = re.compile(rf"""get_ipython\(\)\.(?:system|getoutput)\(|get_ipython\(\)\.run_(?:line|cell)_magic\('{SHELLS}'
                        |\bos\.(?:chdir|system|popen)\b|\bsubprocess\.|\bsys\.path\b""", re.VERBOSE)
 LEFT_OUT = "# left out here: what installs, calls a shell, or changes the folder or sys.path\n"
+ALONE = [f"--IPKernelApp.{each}" for each in ("no_stdout=True", "no_stderr=True", "log_level=ERROR")]       # what is printed outside of cells
 FIRST = f'''import os
 os.environ["PIP_PYTHON"] = "none: pip may change nothing on the machine that collects"      # whatever way it is called
-del os
+for number in (1, 2):                           # what threads and programs write goes nowhere, and not into the table
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+del os, number
 
 def _limit_printing(left=[{MOST_PRINTED}]):
     import sys
 
     def begin(*info):                           # IPython takes the streams' own `write` back after each cell
+        left[0] = max(left[0], {AT_LEAST})
         for stream in (sys.stdout, sys.stderr):
             def write(text, write=stream.write):
                 left[0] -= len(text)
@@ -189,7 +193,7 @@ def run(notebook, limit: float):
         stopped = ""
         try:
             papermill.execute_notebook(str(source), str(executed), kernel_name="python3", cwd=str(work), progress_bar=False,
-                                       timeout_func=left)
+                                       timeout_func=left, extra_arguments=ALONE)
         except papermill.PapermillExecutionError:
             pass                                # an error of a cell, which its outputs show
         except Exception as error:              # the time is over, the kernel died, or was never there
