@@ -728,3 +728,27 @@ def test_a_source_follows_its_pipeline_into_another_number_format():
     assert all(each.dtype == torch.bfloat16 for each in source(states[0].timestep).features)
     with pytest.raises(ValueError, match="timestep is Tensor of shape .2,.* one timestep at a time"):
         source(torch.tensor([100, 300]))
+
+
+@pytest.mark.parametrize("kind", ["SD 1.5", "SDXL", "SD3", "FLUX"])
+def test_without_text_encoders_a_prompt_is_refused_and_what_was_encoded_before_is_taken(kind):
+    """Who needs their memory takes them away when all prompts are encoded."""
+    pipe = KINDS[kind]()
+    told, given = pipelines.encode_prompts(pipe, "a puppet"), {"num_inference_steps": 2, "generator": seed()}
+    expected = pipelines.sample(pipe, "a puppet", **given)[1]
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        if hasattr(pipe, name):
+            setattr(pipe, name, None)
+    assert torch.equal(pipelines.sample(pipe, told, **given | {"generator": seed()})[1], expected)
+    for prompt in ({"prompt": "a puppet"}, {"prompt": ""}):
+        with pytest.raises(ValueError, match="has no text encoder; pass prompt_embeds"):
+            pipelines.sample(pipe, **prompt, **given)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_without_numbers_are_refused_by_name(part):
+    pipe = tiny.tiny_pipe()
+    getattr(pipe, part).to("meta")
+    for call in (lambda: pipelines.sample(pipe, "a puppet"), lambda: pipelines.encode_prompts(pipe, "a puppet")):
+        with pytest.raises(ValueError, match=f"weights of the {part} .* on the meta device"):
+            call()
