@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Iterable, Iterator, Literal
 
@@ -66,6 +66,10 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     """
     model = denoiser(pipe)
     told = {name: settings.pop(name) for name in list(settings) if "prompt" in name}
+    known = [each.name for each in fields(Guidance)][1:]
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"guided_sample takes no {', '.join(unknown)}; beside its own settings it takes those of Guidance, {', '.join(known)}. Of what "
+                         f"{type(model.pipe).__name__} takes besides, make use in its own call, with callback_on_step_end=GuidanceCallback(objectives)")
     guide = Guidance(objectives, **settings)
     if keep is not None and guide.mask is None:
         raise ValueError("keep needs a mask (B, 1, h, w): 1 where the picture may change, 0 where it is kept")

@@ -653,6 +653,8 @@ def test_noise_of_the_steps_and_generators_come_in_any_form_with_any_scheduler(p
     (lambda pipe: guided_sample(pipe, prompt_embeds=np.zeros((1, 16, 32), "float32")), "prompt_embeds is ndarray of shape"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=[[0.0]]), "prompt_embeds is .*pass a tensor of floats"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=True), "prompt_embeds is True"),
+    (lambda pipe: guided_sample(pipe, PROMPT, clip_skip=1, stepsize=0.1), "takes no clip_skip, stepsize; .* step_size, .*make use in its own call"),
+    (lambda pipe: pipelines.sample(pipe, PROMPT, strength=0.5), "takes no strength; .*StableDiffusionPipeline takes besides, .*GuidanceCallback"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=torch.zeros(16, 32)), r"prompt_embeds is Tensor of shape \(16, 32\).*B, L, D"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=torch.full((1, 16, 32), float("nan"))), "prompt_embeds holds NaN or infinity; encode the prompt again"),
     (lambda pipe: guided_sample(pipe, PROMPT, num_inference_steps=2, scheduler=diffusers.PNDMScheduler.from_config(pipe.scheduler.config)),
