@@ -20,7 +20,7 @@ from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
 from .checks import check_course
-from .denoisers import Denoiser, Flux, denoiser, forget_last_sample, pack, seen_by, takes_moves, unpack
+from .denoisers import Denoiser, Flux, denoiser, forget_last_sample, pack, seen_by, takes_moves, unpack, will_take_moves
 from .readout import Guidance, Reading, collect_features
 
 
@@ -75,7 +75,7 @@ class GuidanceCallback(PipelineCallback):
         if step <= call.step:                                       # another call of the pipeline
             call.losses = self.losses = []
             call.timesteps = pipe.scheduler.timesteps
-            check_course(self.guide.objectives, [t.item() for t in call.timesteps[-steps:]], first=1)
+            check_course(self.guide.objectives, [t.item() for t in call.timesteps[-steps:]], will_take_moves(pipe.scheduler, steps), first=1)
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
         elif before is not None and not before.done:

@@ -380,24 +380,29 @@ def like_gradient(direction, gradient: Tensor) -> Tensor:
     return direction
 
 
-def check_course(objectives, timesteps: list, keep=None, first: int = 0) -> None:
-    """ValueError where an objective's interval holds none of these steps from the `first` on, its schedule returns no number, or a source
-    (also `keep`) has no latents at a timestep at which it is asked for them."""
+def check_course(objectives, timesteps: list, takes: list, keep=None, first: int = 0) -> None:
+    """ValueError where an objective's interval holds none of these steps from the `first` on, or none that `takes` moves, its schedule
+    returns no number, or a source (also `keep`) has no latents at a timestep at which it is asked for them."""
     steps = len(timesteps)
     for objective in objectives:
-        check_interval(objective, steps, first)
-        active = [t for step, t in enumerate(timesteps) if step >= first and objective.strength(step, steps)]
+        check_interval(objective, steps, first, takes)
+        active = [t for step, t in enumerate(timesteps) if step >= first and takes[step] and objective.strength(step, steps)]
         check_trajectory(getattr(objective, "source", None), active)
     check_trajectory(keep, timesteps)
 
 
-def check_interval(objective, steps: int, first: int = 0) -> None:
-    """ValueError where the interval of an objective that counts holds none of the steps `first`, ..., `steps` - 1."""
+def check_interval(objective, steps: int, first: int = 0, takes: list | None = None) -> None:
+    """ValueError where the interval of an objective that counts holds none of the steps `first`, ..., `steps` - 1, or none of these that
+    `takes` a move, if that is told."""
     begin, end = (int(fraction * steps + 1e-9) for fraction in (objective.start, objective.stop))
     if objective.weight and end <= max(begin, first):
         early = " (the first step has no step before it, so a callback cannot guide it)" if first and begin < first else ""
         raise ValueError(f"start {objective.start:g} and stop {objective.stop:g} of {type(objective).__name__} hold none of the {steps} steps{early}, so "
                          "nothing would be guided; widen the interval, or take more steps")
+    if objective.weight and takes is not None and not any(takes[max(begin, first):end]):
+        raise ValueError(f"start {objective.start:g} and stop {objective.stop:g} of {type(objective).__name__} hold only such of the {steps} steps from "
+                         "which the scheduler goes on as if nothing were moved (Heun's second looks, say), so nothing would be guided; widen the "
+                         "interval, or take more steps")
 
 
 def check_trajectory(source, timesteps: list) -> None:

@@ -136,6 +136,11 @@ def encode_prompt(pipe, model, prompt, negative_prompt=None, image_size=None, nu
     if negatives is not None and "negative_prompt" not in takes:
         raise ValueError(f"negative_prompt is {negative_prompt!r}, but {type(pipe).__name__} has no negative branch: its guidance "
                          "scale is an input of the model; leave negative_prompt out")
+    encoders = [name for name in ("text_encoder", "text_encoder_2", "text_encoder_3") if hasattr(pipe, name)]
+    both = all(name in embeds or name not in takes for name in ("prompt_embeds", "negative_prompt_embeds"))
+    if encoders and not both and all(getattr(pipe, name) is None for name in encoders):
+        raise ValueError(f"{type(pipe).__name__} has no text encoder; pass prompt_embeds and negative_prompt_embeds as its encode_prompt gave them, or "
+                         "as a prompt what encode_prompts(pipe, prompt) gave, before it was taken away")
     unknown = sorted(set(embeds) - set(takes))
     if unknown:
         raise ValueError(f"{type(pipe).__name__} takes no {', '.join(unknown)}; its encode_prompt takes {', '.join(takes)}")

@@ -540,11 +540,11 @@ def main(arguments=None) -> None:
             step_of(step)
         out = Path(asked.out or Path(find_folder("data/results")) / "true-sizes.json")
         refuse_file(out.parent)
-        if out.is_file():
-            read_json(out)
-        found = predicted(asked.name, asked.size, asked.dtype, asked.memory)
+        of_size = f" {asked.size}" if asked.size not in (None, size_of(asked.name).pixels) else ""
+        key = Path(asked.name).absolute().name + of_size + (f" {asked.dtype}" if asked.dtype != "bfloat16" else "")
+        known = read_json(out).get(key, {}).get("fits", {}) if out.is_file() else {}
+        found = predicted(asked.name, asked.size, asked.dtype, sorted({*asked.memory, *map(float, known)}))     # what is known stays
     print(json.dumps(found, indent=1), flush=True)
-    key = Path(asked.name).name + (f" {asked.size}" if asked.size not in (None, size_of(asked.name).pixels) else "")
     if asked.run:
         found["measured"] = measured(asked.name, asked.run, asked.size, asked.dtype, asked.repeats)
     update_json(out, lambda known: {key: {**known.get(key, {}), **found}})

@@ -185,7 +185,14 @@ class Denoiser:
     # ---- prompts and pictures ------------------------------------------------------------------------------------------
 
     def encode_prompt(self, prompt, negative_prompt=None, image_size=None, num_images_per_prompt: int = 1, **embeds) -> Conditioning:
-        """See `conditioning.encode_prompt`."""
+        """See `conditioning.encode_prompt`. ValueError also for a pipeline whose weights have a shape and no numbers."""
+        for name, part in getattr(self.pipe, "components", {}).items():
+            modules = list(part.modules()) if isinstance(part, nn.Module) else []
+            if any(hasattr(each, "_hf_hook") for each in modules):                      # offloaded one by one: they come when they are needed
+                continue
+            if any(weight.is_meta for each in modules for weight in each.parameters(recurse=False)):
+                raise ValueError(f"weights of the {name} of this {type(self.pipe).__name__} are on the meta device, so they hold no numbers; load it "
+                                 "again, with all of its weights, and not under torch.device('meta')")
         return encode_prompt(self.pipe, self, prompt, negative_prompt, image_size or self.image_size(), num_images_per_prompt, **embeds)
 
     def name_encoded(self, encoded, image_size) -> Conditioning:
@@ -680,6 +687,16 @@ def takes_moves(scheduler) -> bool:
     if hasattr(scheduler, "prk_timesteps"):
         return scheduler.counter % 4 == 0 if scheduler.counter < len(scheduler.prk_timesteps) else scheduler.counter != 1
     return getattr(scheduler, "state_in_first_order", True)
+
+
+def will_take_moves(scheduler, steps: int) -> list[bool]:
+    """`takes_moves` at each of the `steps` that a run will end with, before it begins."""
+    if hasattr(scheduler, "order_list"):
+        return [order == 1 for order in scheduler.order_list[-steps:]]
+    if hasattr(scheduler, "prk_timesteps"):
+        first = len(scheduler.prk_timesteps)
+        return [step % 4 == 0 if step < first else step != 1 for step in range(steps)]
+    return [step % 2 == 0 or not hasattr(scheduler, "state_in_first_order") for step in range(steps)]
 
 
 def seen_by(scheduler, latents: Tensor, t) -> tuple[Tensor, Tensor | float]:

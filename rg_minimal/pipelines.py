@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Iterable, Iterator, Literal
 
@@ -21,7 +21,7 @@ from . import hub
 from .checks import (Count, FileName, Fraction, Index, NonNegative, Number, Texts, Truth, Words, as_number, check_course, check_source, checked,
                      declared, describe)
 from .conditioning import Conditioning, warn_ignored
-from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings
+from .denoisers import ddim_scheduler, denoiser, draw, scheduler_step, step_settings, will_take_moves
 from .files import read_json
 from .pictures import as_pictures
 from .readout import Guidance, Objective, Reading, SampleState, ddim_step, inversion, sampling, take_readings
@@ -66,6 +66,10 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     """
     model = denoiser(pipe)
     told = {name: settings.pop(name) for name in list(settings) if "prompt" in name}
+    known = [each.name for each in fields(Guidance)][1:]
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"guided_sample takes no {', '.join(unknown)}; beside its own settings it takes those of Guidance, {', '.join(known)}. Of what "
+                         f"{type(model.pipe).__name__} takes besides, make use in its own call, with callback_on_step_end=GuidanceCallback(objectives)")
     guide = Guidance(objectives, **settings)
     if keep is not None and guide.mask is None:
         raise ValueError("keep needs a mask (B, 1, h, w): 1 where the picture may change, 0 where it is kept")
@@ -82,7 +86,7 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents, timestep_spacing)
     steps = step_settings(scheduler, eta, variance_noise, generator, latents)
-    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], keep)
+    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], will_take_moves(scheduler, len(scheduler.timesteps)), keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
 

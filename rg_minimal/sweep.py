@@ -38,6 +38,7 @@ MOST = 10_000                                               # runs in a sweep
 SHOWN, WIDE = 3, 360                                        # pictures of a run on the page, and pixels that they are wide
 KNOWN = ("manifest.json", "done", "notebooks", "table.csv", "pictures.html")
 MEASURES = "measure:"
+COLUMNS = ("status", "seconds", "worker", "error")          # of the table, beside parameters and results
 OPTIONS = ("count", "steps", "model", "heads")              # of `rg_minimal.puppets.measure`
 
 
@@ -104,6 +105,8 @@ def _number(value):
 def check_grid(grid: dict) -> dict[str, list]:
     """The grid with a list of values for each name. ValueError where one has none, or values that a file cannot hold."""
     for name, values in grid.items():
+        if name in COLUMNS:
+            raise ValueError(f"the grid names {name}, and so does table.csv say of each run what became of it: give the parameter another name")
         try:
             if not isinstance(values, (list, tuple, range)) or not values:
                 raise ValueError("that is no list of values")
@@ -296,12 +299,12 @@ def _run(client, target: str, folder: Path, todo: list[dict], retries: int) -> N
 def write_table(path: Path, records: list[dict]) -> Path:
     """A row for each run: its parameters, status, seconds, worker, error, and what it recorded."""
     results = dict.fromkeys(f"result.{name}" for each in records for name in each["results"])
-    columns = [*records[0]["parameters"], "status", "seconds", "worker", "error", *results]
+    columns = [*records[0]["parameters"], *COLUMNS, *results]
     text = io.StringIO()
     out = csv.DictWriter(text, columns, lineterminator="\n")
     out.writeheader()
     for each in records:
-        row = {name: each[name] for name in ("status", "seconds", "worker", "error")}
+        row = {name: each[name] for name in COLUMNS}
         out.writerow(row | each["parameters"] | {f"result.{name}": value for name, value in each["results"].items()})
     return write_file(path, text.getvalue())
 

@@ -11,7 +11,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback, SDCFGC
 import tiny
 from rg_minimal import pipelines, readout as rg
 from rg_minimal.callback import GuidanceCallback
-from rg_minimal.denoisers import denoiser, pack, scheduler_step
+from rg_minimal.denoisers import denoiser, pack, scheduler_step, will_take_moves
 from tiny import as_, make_head, seed, spatial
 
 PROMPT = "a puppet is waving"
@@ -361,6 +361,35 @@ def test_euler_keeps_its_own_size_of_latents():
         call(pipe, guidance)
         losses.append(guidance.losses[-1][0])
     assert losses[1] < losses[0]
+
+
+SECOND_LOOKS = [("DDIMScheduler", {}), ("HeunDiscreteScheduler", {}), ("KDPM2DiscreteScheduler", {}), ("DPMSolverSinglestepScheduler", {}),
+                ("DPMSolverSinglestepScheduler", {"solver_order": 3}), ("PNDMScheduler", {"skip_prk_steps": True}), ("PNDMScheduler", {"skip_prk_steps": False})]
+
+
+@pytest.mark.parametrize("name, settings", SECOND_LOOKS)
+def test_which_steps_take_a_move_is_known_before_the_first(name, settings):
+    """As the runs themselves find out, of the sampler and of the callback, also in the part of the steps that img2img takes."""
+    pipe = as_(tiny.tiny_pipe(), "StableDiffusionImg2ImgPipeline")
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **settings)
+    states = list(pipelines.guided_sample(pipe, PROMPT, [spatial(pipe)], num_inference_steps=8, scheduler=pipe.scheduler, generator=seed()))
+    scheduler = denoiser(pipe).scheduler(8, pipe.scheduler)
+    assert will_take_moves(scheduler, len(states)) == [state.losses[0] is not None for state in states]
+    guidance = GuidanceCallback([spatial(pipe)])
+    call(pipe, guidance, image=IMAGE, strength=0.6, num_inference_steps=8)
+    assert len(guidance.losses) == sum(will_take_moves(pipe.scheduler, pipe._num_timesteps)[1:])
+
+
+@pytest.mark.parametrize("name, steps", [("HeunDiscreteScheduler", 3), ("DPMSolverSinglestepScheduler", 4), ("KDPM2DiscreteScheduler", 3)])
+def test_an_interval_in_which_no_move_is_taken_is_refused(name, steps):
+    """Else the picture comes out as without guidance, and nobody is told."""
+    pipe = tiny.tiny_pipe()
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="as if nothing were moved .* take more steps"):
+        call(pipe, GuidanceCallback([spatial(pipe, stop=0.5)]), num_inference_steps=steps)
+    count = len(denoiser(pipe).scheduler(steps, pipe.scheduler).timesteps)
+    with pytest.raises(ValueError, match="as if nothing were moved"):
+        pipelines.guided_sample(pipe, PROMPT, [spatial(pipe, start=1 / count, stop=2 / count)], num_inference_steps=steps, scheduler=pipe.scheduler)
 
 
 def test_a_source_of_other_steps_is_refused_before_the_second_pass():

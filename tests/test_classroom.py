@@ -150,6 +150,13 @@ def test_links_of_a_version_lead_somewhere(built, version, name):
             assert re.match(r"https?:", link) or (built / version / link.partition("#")[0]).exists(), link
 
 
+def test_links_lead_out_of_folders_with_spaces_and_brackets(tmp_path):
+    """Markdown ends a link at the first of them: the teacher's course may lie in `My course (2)`."""
+    here, there = tmp_path / "My course (2)" / "notebooks", tmp_path / "class" / "student"
+    moved = versions.relinked("[a](../data/my%20card.md#use), [b](01.ipynb), [c](https://x.org/a%20b)", here, there)
+    assert moved == "[a](../../My%20course%20%282%29/data/my%20card.md#use), [b](01.ipynb), [c](https://x.org/a%20b)"
+
+
 def test_building_again_gives_the_same_and_leaves_other_files_alone(tmp_path):
     first = versions.build(tmp_path / "out")
     before = {path: path.read_bytes() for path in first.rglob("*.ipynb")}

@@ -133,13 +133,58 @@ def test_pip_refuses_where_it_is_told_of_no_python(tmp_path):
     assert said.returncode and "none: x" in said.stderr
 
 
-def test_found_are_notebooks_that_are_no_links_and_not_hidden(tmp_path):
-    for name in ("b/2.ipynb", "a/1.ipynb", ".ipynb_checkpoints/x.ipynb", "a/.hidden.ipynb", "a/notes.txt", "a/1.ipynb.bak", "class.checked/3.ipynb"):
+def test_found_are_notebooks_that_are_no_links_and_not_hidden_and_the_rest_is_named(tmp_path):
+    for name in ("b/2.ipynb", "a/1.ipynb", ".ipynb_checkpoints/x.ipynb", "a/.hidden.ipynb", "a/notes.txt", "a/1.ipynb.bak", "class.checked/3.ipynb",
+                 "b/3.ipynb.txt", "b/4.IPYNB", "b/5.ipynb.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "z.ipynb").symlink_to(tmp_path / "a" / "1.ipynb")
     (tmp_path / "dir.ipynb").mkdir()
-    assert found_in(tmp_path, tmp_path / "class.checked") == [tmp_path / "a" / "1.ipynb", tmp_path / "b" / "2.ipynb"]
+    notebooks, others = ([path.relative_to(tmp_path).as_posix() for path in each] for each in found_in(tmp_path, tmp_path / "class.checked"))
+    assert notebooks == ["a/1.ipynb", "b/2.ipynb", "b/3.ipynb.txt", "b/4.IPYNB", "b/5.ipynb.json"], "as browsers and other systems save them"
+    assert others == ["z.ipynb", "a/1.ipynb.bak", "a/notes.txt"]
+
+
+def test_a_folder_that_cannot_be_read_is_said_and_not_passed_over(tmp_path, monkeypatch):
+    write(tmp_path / "class" / "ada" / "1.ipynb", "1")
+    real = os.scandir
+
+    def closed(path):
+        if os.path.basename(path) == "ada":
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ValueError, match="ada cannot be read .Permission denied.: allow it"):
+        collect(tmp_path / "class")
+
+
+@pytest.mark.parametrize("error, said", [(RuntimeError("Kernel died before replying"), "stopped (RuntimeError)"),
+                                         (OSError(28, "No space left on device"), "could not be run here: [Errno 28] No space left on device")])
+def test_what_this_machine_failed_at_is_tried_again(error, said, tmp_path, monkeypatch):
+    """It was no student's fault, and is no answer of theirs."""
+    write(tmp_path / "class" / "ada.ipynb", *student_of("my_schedule = 3"))
+
+    def fails(*given, **settings):
+        raise error
+    place = (collecting.papermill, "execute_notebook") if isinstance(error, RuntimeError) else (collecting.tempfile, "TemporaryDirectory")
+    with monkeypatch.context() as broken:
+        broken.setattr(*place, fails)
+        assert collect(tmp_path / "class")[0].outcome == said
+    ran = []
+    monkeypatch.setattr(collecting, "check_one", lambda path, row, known, limit: ran.append(path.name))
+    collect(tmp_path / "class")
+    assert ran == ["ada.ipynb"]
+    collect(tmp_path / "class")
+    assert ran == ["ada.ipynb"]
+
+
+def test_names_of_any_letters_fit_on_a_disk(tmp_path, monkeypatch):
+    """255 bytes are 83 of these letters; a name in the letters of another system is none at all in ours."""
+    for name in ("\u5b57" * 83, os.fsdecode(b"M\xfcller")):
+        write(tmp_path / "class" / f"{name}.ipynb", *student_of("my_schedule = 3"))
+    monkeypatch.setattr(collecting, "check_one", lambda path, row, known, limit: course.read(path))
+    rows = collect(tmp_path / "class")
+    assert [row.outcome for row in rows] == ["ran", "ran"] and len(list((tmp_path / "class.checked").rglob("*.ipynb"))) == 2
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +238,17 @@ def test_a_notebook_that_hangs_is_stopped_whatever_it_does_about_it(tmp_path):
     row, = collect(tmp_path / "class", limit=15)
     assert row.outcome == "stopped after 15 s in code cell 4" and 10 < row.seconds < 60
     assert row.verdicts.startswith("right, ") and row.right == 1
+
+
+def test_who_prints_too_much_is_checked_all_the_same_and_prints_nothing_into_the_table(tmp_path, capfd):
+    """A thread prints on when its cells have ended, and a program that a cell calls writes where the kernel does."""
+    answer = "my_schedule = lambda done: max(1 - 2 * done, 0)"
+    write(tmp_path / "class" / "ida.ipynb", IMPORT, "print('I train' * 10**6)", answer, CHECKS[0], *HALF)
+    write(tmp_path / "class" / "jon.ipynb", IMPORT, "import os, threading\nn = os.write(1, b'I shout')\ndef shout():\n    while True: print('I shout')",
+          "threading.Thread(target=shout, daemon=True).start()", answer, CHECKS[0], *HALF)
+    ida, jon = collect(tmp_path / "class", limit=100)
+    assert ida.verdicts == jon.verdicts == "right, not done" and "more than 1,000,000 characters" in ida.outcome
+    assert capfd.readouterr() == ("", "")
 
 
 def test_students_files_are_only_read(a_class):
@@ -254,9 +310,10 @@ def test_the_command_refuses_in_a_sentence(words, said, tmp_path, monkeypatch, c
 def test_the_command_prints_a_table(tmp_path, capsys):
     (tmp_path / "class").mkdir()
     write(tmp_path / "class" / "x.ipynb", "print(1)")
+    (tmp_path / "class" / "a.zip").touch()
     collecting.main([str(tmp_path / "class")])
     said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("x.ipynb ") and said[-1] == "1 notebooks, 0 of 0 exercises right"
+    assert said[1].startswith("x.ipynb ") and said[-2:] == ["1 notebooks, 0 of 0 exercises right", "left alone, as no notebooks: a.zip"]
 
 
 def test_the_solved_version_of_a_notebook_passes_and_the_students_is_not_done(tmp_path):

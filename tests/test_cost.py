@@ -211,13 +211,25 @@ def test_the_command_predicts_measures_and_keeps_what_is_there(tmp_path, capsys)
     mine = json.loads(out.read_text())["mine 16"]
     cost.main(["data/puppet-diffusion", "--out", str(out), "--size", "64", "--dtype", "float32", "--memory", "0.1", "6",
                "--run", "unguided", "plain", "reference"])
-    assert set(json.loads(out.read_text())) == {"mine 16", "puppet-diffusion 64"}
-    found = json.loads(out.read_text())["puppet-diffusion 64"]
+    assert set(json.loads(out.read_text())) == {"mine 16", "puppet-diffusion 64 float32"}
+    found = json.loads(out.read_text())["puppet-diffusion 64 float32"]
     assert found["pixels"] == 64 and found["fits"] == {"0.1": "no", "6": "plain"}
     steps = found["measured"]["steps"]
     assert steps["plain"]["tallied_gb"] == found["predicted_gb"]["plain"]
     assert 0 < found["measured"]["of_reference"]["plain"]["time"] < 1 < found["measured"]["of_unguided"]["plain"]["time"]
     assert json.loads(out.read_text())["mine 16"] == mine and mine["pixels"] == 16 and "written to" in capsys.readouterr().out
+
+
+def test_another_number_format_or_card_takes_nothing_from_what_is_known(tmp_path, monkeypatch):
+    """Else `cost sd15 --dtype float32` puts its figures beside what was measured in half precision, `--memory 12` in the place of four cards."""
+    out, known = tmp_path / "sizes.json", {"dtype": "bfloat16", "fits": {"6": "no", "8": "least"}, "measured": 3}
+    out.write_text(json.dumps({"sd15": known, "here": {}}))
+    monkeypatch.setattr(cost, "predicted", lambda name, pixels, dtype, memory: {"dtype": dtype, "fits": {f"{each:g}": "plain" for each in memory}})
+    cost.main(["sd15", "--out", str(out), "--dtype", "float32"])
+    written = json.loads(out.read_text())
+    assert written["sd15"] == known and written["sd15 float32"] == {"dtype": "float32", "fits": dict.fromkeys(("6", "8", "16", "24"), "plain")}
+    cost.main(["sd15", "--out", str(out), "--memory", "12"])
+    assert json.loads(out.read_text())["sd15"] == {"dtype": "bfloat16", "fits": dict.fromkeys(("6", "8", "12"), "plain"), "measured": 3}
 
 
 def test_two_commands_on_one_file_keep_what_both_found(tmp_path, monkeypatch):

@@ -653,6 +653,8 @@ def test_noise_of_the_steps_and_generators_come_in_any_form_with_any_scheduler(p
     (lambda pipe: guided_sample(pipe, prompt_embeds=np.zeros((1, 16, 32), "float32")), "prompt_embeds is ndarray of shape"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=[[0.0]]), "prompt_embeds is .*pass a tensor of floats"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=True), "prompt_embeds is True"),
+    (lambda pipe: guided_sample(pipe, PROMPT, clip_skip=1, stepsize=0.1), "takes no clip_skip, stepsize; .* step_size, .*make use in its own call"),
+    (lambda pipe: pipelines.sample(pipe, PROMPT, strength=0.5), "takes no strength; .*StableDiffusionPipeline takes besides, .*GuidanceCallback"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=torch.zeros(16, 32)), r"prompt_embeds is Tensor of shape \(16, 32\).*B, L, D"),
     (lambda pipe: guided_sample(pipe, prompt_embeds=torch.full((1, 16, 32), float("nan"))), "prompt_embeds holds NaN or infinity; encode the prompt again"),
     (lambda pipe: guided_sample(pipe, PROMPT, num_inference_steps=2, scheduler=diffusers.PNDMScheduler.from_config(pipe.scheduler.config)),
@@ -728,3 +730,27 @@ def test_a_source_follows_its_pipeline_into_another_number_format():
     assert all(each.dtype == torch.bfloat16 for each in source(states[0].timestep).features)
     with pytest.raises(ValueError, match="timestep is Tensor of shape .2,.* one timestep at a time"):
         source(torch.tensor([100, 300]))
+
+
+@pytest.mark.parametrize("kind", ["SD 1.5", "SDXL", "SD3", "FLUX"])
+def test_without_text_encoders_a_prompt_is_refused_and_what_was_encoded_before_is_taken(kind):
+    """Who needs their memory takes them away when all prompts are encoded."""
+    pipe = KINDS[kind]()
+    told, given = pipelines.encode_prompts(pipe, "a puppet"), {"num_inference_steps": 2, "generator": seed()}
+    expected = pipelines.sample(pipe, "a puppet", **given)[1]
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        if hasattr(pipe, name):
+            setattr(pipe, name, None)
+    assert torch.equal(pipelines.sample(pipe, told, **given | {"generator": seed()})[1], expected)
+    for prompt in ({"prompt": "a puppet"}, {"prompt": ""}):
+        with pytest.raises(ValueError, match="has no text encoder; pass prompt_embeds"):
+            pipelines.sample(pipe, **prompt, **given)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_without_numbers_are_refused_by_name(part):
+    pipe = tiny.tiny_pipe()
+    getattr(pipe, part).to("meta")
+    for call in (lambda: pipelines.sample(pipe, "a puppet"), lambda: pipelines.encode_prompts(pipe, "a puppet")):
+        with pytest.raises(ValueError, match=f"weights of the {part} .* on the meta device"):
+            call()

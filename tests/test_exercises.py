@@ -651,6 +651,8 @@ def test_pck_of_one():
     target = torch.tensor([[0.0, 0.0], [40.0, 0.0], [0.0, 100.0], [40.0, 100.0]])
     seen = target + torch.tensor([[1.0, 0.0], [4.0, 4.0], [9.0, 0.0], [0.0, 30.0]])        # 5 pixels are near enough
     check = lambda answer: exercises.pck_of_one(answer, seen, target, 0.05)
+    third = exercises.pck_of_one(0.333, torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 109.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 100.0]]), 0.05)
+    assert third.startswith("Right: 1 of 3"), "it is not told that 0.333 is wrong, and 0.333 right"
     assert check(0.25).startswith("Right: 1 of 4") and check(torch.tensor(0.25)).startswith("Right: ")
     assert "percentage" in check(25.0) and "count" in check(1) and "too far" in check(0.75)
     assert "larger side" in check(0.4) and "take the mean" in check(torch.tensor([True, False, False, False]))

@@ -1,5 +1,7 @@
 """Files and folders are whole or absent, whatever happens while they are written, and nothing of anybody else's is deleted."""
+import argparse
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -382,3 +384,22 @@ def test_a_place_that_cannot_be_written_is_told_before_slow_work(tmp_path, monke
             files.check_file(place / "head.safetensors", {})
     with pytest.raises(ValueError, match="cannot be made .*: choose another name"):
         write_file(tmp_path / ("n" * 300) / "x.json", "x")
+
+
+@pytest.mark.parametrize("module, words, option, place", [
+    ("puppets.measure", ["pose"], "out", "data/results"), ("puppets.heads", ["pose"], "out", "data/heads"), ("puppets.judge", [], "folder", "data/judge"),
+    ("puppets.previews", [], "folder", "data/previews"), ("evidence.__main__", ["trial"], "folder", "data/results/evidence"),
+    ("evidence.__main__", ["contest"], "folder", "data/results/evidence"), ("evidence.__main__", ["report"], "folder", "data/results/evidence")])
+def test_what_a_command_writes_by_default_goes_where_it_is_read_from(module, words, option, place, tmp_path, monkeypatch):
+    """From another folder, such as notebooks/, too: a data/results/evidence that it made there, with a table of its own, would be found first
+    from then on, by notebook A4 as well, and a data/heads in the place of the heads that are shipped."""
+    told = {}
+
+    def parse(parser, arguments):
+        told.update(vars(argparse.ArgumentParser.parse_known_args(parser, arguments)[0]))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module(f"rg_minimal.{module}").main(words)
+    assert Path(told[option]).resolve() == Path(__file__).resolve().parents[1] / place

@@ -106,6 +106,8 @@ def test_grids():
         "a": [0.1, "1e-1x", True], "b": [0, 4], "c": [[1, 2], [3, 4]], "d": ["tcp:x"]}
     assert sweep.read_grid(["lr=1e-3,5e-4,2"]) == {"lr": [1e-3, 5e-4, 2]}, "as papermill reads them"
     assert sweep.points({"a": [1, 2], "b": [3, 4]})[1] == {"a": 1, "b": 4}
+    with pytest.raises(ValueError, match="the grid names seconds, and so does table.csv"):
+        sweep.check_grid({"seconds": [1, 2]})
 
 
 def test_the_page_shows_what_differs_between_runs(tmp_path):

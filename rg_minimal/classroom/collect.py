@@ -32,21 +32,27 @@ from ..files import refuse_file, write_file
 from . import course
 
 MOST_BYTES = 20 * 10**6                         # of a notebook that is read
-MOST_PRINTED = 10**6                            # characters that a student's notebook may print; above, a cell fails
+MOST_PRINTED, AT_LEAST = 10**6, 10**4           # characters that a student's notebook may print, above which a cell fails; and each cell, whatever others did
+NOTEBOOK = re.compile(r"\.ipynb(\.txt|\.json)?$", re.IGNORECASE)
+HERE = re.compile(r"could not be run here|stopped \(\w+\)$")         # what this machine failed at, and not the student: tried again
 MARKS = {"right": "+", "not yet": "-", "not done": ".", "missing": "?"}
 SAYS = {"Right": "right", "Not yet": "not yet", "Not done yet": "not done"}
 SHELLS = r"(?:pip|uv|conda|mamba|micromamba|cd|pushd|popd|bash|sh|script|system|sx|!!?)"
 ELSEWHERE = re.compile(rf"""get_ipython\(\)\.(?:system|getoutput)\(|get_ipython\(\)\.run_(?:line|cell)_magic\('{SHELLS}'
                        |\bos\.(?:chdir|system|popen)\b|\bsubprocess\.|\bsys\.path\b""", re.VERBOSE)
 LEFT_OUT = "# left out here: what installs, calls a shell, or changes the folder or sys.path\n"
+ALONE = [f"--IPKernelApp.{each}" for each in ("no_stdout=True", "no_stderr=True", "log_level=ERROR")]       # what is printed outside of cells
 FIRST = f'''import os
 os.environ["PIP_PYTHON"] = "none: pip may change nothing on the machine that collects"      # whatever way it is called
-del os
+for number in (1, 2):                           # what threads and programs write goes nowhere, and not into the table
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+del os, number
 
 def _limit_printing(left=[{MOST_PRINTED}]):
     import sys
 
     def begin(*info):                           # IPython takes the streams' own `write` back after each cell
+        left[0] = max(left[0], {AT_LEAST})
         for stream in (sys.stdout, sys.stderr):
             def write(text, write=stream.write):
                 left[0] -= len(text)
@@ -76,14 +82,21 @@ class Row:
 
 # ---- which notebook, which exercises -----------------------------------------------------------------------------------
 
-def found_in(folder: Path, out: Path) -> list[Path]:
-    """The notebooks below a folder, sorted: no links, nothing hidden, nothing of the results."""
+def found_in(folder: Path, out: Path) -> tuple[list[Path], list[Path]]:
+    """The notebooks below a folder, and what else lies there, both sorted: nothing hidden, nothing of the results.
+
+    A browser may have saved a notebook as `5.ipynb.txt`, another system as `5.IPYNB`. Links are no notebooks. ValueError for a
+    folder that cannot be read, whose students would be missed.
+    """
+    def refuse(error):
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}): allow it, or move it away")
     found = []
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder, onerror=refuse):
         here = Path(where)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and (here / name).resolve() != out.resolve())
-        found += [here / name for name in sorted(files) if name.endswith(".ipynb") and not name.startswith(".")]
-    return [path for path in found if path.is_file() and not path.is_symlink()]
+        found += [here / name for name in sorted(files) if not name.startswith(".")]
+    notebooks = [path for path in found if NOTEBOOK.search(path.name) and path.is_file() and not path.is_symlink()]
+    return notebooks, [path for path in found if path not in notebooks]
 
 
 def checks() -> dict[str, dict[str, str]]:
@@ -180,7 +193,7 @@ def run(notebook, limit: float):
         stopped = ""
         try:
             papermill.execute_notebook(str(source), str(executed), kernel_name="python3", cwd=str(work), progress_bar=False,
-                                       timeout_func=left)
+                                       timeout_func=left, extra_arguments=ALONE)
         except papermill.PapermillExecutionError:
             pass                                # an error of a cell, which its outputs show
         except Exception as error:              # the time is over, the kernel died, or was never there
@@ -290,20 +303,23 @@ def collect(folder: SomeName, out: SomeName | None = None, limit: Count = 600, a
     known = checks()
     course_key = repr(sorted(known.items())) + Path(course.__file__).with_name("exercises.py").read_text(encoding="utf-8")
     before, rows = {} if again else read_table(out / "table.csv"), []
-    for path in found_in(folder, out):
+    for path in found_in(folder, out)[0]:
         row = Row(path.relative_to(folder).as_posix())
         try:
             content = path.read_bytes() if path.stat().st_size <= MOST_BYTES else str(path.stat().st_size).encode()
         except OSError as error:
             content = str(error).encode()
         row.key = hashlib.sha256(b"\0".join([os.fsencode(row.file), content, course_key.encode(), str(limit).encode()])).hexdigest()[:16]
-        if row.key in before:
+        if row.key in before and not HERE.match(before[row.key].outcome):
             row = before[row.key]
         else:
             try:
                 if done := check_one(path, row, known, limit):
                     place = out / "executed" / re.sub(r"[^\w.\-/]", "_", row.file.removesuffix(".ipynb"))
-                    write_file(place.with_name(f"{place.name[:100]}.{row.key[:6]}.ipynb"), nbformat.writes(done) + "\n")
+                    short = place.name.encode()[:100].decode(errors="ignore")       # disks count bytes
+                    write_file(place.with_name(f"{short}.{row.key[:6]}.ipynb"), nbformat.writes(done) + "\n")
+            except OSError as error:            # a full disk, say
+                row.outcome = f"could not be run here: {error}"
             except Exception as error:          # a student's file may hold anything
                 row.outcome = f"cannot be run: {error}"
         rows.append(row)
@@ -324,6 +340,9 @@ def main(arguments=None) -> None:
         print("+ right   - not yet   . not done   ? its check is missing", flush=True)
         rows = collect(options.folder, options.out, options.limit, options.again, lambda row: print(line_of(row), flush=True))
     print(f"{len(rows)} notebooks, {sum(row.right for row in rows)} of {sum(row.of for row in rows)} exercises right")
+    if others := found_in(Path(options.folder), Path(options.out or options.folder))[1]:
+        named = ", ".join(as_cell(path.relative_to(options.folder).as_posix()) for path in others[:5])
+        print(f"left alone, as no notebooks: {named}" + (f" and {len(others) - 5} more" if others[5:] else ""))
 
 
 if __name__ == "__main__":

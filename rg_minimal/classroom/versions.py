@@ -12,6 +12,7 @@ import copy
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import nbformat
 
@@ -39,9 +40,10 @@ def relinked(text: str, here: Path, there: Path) -> str:
         target, mark, anchor = match[1].partition("#")
         if not target or re.match(r"[a-z]+:", target):
             return match[0]
-        place = (here / target).resolve()
+        place = (here / unquote(target)).resolve()
         along = place.parent == here.resolve() and place.suffix == ".ipynb"
-        return f"]({place.name if along else Path(os.path.relpath(place, there.resolve())).as_posix()}{mark}{anchor})"
+        way = place.name if along else Path(os.path.relpath(place, there.resolve())).as_posix()
+        return f"]({quote(way)}{mark}{anchor})"             # a link ends at a space, or a bracket
     return LINK.sub(moved, text)
 
 

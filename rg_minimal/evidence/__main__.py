@@ -156,7 +156,7 @@ def given(options, names: tuple[str, ...]) -> list[str]:
 def tuned_rows(options) -> list[dict]:
     """What was tuned, by the folder's own table, or, where it has none, by the one that is shipped."""
     own = table(options, "tune")
-    if own.exists() or Path(options.folder) == Path(C.FOLDER):
+    if own.exists() or Path(options.folder) == Path(find_folder(C.FOLDER)):
         return C.read_table(own)
     print(f"{own} is not there: settings are those that were chosen in {C.FOLDER}")
     return C.read_table(Path(find_folder(C.FOLDER)) / "tune.csv")
@@ -340,7 +340,7 @@ def options_of_all() -> dict[str, dict]:
             "--workers": dict(type=option(Count), default=1, help="processes that share the work, by Dask (`many.py`)"),
             "--scheduler": dict(help="address of a Dask scheduler whose workers do it"),
             "--runs": dict(default=B.RUNS, help="folder of trained networks and their checkpoints"),
-            "--folder": dict(default=C.FOLDER, help="folder of the tables")}
+            "--folder": dict(default=find_folder(C.FOLDER), help="folder of the tables")}
 
 
 SHARED = ("--workers", "--scheduler", "--runs", "--folder")
@@ -394,7 +394,7 @@ def commands() -> argparse.ArgumentParser:
             part.add_argument("--drags", type=option(Index), default=0, help="cases that our own recipe answers, too")
             part.add_argument("--seed", type=option(Index), default=0, help="of the noise that features are read with")
         if name in ("trial", "ghosting"):
-            part.add_argument("--folder", default=C.FOLDER, help="folder of the table")
+            part.add_argument("--folder", default=find_folder(C.FOLDER), help="folder of the table")
         elif name == "cases":
             part.add_argument("folder_of_cases", metavar="folder", help="a folder that gets pictures and cases.json")
         else:

@@ -36,7 +36,7 @@ from ..checks import (AnyHead, Count, Declared, Entries, FileName, Function, Ind
 from ..denoisers import denoiser
 from ..files import check_place, refuse_file, write_file
 from ..maps import pool_features, resize
-from ..pipelines import encode, load_pipeline, read_picture
+from ..pipelines import encode, find_folder, load_pipeline, read_picture
 from ..processes import check_batch, is_main, share, wait
 from ..readout import (AppearanceObjective, CorrespondenceObjective, HeadConfig, SpatialObjective, TrainState, appearance_loss,
                        correspondence_loss, spatial_loss)
@@ -623,7 +623,7 @@ def _fingerprint(pipe, task, samples) -> str:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Train shipped heads and write each with its card.")
     parser.add_argument("heads", nargs="+", choices=[*TASKS, "all"])
-    parser.add_argument("--out", default="data/heads", help="folder in which each head gets its own")
+    parser.add_argument("--out", default=find_folder("data/heads"), help="folder in which each head gets its own (data/heads)")
     parser.add_argument("--model", default="data/puppet-diffusion")
     parser.add_argument("--work", default="runs/heads", help="folder of checkpoints, from which a killed run goes on")
     parser.add_argument("--pictures", type=option(Count), default=None, help="labelled pictures, pairs or triplets")

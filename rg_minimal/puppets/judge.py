@@ -138,8 +138,13 @@ class Judge:
 @declared
 def load_judge(folder: FileName = DEFAULT) -> Judge:
     """The shipped judge, or the one in `folder`. A relative folder is looked for here and in the repository."""
+    return Judge.from_pretrained(_found(folder))
+
+
+def _found(folder) -> Path:
+    """A folder here or, where there is none, in the repository. Not by `pipelines`, of which a judge knows nothing."""
     here, there = Path(folder), Path(__file__).resolve().parents[2] / folder
-    return Judge.from_pretrained(there if not here.is_dir() and there.is_dir() else here)
+    return there if not here.is_dir() and there.is_dir() else here
 
 
 def locate(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -632,7 +637,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", default=getattr(JudgeRecipe, name), choices=["cpu", "cuda"] if name == "device" else None)
     for name, kind in (("pictures", Count), ("steps", Count), ("batch", AtLeastTwo), ("seed", Seed)):
         parser.add_argument(f"--{name}", type=option(kind), default=getattr(JudgeRecipe, name))
-    parser.add_argument("--folder", default=DEFAULT, help="where the result goes")
+    parser.add_argument("--folder", default=_found(DEFAULT), help=f"where the result goes ({DEFAULT})")
     parser.add_argument("--vae", default=None, help="folder of an AutoencoderKL to measure reconstructions with")
     parser.add_argument("--count", type=option(Count), default=500, help="held-out pictures to measure on")
     options = vars(parser.parse_args(arguments))

@@ -31,7 +31,7 @@ from ..checks import (Count, FileName, Fraction, Function, Index, NonNegative, S
 from ..files import read_json, refuse_file, write_json
 from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from ..pictures import as_pictures
-from ..pipelines import decode, encode, guided_sample, invert, load_head, load_pipeline, sample
+from ..pipelines import decode, encode, find_folder, guided_sample, invert, load_head, load_pipeline, sample
 from ..processes import add_up, is_main, mine_of
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -576,7 +576,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--heads", default=None, help="folder with a folder for each head (data/heads)")
     parser.add_argument("--count", type=option(Count), default=None, help="pictures (500 for base, else 100; 20 for inversion, 64 pairs for tokens)")
     parser.add_argument("--steps", type=option(Steps), default=None, help="DDIM steps (50)")
-    parser.add_argument("--out", default="data/results")
+    parser.add_argument("--out", default=find_folder("data/results"), help="folder of the results (data/results)")
     options = parser.parse_args(arguments)
     check_options(parser, options.what, options.count, options.steps, options.heads)
     with one_sentence(parser):

@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m rg_minimal.puppets.previews`: train (or go on), measure, write the folder."""
     parser = argparse.ArgumentParser(description="Distil a small autoencoder for pictures that are still forming.")
     add_options(parser, PreviewRecipe, without=("blocks",))
-    parser.add_argument("--folder", default=DEFAULT, help="where the autoencoder goes")
+    parser.add_argument("--folder", default=find_folder(DEFAULT), help=f"where the autoencoder goes ({DEFAULT})")
     options = vars(parser.parse_args(arguments))
     folder = options.pop("folder")
     with one_sentence(parser):
