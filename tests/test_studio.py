@@ -30,7 +30,7 @@ from rg_minimal.denoisers import ddim_scheduler
 from rg_minimal.puppets.front import counted
 from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, Kit, Result, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key, plain_runs,
-                               read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
+                               held as held_of, read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
 from rg_minimal.classroom.drafts import Draft, OneStep, Trail, spread
 from rg_minimal.classroom.verdict import verdict
 from rg_minimal.classroom.studio import Studio
@@ -270,6 +270,10 @@ def test_an_arrow_takes_hold_of_a_limb_unless_it_is_told_not_to(trained):
     bare, held = (guidance(trained, using("drag", drag=drag | {"grab": grab}), known) for grab in (False, True))
     points = [len(each["objectives"][0].source_points) for each in (bare, held)]
     assert points[0] == 1 and points[1] > 6, "an arm is many points"
+    pinned = using("drag", drag=drag | {"arrows": [[[20, 110], [20.5, 110]], *drag["arrows"]]})
+    hold = held_of(trained, pinned)
+    assert hold.what == ("pin", "prop") and "arrow 1 has no length" in hold.words and "arrow 2 takes the whole" in hold.words, "as they are numbered on the picture"
+    assert held_of(trained, pinned | {"drag": pinned["drag"] | {"grab": False}}).what == ("pin", "point")
     assert held["step_size"] == pytest.approx(2 * bare["step_size"]) == pytest.approx(2 * START["step_size"])
     with pytest.raises(ValueError, match="drag.grab takes hold of limbs, but there is no pose head"):
         check_state(using("drag", drag=drag), Kit(trained.pipe, {"drag": trained.heads["drag"]}, {"pose": "there is no pose head"}))
