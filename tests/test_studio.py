@@ -290,10 +290,19 @@ def test_what_came_of_it_is_read_off_the_picture(trained):
     dragged = using("drag", steps=10, pose={"use": False}, drag={"use": True, **WHOLE, "arrows": [[wrist, [70, 70]]]})
     still = verdict(trained, Result(dragged, result.before, result.before))
     assert re.match(r"Drag: arrow 1: what it holds is \d\d pixels off its target", still) and "Try: go a shorter way" in still
+    assert "stop" not in still and "seed" not in still, "what the studio has no control for"
+    single = verdict(trained, Result({**dragged, "drag": dragged["drag"] | {"grab": False}}, result.before, result.before))
+    assert single.endswith("Try: take hold of the whole limb, puppet or prop.")
     drawn = using("edges", steps=10)
     same = verdict(trained, Result(drawn, result.before, result.before))
     assert same.startswith("Edges: the error where you drew went from") and "Try" in same
-    assert verdict(trained, Result(using("appearance"), result.before, result.before)) == "", "looks have no reading of their own"
+    looks = using("appearance", steps=10)
+    assert verdict(trained, Result(looks, result.before, result.before)) == "", "looks have no reading of their own"
+    for given in (far.state, dragged, drawn, looks):
+        name, = in_use(given)
+        for idle, nothing in (("step size", {**given, "step_size": 0.0}), ("weight", {**given, name: {**given[name], "weight": 0.0}})):
+            said = verdict(trained, Result(nothing, result.before, result.before))
+            assert said.startswith(f"{name.capitalize()}: ") and said.endswith(f" Try: a {idle} above 0, at which {name} guides nothing.")
 
 
 def test_a_reference_picture_of_ones_own(kit):

@@ -75,6 +75,8 @@ class Outcome:
     way: tuple[float, ...]          # pixels that it was to go
     lengths: dict[str, float]       # of each limb, against the source
     missing: tuple[str, ...]        # joints that the pose head does not find as surely as in the source
+    far: bool                       # a handle is too far off its target
+    torn: bool                      # a limb has another length
     words: str
     remedy: str                     # "" where all is well
 
@@ -527,4 +529,4 @@ def _judged(numbers, off, way, lengths, missing, loose) -> tuple:
         remedy.append("let the arrow take hold of more than its own point: start it on what is to move, and grab that")
     elif far:
         remedy.append("go a shorter way, or let it be guided longer (a larger `stop`, more steps)")
-    return not (far or torn or missing), tuple(off), tuple(way), lengths, missing, "; ".join(words) + ".", "; ".join(remedy)
+    return not (far or torn or missing), tuple(off), tuple(way), lengths, missing, bool(far), bool(torn), "; ".join(words) + ".", "; ".join(remedy)
