@@ -671,6 +671,12 @@ def test_arrows_show_what_they_hold_once_the_picture_is_known(trained):
         assert len(shown.state["drag"]["arrows"]) > 3 and not shown.state["drag"]["grab"]
         desk.run_button.click()
         assert re.match(r"Done. Drag: arrow 1: what it holds is \d+ pixels off", shown.message)
+        trained.known.clear(), trained.grounds.clear()
+        shown.go_back(0)
+        desk.controls["drag", "grab"].value = True
+        assert "not known any more: press Picture to draw on" in editor.held["words"], "forgotten since then"
+        desk.before_button.click()
+        assert "arrow 1 holds" in editor.held["words"]
         shown.state = {**shown.state, "seed": 5}
         assert editor.hold is None, "another picture"
 
@@ -778,6 +784,20 @@ def test_a_release_that_comes_in_one_message_with_movements_is_refined(kit, orde
             editor._moving = [editor._picture_id, 3, joints]
             await asyncio.sleep(0.05)
             assert shown.desk._wished == 8, "an older one, which came late"
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("order", [("value", "grabs"), ("grabs", "value")])
+def test_what_is_taken_apart_has_its_first_look_without_the_old_hold(kit, order):
+    async def scene():
+        with Studio(kit, using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": ARROWS, "grab": True})) as shown:
+            editor, drawn = shown.desk.editors["drag"], []
+            shown._draw = lambda state, wish, released=False: drawn.append(state["drag"])
+            told = {"value": [[[20.0, 20.0], [40.0, 20.0]], [[30.0, 20.0], [50.0, 20.0]]], "grabs": False}
+            editor.set_state({**{name: told[name] for name in order}, "_edited": [editor._picture_id, 1, 7]})
+            shown.stop()
+            assert drawn and all((each["arrows"], each["grab"]) == (told["value"], False) for each in drawn)
+            assert shown.desk.controls["drag", "grab"].value is False and shown.state["drag"]["arrows"] == told["value"]
     asyncio.run(scene())
 
 
