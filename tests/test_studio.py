@@ -293,6 +293,13 @@ def test_what_came_of_it_is_read_off_the_picture(trained):
     assert "stop" not in still and "seed" not in still, "what the studio has no control for"
     single = verdict(trained, Result({**dragged, "drag": dragged["drag"] | {"grab": False}}, result.before, result.before))
     assert single.endswith("Try: take hold of the whole limb, puppet or prop.")
+    both = {**dragged, "pose": {**dragged["pose"], "use": True, "joints": [[10.0, 20.0]] * 14}}
+    pose, _ = verdict(trained, Result(both, result.before, result.before)).split(" Drag: ")
+    assert pose.endswith("Try: untick “keep the rest of the picture”, which leaves alone all that no arrow moves; pose and drag ask for two "
+                         "places of left wrist: move the joint or the arrow.")
+    free = {**both, "drag": both["drag"] | {"keep": False}, "pose": {**both["pose"], "joints": held_of(trained, both).goal.tolist()}}
+    agreed = verdict(trained, Result(free, result.before, result.before))
+    assert "keep the rest" not in agreed and "two places" not in agreed
     drawn = using("edges", steps=10)
     same = verdict(trained, Result(drawn, result.before, result.before))
     assert same.startswith("Edges: the error where you drew went from") and "Try" in same

@@ -23,6 +23,7 @@ def verdict(kit: Kit, result: Result) -> str:
     state, words = result.state, []
     if not in_use(state) or ground(kit, state) is None:
         return ""
+    kept = "drag" in in_use(state) and state["drag"]["keep"]
     before, after = ground(kit, state), Source.from_picture(kit.pipe, result.after, state["prompt"], generator=torch.Generator().manual_seed(0))
     for name in in_use(state):
         told = ""
@@ -35,11 +36,24 @@ def verdict(kit: Kit, result: Result) -> str:
             was, now = (float(objective(each(reading_timestep(before)))) for each in (before, after))
             told = f"the error where you drew went from {was:.2g} to {now:.2g}."
             remedies = [] if now <= BETTER * was else ["a longer interval, a larger step size, or a sketch that suits the picture"]
+        if kept and name in ("pose", "depth", "edges") and remedies:
+            remedies = ["untick “keep the rest of the picture”, which leaves alone all that no arrow moves"]
+        if name == "pose" and (torn := _two_places(kit, state)):
+            remedies.append(f"pose and drag ask for two places of {torn}: move the joint or the arrow")
         if idle := "step size" if state["step_size"] == 0 else "weight" if state[name]["weight"] == 0 else "":
             told, remedies = told or "it guides nothing.", [f"a {idle} above 0, at which {name} guides nothing"]
         if told:
             words.append(f"{name.capitalize()}: {told}" + (f" Try: {'; '.join(remedies)}." if remedies else ""))
     return " ".join(words)
+
+
+def _two_places(kit: Kit, state: dict) -> str:
+    """The joint that an arrow takes farthest from where the pose asks for it, or "" where they agree."""
+    if "drag" not in in_use(state):
+        return ""
+    hold = held(kit, state)
+    gaps = (hold.goal - torch.tensor(state["pose"]["joints"])).norm(dim=-1) * ((hold.goal - hold.joints).norm(dim=-1) > 1)
+    return JOINTS[int(gaps.argmax())].replace("_", " ") if float(gaps.max()) > OFF else ""
 
 
 def _of_drag(kit: Kit, result: Result, before: Source) -> tuple[str, list[str]]:
@@ -51,7 +65,7 @@ def _of_drag(kit: Kit, result: Result, before: Source) -> tuple[str, list[str]]:
     if found.far and "point" in hold.what:
         remedy.append("start each arrow on what is to move" if grabs else whole)
     elif found.far:
-        remedy.append("go a shorter way, or let it guide longer: a larger “until (of steps)”, more steps")
+        remedy.append(("" if remedy else "go a shorter way, or ") + "let it guide longer: a larger “until (of steps)”, more steps")
     return found.words, remedy
 
 
