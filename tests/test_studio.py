@@ -794,6 +794,22 @@ def test_a_release_that_comes_in_one_message_with_movements_is_refined(kit, orde
     asyncio.run(scene())
 
 
+def test_who_goes_off_live_while_dragging_is_left_with_no_draft(kit):
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk, editor = shown.desk, shown.desk.editors["pose"]
+            await shown.run()
+            pictures, joints = list(desk.stage.pictures), copy.deepcopy(editor.value)
+            joints[6] = [joints[6][0], joints[6][1] + 9]
+            editor._moving = [editor._picture_id, 1, joints]
+            await until(lambda: desk.stage.captions[-1:] == ["draft"])
+            desk.live.value = False
+            await until(lambda: not shown._following)
+            editor.set_state({"value": joints, "_edited": [editor._picture_id, 1, 1]})
+            assert desk.stage.pictures == pictures and desk.stage.captions[-1] == "with guidance" and len(shown.history) == 1
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize("order", [("value", "grabs"), ("grabs", "value")])
 def test_what_is_taken_apart_has_its_first_look_without_the_old_hold(kit, order):
     async def scene():

@@ -196,6 +196,8 @@ class Studio:
     @live.setter
     def live(self, live: bool):
         self._live = bool(live)
+        if not live and self._order is None:                # a draft of what no run is due for
+            self._drop_drafts()
         self.desk.show_live()
 
     # -- while something is dragged
