@@ -442,7 +442,8 @@ function render({ model, el }) {
   const release = () => { if (pointer === null && draft !== null && list().length) end(); };
   root.onkeyup = (event) => { if (event.key in ARROWS) release(); };
   root.addEventListener("focusout", release);
-  handles.addEventListener("focusin", (event) => {
+  svg.addEventListener("focusin", (event) => {                          // on the group it would make of that a stop of Tab's, too
+    if (!handles.contains(event.target)) return;
     selected = [...handles.children].indexOf(event.target);
     draw();
   });

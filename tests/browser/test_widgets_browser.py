@@ -383,6 +383,9 @@ def test_page_is_labelled_and_cleans_up(tabs):
     assert shown.svg.get_attribute("aria-label") == "what to move" and shown.svg.get_attribute("aria-description")
     assert shown.handle("point 1").get_attribute("tabindex") == "0"
     assert shown.page.evaluate("getComputedStyle(document.querySelector('svg')).touchAction") == "none"
+    shown.svg.focus()
+    shown.press("Tab")
+    assert shown.page.evaluate("document.activeElement.getAttribute('aria-label')") == "point 1, x 30, y 30", "no stop without a name"
     buttons = shown.page.locator(".rg-tools button")
     for i in range(buttons.count()):
         box = buttons.nth(i).bounding_box()
@@ -391,7 +394,7 @@ def test_page_is_labelled_and_cleans_up(tabs):
       target.closest("[data-lm-suppress-shortcuts]") || theirs.push(key), true) }""")                # as JupyterLab listens
     for place in (shown.svg, shown.handle("point 1"), buttons.last):
         place.focus()
-        shown.press("ArrowLeft", "Control+s", "Delete", "Meta+s", "d")
+        shown.press("ArrowLeft", "Control+s", "b", "Meta+s", "d")
     assert shown.page.evaluate("theirs.filter((key) => !/Control|Meta/.test(key)).join('')") == "ssssss", "what saves the notebook, and no other key"
     shown.page.evaluate("window.stop(); window.stop = null")
     assert shown.page.evaluate("Object.values(window.heard).flat().length") == 0
