@@ -146,6 +146,23 @@ def test_two_arrows_work_together(kit, source, frames):
     assert torch.allclose(hold.goal[chain[1]], alone.goal[chain[1]]), "the elbow goes where its own arrow says"
 
 
+@pytest.mark.parametrize("what", ["left arm", "body", "head", "prop"])
+def test_of_two_arrows_on_one_thing_the_later_decides_and_the_words_say_so(kit, source, frames, what):
+    spots = (frames.parts[0] == world.PART["prop"]).nonzero().flip(-1).float() + 0.5
+    place = {"left arm": joint(frames, "left_wrist"), "body": joint(frames, "left_hip").lerp(joint(frames, "neck"), 0.4),
+             "head": joint(frames, "head"), "prop": spots[(spots - spots.mean(0)).norm(dim=-1).argmin()]}[what]
+    hand = joint(frames, "right_wrist")
+    handles, ways = torch.stack((place, hand, place + 1)), torch.tensor([[-6.0, 2.0], [0.0, 0.0], [5.0, 3.0]])
+    hold, alone = grab(*kit[1:], source, handles, handles + ways), grab(*kit[1:], source, handles[1:], (handles + ways)[1:])
+    assert hold.what == (what, "pin", what) and hold.points == alone.points, "two ways neither add up nor tear"
+    assert "arrow 1 holds what arrow 3 holds, too, and that decides where it goes" in hold.words
+    start, end, *later = hold.arrows
+    assert torch.allclose(end - start, later[1] - later[0], atol=1e-4), "what came of it is read against where it was to go"
+    ways[0] = ways[2]
+    agree = grab(*kit[1:], source, handles, handles + ways)
+    assert "decides" not in agree.words and torch.allclose(agree.goal, alone.goal, atol=0.5)
+
+
 def test_a_pin_lets_go_of_what_it_is_on_and_stays(kit, source, frames):
     body, hand = joint(frames, "neck") + torch.tensor([0.0, 14.0]), joint(frames, "left_wrist")
     hold = grab(*kit[1:], source, torch.stack((body, hand)), torch.stack((body + 4, hand)))
@@ -215,6 +232,14 @@ def test_an_outcome_is_read_from_the_picture(kit, source, frames):
     assert not torn.good and torn.remedy and (torn.missing or any(abs(value - 1) > grabbing.STRETCH for value in torn.lengths.values()))
     alone = outcome(*kit[1:], source, asked.image, bare(kit[2], source, start, end))
     assert alone.off[0] < 4
+    pin = torch.tensor([[20.0, 110.0]])
+    arrows = torch.cat((pin, start)), torch.cat((pin, end))
+    for taken in (grab(*kit[1:], source, *arrows), bare(kit[2], source, *arrows, fixed=start - 3)):
+        told = outcome(*kit[1:], source, asked.image, taken)
+        assert told.words.startswith("arrow 2: what it holds") and taken.what[0] == "pin" and len(told.off) == 1, "as they are numbered on the picture"
+        assert pin[0].tolist() in taken.fixed.tolist()
+    with pytest.raises(ValueError, match="nothing to move"):
+        bare(kit[2], source, start, start)
     with pytest.raises(ValueError, match="the one picture"):
         outcome(*kit[1:], source, asked.image[..., :64, :64], hold)
 

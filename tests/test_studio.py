@@ -31,7 +31,7 @@ from rg_minimal.puppets.editing import HELD, HELD_BESIDE
 from rg_minimal.puppets.front import counted
 from rg_minimal.puppets.heads import new_head, pose_objective
 from rg_minimal.classroom.recipe import (HEADS, OBJECTIVES, START, Kit, Result, check_state, embed, guidance, in_use, load_kit, make, moments, plain_key, plain_runs,
-                               read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
+                               held as held_of, read_reference, read_yaml, to_yaml, without_guidance, write_yaml)
 from rg_minimal.classroom.drafts import Draft, OneStep, Trail, spread
 from rg_minimal.classroom.verdict import verdict
 from rg_minimal.classroom.studio import Studio
@@ -276,6 +276,10 @@ def test_an_arrow_takes_hold_of_a_limb_unless_it_is_told_not_to(trained):
     for beside in ({"pose": {"use": True, **WHOLE}}, {"drag": drag | {"keep": False}}):              # which moved predictions were not tried with
         latents = guidance(trained, using("drag", **{"drag": drag} | beside), known)
         assert "moves" not in latents and latents["step_size"] == pytest.approx(2 * START["step_size"])
+    pinned = using("drag", drag=drag | {"arrows": [[[20, 110], [20.5, 110]], *drag["arrows"]]})
+    hold = held_of(trained, pinned)
+    assert hold.what == ("pin", "prop") and "arrow 1 has no length" in hold.words and "arrow 2 takes the whole" in hold.words, "as they are numbered on the picture"
+    assert held_of(trained, pinned | {"drag": pinned["drag"] | {"grab": False}}).what == ("pin", "point")
     with pytest.raises(ValueError, match="drag.grab takes hold of limbs, but there is no pose head"):
         check_state(using("drag", drag=drag), Kit(trained.pipe, {"drag": trained.heads["drag"]}, {"pose": "there is no pose head"}))
 
@@ -291,10 +295,26 @@ def test_what_came_of_it_is_read_off_the_picture(trained):
     dragged = using("drag", steps=10, pose={"use": False}, drag={"use": True, **WHOLE, "arrows": [[wrist, [70, 70]]]})
     still = verdict(trained, Result(dragged, result.before, result.before))
     assert re.match(r"Drag: arrow 1: what it holds is \d\d pixels off its target", still) and "Try: go a shorter way" in still
+    assert "stop" not in still and "seed" not in still, "what the studio has no control for"
+    single = verdict(trained, Result({**dragged, "drag": dragged["drag"] | {"grab": False}}, result.before, result.before))
+    assert single.endswith("Try: take hold of the whole limb, puppet or prop.")
+    both = {**dragged, "pose": {**dragged["pose"], "use": True, "joints": [[10.0, 20.0]] * 14}}
+    pose, _ = verdict(trained, Result(both, result.before, result.before)).split(" Drag: ")
+    assert pose.endswith("Try: untick “keep the rest of the picture”, which leaves alone all that no arrow moves; pose and drag ask for two "
+                         "places of left wrist: move the joint or the arrow.")
+    free = {**both, "drag": both["drag"] | {"keep": False}, "pose": {**both["pose"], "joints": held_of(trained, both).goal.tolist()}}
+    agreed = verdict(trained, Result(free, result.before, result.before))
+    assert "keep the rest" not in agreed and "two places" not in agreed
     drawn = using("edges", steps=10)
     same = verdict(trained, Result(drawn, result.before, result.before))
     assert same.startswith("Edges: the error where you drew went from") and "Try" in same
-    assert verdict(trained, Result(using("appearance"), result.before, result.before)) == "", "looks have no reading of their own"
+    looks = using("appearance", steps=10)
+    assert verdict(trained, Result(looks, result.before, result.before)) == "", "looks have no reading of their own"
+    for given in (far.state, dragged, drawn, looks):
+        name, = in_use(given)
+        for idle, nothing in (("step size", {**given, "step_size": 0.0}), ("weight", {**given, name: {**given[name], "weight": 0.0}})):
+            said = verdict(trained, Result(nothing, result.before, result.before))
+            assert said.startswith(f"{name.capitalize()}: ") and said.endswith(f" Try: a {idle} above 0, at which {name} guides nothing.")
 
 
 def test_a_reference_picture_of_ones_own(kit):
@@ -663,6 +683,12 @@ def test_arrows_show_what_they_hold_once_the_picture_is_known(trained):
         assert len(shown.state["drag"]["arrows"]) > 3 and not shown.state["drag"]["grab"]
         desk.run_button.click()
         assert re.match(r"Done. Drag: arrow 1: what it holds is \d+ pixels off", shown.message)
+        trained.known.clear(), trained.grounds.clear()
+        shown.go_back(0)
+        desk.controls["drag", "grab"].value = True
+        assert "not known any more: press Picture to draw on" in editor.held["words"], "forgotten since then"
+        desk.before_button.click()
+        assert "arrow 1 holds" in editor.held["words"]
         shown.state = {**shown.state, "seed": 5}
         assert editor.hold is None, "another picture"
 
@@ -770,6 +796,36 @@ def test_a_release_that_comes_in_one_message_with_movements_is_refined(kit, orde
             editor._moving = [editor._picture_id, 3, joints]
             await asyncio.sleep(0.05)
             assert shown.desk._wished == 8, "an older one, which came late"
+    asyncio.run(scene())
+
+
+def test_who_goes_off_live_while_dragging_is_left_with_no_draft(kit):
+    async def scene():
+        with Studio(kit, using("pose", steps=8)) as shown:
+            desk, editor = shown.desk, shown.desk.editors["pose"]
+            await shown.run()
+            pictures, joints = list(desk.stage.pictures), copy.deepcopy(editor.value)
+            joints[6] = [joints[6][0], joints[6][1] + 9]
+            editor._moving = [editor._picture_id, 1, joints]
+            await until(lambda: desk.stage.captions[-1:] == ["draft"])
+            desk.live.value = False
+            await until(lambda: not shown._following)
+            editor.set_state({"value": joints, "_edited": [editor._picture_id, 1, 1]})
+            assert desk.stage.pictures == pictures and desk.stage.captions[-1] == "with guidance" and len(shown.history) == 1
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("order", [("value", "grabs"), ("grabs", "value")])
+def test_what_is_taken_apart_has_its_first_look_without_the_old_hold(kit, order):
+    async def scene():
+        with Studio(kit, using("drag", steps=8, drag={"use": True, **WHOLE, "arrows": ARROWS, "grab": True})) as shown:
+            editor, drawn = shown.desk.editors["drag"], []
+            shown._draw = lambda state, wish, released=False: drawn.append(state["drag"])
+            told = {"value": [[[20.0, 20.0], [40.0, 20.0]], [[30.0, 20.0], [50.0, 20.0]]], "grabs": False}
+            editor.set_state({**{name: told[name] for name in order}, "_edited": [editor._picture_id, 1, 7]})
+            shown.stop()
+            assert drawn and all((each["arrows"], each["grab"]) == (told["value"], False) for each in drawn)
+            assert shown.desk.controls["drag", "grab"].value is False and shown.state["drag"]["arrows"] == told["value"]
     asyncio.run(scene())
 
 

@@ -507,10 +507,10 @@ def ground(kit: Kit, state: dict) -> Source | None:
 
 def held(kit: Kit, state: dict) -> Hold:
     """What the arrows take hold of, on a picture without guidance that the kit knows."""
-    moving, fixed = _moving_and_fixed(state)
+    handles, targets = zip(*(arrow if _length(arrow) else (arrow[0], arrow[0]) for arrow in state["drag"]["arrows"]))    # as they are numbered
     if state["drag"]["grab"]:
-        return grab(kit.heads["drag"], kit.heads["pose"], ground(kit, state), *zip(*moving, *((point, point) for point in fixed)))
-    return bare(kit.heads["pose"], ground(kit, state), *zip(*moving), fixed)
+        return grab(kit.heads["drag"], kit.heads["pose"], ground(kit, state), handles, targets)
+    return bare(kit.heads["pose"], ground(kit, state), handles, targets)
 
 
 def _moving_and_fixed(state) -> tuple[list, list]:

@@ -107,10 +107,21 @@ function render({ model, el }) {
     });
   }
 
-  const keep = ({ target }) => {                                       // keys in the studio are no shortcuts of the notebook
-    if (target.closest?.(".rg-studio, .rg-stage")) target.dataset.lmSuppressShortcuts = "true";
+  const keep = ({ target, key, ctrlKey, metaKey }) => {                // keys in the studio are no shortcuts of the notebook, but what saves it
+    const saves = (ctrlKey || metaKey) && key?.toLowerCase() === "s";
+    for (let node = target; node.closest?.(".rg-studio, .rg-stage"); node = node.parentElement) {
+      node.toggleAttribute("data-lm-suppress-shortcuts", !saves);
+    }
   };
-  document.addEventListener("focusin", keep);
+  window.addEventListener("keydown", keep, true);
+
+  const press = () => {                                                // which of the five is chosen ipywidgets shows by a colour alone
+    for (const button of root.closest(".rg-studio")?.querySelectorAll(".widget-toggle-button") ?? [])
+      button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
+  };
+  document.addEventListener("click", press);
+  const seen = new ResizeObserver(press);                              // it tells once the studio is on the page
+  seen.observe(root);
 
   const watched = { message: showStatus, problem: showStatus, done: showProgress, total: showProgress, captions: showPictures,
     pictures: showPictures, answers: showAnswers, history: showHistory, labels: showChosen, chosen: showChosen };
@@ -118,7 +129,9 @@ function render({ model, el }) {
   for (const action of new Set(Object.values(watched))) action();
   return () => {
     for (const [name, action] of Object.entries(watched)) model.off(`change:${name}`, action);
-    document.removeEventListener("focusin", keep);
+    window.removeEventListener("keydown", keep, true);
+    document.removeEventListener("click", press);
+    seen.disconnect();
     drop(root);
   };
 }

@@ -196,6 +196,8 @@ class Studio:
     @live.setter
     def live(self, live: bool):
         self._live = bool(live)
+        if not live and self._order is None:                # a draft of what no run is due for
+            self._drop_drafts()
         self.desk.show_live()
 
     # -- while something is dragged
@@ -647,6 +649,8 @@ class Desk:
         if path[0] in PLAIN:
             self.studio._put_away()
         functools.reduce(lambda entry, key: entry[key], path[:-1], state)[path[-1]] = copy.deepcopy(value)
+        if path == ("drag", "arrows"):
+            state["drag"]["grab"] = self.editors["drag"].grabs                  # what is drawn of them is drawn as they grab
         if path[0] in PLAIN:
             self.studio._bring(state)
         elif path == ("drag", "arrows") and not value:
@@ -802,11 +806,10 @@ class Desk:
         return text
 
     def _hold(self):
-        """Arrows say what they take hold of, where the picture that they are drawn on is known."""
-        kit, state = self.studio.kit, self.studio._state
+        """Arrows say what they take hold of, where there is a picture that they are drawn on."""
         if "drag" in self.editors:
-            known = self._ground is not None and ground(kit, state) is not None and {"drag", "pose"} <= set(kit.heads)
-            self.editors["drag"].hold = self._held if known else None
+            able = self._ground is not None and {"drag", "pose"} <= set(self.studio.kit.heads)
+            self.editors["drag"].hold = self._held if able else None
 
     def _held(self, handles, targets):
         state = self.studio._state

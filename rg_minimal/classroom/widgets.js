@@ -38,6 +38,13 @@ const without = (list, i) => list.filter((_, k) => k !== i);
 const replaced = (list, i, item) => list.map((old, k) => (k === i ? item : old));
 const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 const middle = ([x0, y0, x1, y1]) => [(x0 + x1) / 2, (y0 + y1) / 2];
+const saves = (event) => (event.ctrlKey || event.metaKey) && event.key?.toLowerCase() === "s";
+
+function keepKey(event) {                // else JupyterLab and Notebook 7 take arrows, Delete and Ctrl+Z; what saves the notebook is theirs
+  for (let node = event.target; node.closest?.(".rg-picture"); node = node.parentElement) {
+    node.toggleAttribute("data-lm-suppress-shortcuts", !saves(event));
+  }
+}
 
 // ------------------------------------------------------------------------------------------- what can lie on a picture
 // handles(value, look): what can be grabbed and focused, each {at, name, side, square, text}
@@ -121,9 +128,6 @@ const KINDS = {
 function build(el, look, kind) {
   const root = document.createElement("div");
   root.className = "rg-picture";
-  // Else JupyterLab and Notebook 7 take arrows, Delete and Ctrl+Z; some of their shortcuts look at the focused element alone.
-  root.dataset.lmSuppressShortcuts = "true";
-  root.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
   root.innerHTML = `<style>${CSS}</style>
     <svg tabindex="0" role="application"><image preserveAspectRatio="none" x="0" y="0" style="image-rendering: pixelated"
     /><g class="drawn" style="pointer-events: none"></g><g class="handles"></g>
@@ -252,7 +256,7 @@ function render({ model, el }) {
   }
 
   function draw() {
-    const u = unit(), all = list(), [x, y] = cursor;
+    const u = unit(), all = list(), [x, y] = cursor, focused = document.activeElement, ours = root.contains(focused);
     drawn.replaceChildren();
     if (kind === KINDS.strokes) now().forEach(drawStroke);
     if (kind === KINDS.arrows && draft === null) drawHeld(u);
@@ -276,6 +280,7 @@ function render({ model, el }) {
       grabButton.textContent = grabs ? "✓ Grabs limbs" : "Grabs points only";
       root.querySelector(".held").textContent = able && draft === null ? model.get("held")?.words ?? "" : "";
     }
+    if (ours && (focused.disabled || !root.contains(focused))) focus(null);                 // else keys, such as Ctrl+Z, are lost
   }
 
   // -- gestures: begin, drag, end; every way of changing something ends in `commit`
@@ -318,6 +323,13 @@ function render({ model, el }) {
     draw();
   }
 
+  function callOff(text) {                                            // what a gesture is making, and that alone; was there any?
+    const made = draft;
+    end(false);
+    if (made !== null) say(text);
+    return made !== null;
+  }
+
   function tellBack() {                                               // a gesture that is called off leads back to the value
     next();
     tellNow(value);
@@ -347,11 +359,12 @@ function render({ model, el }) {
     to.push([value, grabs]);
     send(from.pop(), text);
   }
-  const undo = () => travel(past, future, "undone"), redo = () => travel(future, past, "done again");
+  const undo = () => callOff("undone") || travel(past, future, "undone"), redo = () => travel(future, past, "done again");
   const focus = (i) => (i === null ? svg : handles.children[i] ?? svg).focus({ preventScroll: true });
 
   function remove() {
     if (!kind.remove || (kind !== KINDS.strokes && !list()[selected])) return;
+    if (kind === KINDS.strokes && callOff("stroke removed")) return;
     const name = list()[selected]?.name ?? kind.noun, held = root.contains(document.activeElement);
     end(false);
     commit(kind.remove(value, selected), `${name} removed`);
@@ -402,7 +415,8 @@ function render({ model, el }) {
     if (kind === KINDS.strokes && draft !== null) return end();      // lift the pen
     begin(null, cursor);
     if (kind === KINDS.strokes) return say("pen down: arrows draw, Enter lifts it");
-    drag([cursor[0] + (kind === KINDS.points ? 0 : size[0] / 8), cursor[1] + (kind === KINDS.box ? size[1] / 8 : 0)]);
+    const [across, down] = cursor.map((v, axis) => (v + size[axis] / 8 < size[axis] ? 1 : -1) * size[axis] / 8);     // where there is room
+    drag([cursor[0] + (kind === KINDS.points ? 0 : across), cursor[1] + (kind === KINDS.box ? down : 0)]);
     end();
     focus(selected);
   }
@@ -420,15 +434,16 @@ function render({ model, el }) {
     }
     else if (key === "delete" || key === "backspace") remove();
     else if ((key === "enter" || key === " ") && !event.shiftKey && kind.add && event.target === svg) addByKey();
-    else if (key === "escape") end(false);
+    else if (key === "escape") callOff("called off");
     else used = false;
     if (used) event.preventDefault();
-    if (key !== "tab") event.stopPropagation();
+    if (key !== "tab" && !saves(event)) event.stopPropagation();
   };
   const release = () => { if (pointer === null && draft !== null && list().length) end(); };
   root.onkeyup = (event) => { if (event.key in ARROWS) release(); };
   root.addEventListener("focusout", release);
-  handles.addEventListener("focusin", (event) => {
+  svg.addEventListener("focusin", (event) => {                          // on the group it would make of that a stop of Tab's, too
+    if (!handles.contains(event.target)) return;
     selected = [...handles.children].indexOf(event.target);
     draw();
   });
@@ -494,11 +509,13 @@ function render({ model, el }) {
   for (const [name, action] of Object.entries(watched)) model.on(name, action);
   const resized = new ResizeObserver(draw);
   resized.observe(svg);
+  window.addEventListener("keydown", keepKey, true);
   showLabel();
   showPicture();
   return () => {
     for (const [name, action] of Object.entries(watched)) model.off(name, action);
     resized.disconnect();
+    window.removeEventListener("keydown", keepKey, true);
     if (address) URL.revokeObjectURL(address);
   };
 }

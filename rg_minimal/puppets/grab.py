@@ -39,6 +39,7 @@ HEIGHTS = {"body": 0.285, "arm": 0.20, "leg": 0.23}         # lengths of torso, 
 NEAR = 3.0                  # pixels beside a part that still count as on it
 ROOT = 0.35                 # of the upper bone, from its root, that belongs to the body
 EDGE = 3.0                  # pixels that targets keep from the border
+SPACING = 7.0               # pixels between the points that are held of a prop
 NOD = 35.0                  # degrees by which a head can be turned
 TOLD = 3.0                  # pixels by which a target falls short before the words say so
 STRANGE = 15.0              # degrees beyond which a pose is one that no puppet of this world takes
@@ -74,6 +75,8 @@ class Outcome:
     way: tuple[float, ...]          # pixels that it was to go
     lengths: dict[str, float]       # of each limb, against the source
     missing: tuple[str, ...]        # joints that the pose head does not find as surely as in the source
+    far: bool                       # a handle is too far off its target
+    torn: bool                      # a limb has another length
     words: str
     remedy: str                     # "" where all is well
 
@@ -212,7 +215,7 @@ def outline(head: ReadoutHead, source: Source, point: Tensor, joints: Tensor, le
     return spots if least <= len(spots) <= most else None
 
 
-def _spread(spots: Tensor, spacing: float = 7.0) -> Tensor:
+def _spread(spots: Tensor, spacing: float = SPACING) -> Tensor:
     """Some of these pixels (N, 2), each about `spacing` from the others, from the middle out to the outline: (K, 2)."""
     chosen = [spots[(spots - spots.mean(0)).norm(dim=-1).argmin()]]
     while True:
@@ -340,21 +343,22 @@ def grab(head: ReadoutHead, pose: ReadoutHead, source: Source, handles: Points, 
     if both.min() < 0 or (both > torch.tensor([width, height])).any():
         x, y = both[((both < 0) | (both > torch.tensor([width, height]))).any(-1)][0].tolist()
         raise ValueError(f"the point ({x:g}, {y:g}) of an arrow lies outside the picture of {width} x {height} pixels: pass points inside it")
-    way = targets - handles
-    pins = way.norm(dim=-1) < 0.5
-    if pins.all():
-        raise ValueError("no arrow has a length, so there is nothing to move; draw at least one from what is to move to where it shall go")
+    way, pins = targets - handles, _pins(handles, targets)
     joints = source_joints(pose, source)
     parts, kinds, words = [part_at(point, joints) for point in handles], [""] * len(handles), [""] * len(handles)
     low, high = EDGE, torch.tensor([width - EDGE, height - EDGE])
-    goal, reached, taken, things = joints, targets.clone(), {}, []
+    goal, reached, taken, things = joints, targets.clone(), {}, {}
+    beaten, last = {}, {part: i for i, part in enumerate(parts) if not pins[i]}             # of two arrows on one part the later one decides
+    differ = lambda one, other: float(amount * (way[one] - way[other]).norm()) > TOLD
     order = {"body": 0, "head": 1, "": 3}
     for i in sorted(range(len(parts)), key=lambda i: (order.get(parts[i][0], 2), parts[i][1])):
         name, joint = parts[i]
         if pins[i]:
             kinds[i], words[i] = "pin", f"arrow {i + 1} has no length: its point stays where it is"
+        elif name and differ(i, last[name, joint]):
+            kinds[i], beaten[i] = name, last[name, joint]
         elif name:
-            asked = (goal if name == "body" else joints)[joint] + amount * way[i]
+            asked = joints[joint] + amount * way[i]
             held = name in CHAINS and joint == CHAINS[name][2] and CHAINS[name][1] in taken.get(name, ())
             for part in torch.linspace(1, 0, 21):                           # as far as all of it stays in the picture
                 new = _moved(name, joint, goal, part * (asked - goal[joint]), held)
@@ -366,11 +370,18 @@ def grab(head: ReadoutHead, pose: ReadoutHead, source: Source, handles: Points, 
             words[i] = _say(i + 1, name, joint, float((new[joint] - asked).norm()), strange)
         else:
             kinds[i], start, end, words[i] = _thing(i + 1, head, source, joints, handles[i], amount * way[i], low, high)
-            things.append((start, end))
+            for other in list(things):
+                if kinds[i] == kinds[other] == "prop" and differ(other, i) and _overlap(start, things[other][0]):
+                    beaten[other] = i
+                    del things[other]
+            things[i] = start, end
             reached[i] = handles[i] + end[0] - start[0]
+    for i, other in beaten.items():
+        reached[i] = handles[i] + reached[other] - handles[other]
+        words[i] = f"arrow {i + 1} holds what arrow {other + 1} holds, too, and that decides where it goes: take one of them away"
     names = ["body"] if "body" in taken else list(taken)
     roots = sorted({CHAINS[name][0] if name in CHAINS else INDEX["neck"] for name in names if name != "body"})
-    start, end = (torch.cat(each) for each in zip(*((_points(name, joints), _points(name, goal)) for name in names), *things))
+    start, end = (torch.cat(each) for each in zip(*((_points(name, joints), _points(name, goal)) for name in names), *things.values()))
     stays = handles[pins]
     kept = (start >= 0).all(-1) & (start <= torch.tensor([width, height])).all(-1)      # a hat may end above the picture
     if len(stays):
@@ -381,6 +392,19 @@ def grab(head: ReadoutHead, pose: ReadoutHead, source: Source, handles: Points, 
     limit = torch.tensor([width, height])
     return Hold(tuple(kinds), start[kept], end[kept].clamp(min=0).minimum(limit), torch.cat((joints[roots], stays)),
                 ". ".join(words) + ".", drawn, joints, goal.clamp(min=0).minimum(limit))
+
+
+def _pins(handles: Tensor, targets: Tensor) -> Tensor:
+    """(N,) bool: the arrows without a length. ValueError where that is all of them."""
+    pins = (targets - handles).norm(dim=-1) < 0.5
+    if pins.all():
+        raise ValueError("no arrow has a length, so there is nothing to move; draw at least one from what is to move to where it shall go")
+    return pins
+
+
+def _overlap(spots: Tensor, others: Tensor) -> bool:
+    """Whether points (N, 2) and (M, 2), spread over a thing each, lie on the same one."""
+    return float(torch.cdist(spots, others).amin(1).median()) < SPACING
 
 
 def _inside(points: Tensor, low: float, high: Tensor) -> bool:
@@ -454,8 +478,9 @@ def outcome(head: ReadoutHead, pose: ReadoutHead, source: Source, picture, hold:
     missing = tuple(name for name, was, is_now in zip(world.JOINTS, sure, peak) if is_now < FAINT * was)
     lengths = {_limb_name(a, b): float((found[a] - found[b]).norm() / (joints[a] - joints[b]).norm().clamp_min(1e-6)) for a, b in world.LIMBS}
     pairs = hold.arrows.view(-1, 2, 2)
+    moving = {i: kind for i, kind in enumerate(hold.what, 1) if kind != "pin"}              # by their numbers
     off, way = [], []
-    for kind, (start, end) in zip((kind for kind in hold.what if kind != "pin"), pairs):
+    for kind, (start, end) in zip(moving.values(), pairs):
         name, joint = part_at(start, joints)
         if kind == "body":
             gap = float((found - hold.goal).norm(dim=-1).median())
@@ -468,17 +493,20 @@ def outcome(head: ReadoutHead, pose: ReadoutHead, source: Source, picture, hold:
         else:
             gap = float((found[joint] - joints[joint] - end + start).norm())
         off.append(gap), way.append(float((end - start).norm()))
-    return Outcome(*_judged(off, way, lengths, missing, loose="point" in hold.what))
+    return Outcome(*_judged(list(moving), off, way, lengths, missing, loose="point" in hold.what))
 
 
 @declared
 def bare(pose: ReadoutHead, source: Source, handles: Points, targets: Points, fixed: AnyPoints | None = None) -> Hold:
-    """A `Hold` of the arrows as they are, which take hold of nothing but their own points, for `outcome`."""
+    """A `Hold` of the arrows as they are, which take hold of nothing but their own points, for `outcome`; one without a length
+    pins its point, as do those of `fixed`."""
     as_many(handles, targets)
-    joints = source_joints(pose, source)
+    pins, joints = _pins(handles, targets), source_joints(pose, source)
+    stays = handles[pins] if fixed is None else torch.cat((handles[pins], fixed.to(handles)))
+    what, handles, targets = tuple("pin" if pin else "point" for pin in pins.tolist()), handles[~pins], targets[~pins]
     nearest, index = torch.cdist(joints, handles).min(-1)
     goal = joints + (targets - handles)[index] * (nearest <= 6.0)[:, None]
-    return Hold(("point",) * len(handles), handles, targets, handles[:0] if fixed is None else fixed, "Each arrow moves its one point alone.",
+    return Hold(what, handles, targets, stays, "Each arrow moves its one point alone.",
                 torch.stack((handles, targets), 1).flatten(0, 1), joints, goal.clamp(0, max(source.image_size)))
 
 
@@ -486,12 +514,12 @@ def _limb_name(a: int, b: int) -> str:
     return f"{world.JOINTS[a]} to {world.JOINTS[b]}".replace("_", " ")
 
 
-def _judged(off, way, lengths, missing, loose) -> tuple:
-    """The fields of an `Outcome`; `loose` where an arrow holds nothing but its own point."""
+def _judged(numbers, off, way, lengths, missing, loose) -> tuple:
+    """The fields of an `Outcome`, of arrows with these numbers; `loose` where an arrow holds nothing but its own point."""
     worst = max(lengths, key=lambda name: abs(lengths[name] - 1))
     torn = {name: value for name, value in lengths.items() if abs(value - 1) > STRETCH}
     far = [i for i, (gap, length) in enumerate(zip(off, way)) if gap > max(OFF, length / 4)]
-    words = [f"arrow {i + 1}: what it holds is {gap:.0f} pixels off its target, of {length:.0f}" for i, (gap, length) in enumerate(zip(off, way))]
+    words = [f"arrow {i}: what it holds is {gap:.0f} pixels off its target, of {length:.0f}" for i, gap, length in zip(numbers, off, way)]
     words.append(f"not found as surely as before: {', '.join(name.replace('_', ' ') for name in missing)}" if missing else "every joint is found")
     words.append(f"{worst} has {lengths[worst]:.0%} of its length" if torn else "every limb is as long as before")
     remedy = []
@@ -501,4 +529,4 @@ def _judged(off, way, lengths, missing, loose) -> tuple:
         remedy.append("let the arrow take hold of more than its own point: start it on what is to move, and grab that")
     elif far:
         remedy.append("go a shorter way, or let it be guided longer (a larger `stop`, more steps)")
-    return not (far or torn or missing), tuple(off), tuple(way), lengths, missing, "; ".join(words) + ".", "; ".join(remedy)
+    return not (far or torn or missing), tuple(off), tuple(way), lengths, missing, bool(far), bool(torn), "; ".join(words) + ".", "; ".join(remedy)

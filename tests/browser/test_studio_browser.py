@@ -318,8 +318,18 @@ def test_a_dark_narrow_window_two_tabs_a_reload_and_a_restart(chromium, place, s
 
         assert not page.page.locator("img.rg-static").is_visible(), "what is for where no widget is shown"
 
-        page.page.keyboard.press("Control+s")                                                   # a tab shows what was saved
-        page.page.locator(".jp-mod-dirty, .jp-DirtyIndicator").first.wait_for(state="detached", timeout=10_000)
+        saved = page.page.locator(".jp-mod-dirty, .jp-DirtyIndicator").first
+        for place in (page.wrist(), page.button("Run")):             # text fields of ipywidgets keep all keys to themselves
+            page.run(re.compile(r"step \d+ of")), page.status("Done")
+            saved.wait_for(state="attached")
+            place.focus()
+            page.page.keyboard.press("Control+s")                                               # a tab shows what was saved
+            saved.wait_for(state="detached", timeout=20_000)
+        chosen = lambda: [page.button(name).get_attribute("aria-pressed") for name in ("pose", "drag")]
+        assert chosen() == ["true", "false"]
+        page.button("drag").click()
+        assert chosen() == ["false", "true"], "for who does not see the colour"
+        page.button("pose").click()
         second = Page(context.new_page(), name, address, run=False)
         screenshot(second.page, "second_tab")
         page.page.bring_to_front()

@@ -186,6 +186,14 @@ def test_points_with_keys(tabs):
     assert "removed" in shown.page.get_by_role("status").inner_text()
     shown.press("Control+z")
     assert shown.messages() and near(shown.widget.value, [[55, 70]])
+    shown.page.get_by_label("remove every point").focus()
+    shown.press("Enter")
+    assert shown.messages() and shown.widget.value == []
+    shown.press("Control+z")                                           # the button is disabled, and keys are heard all the same
+    assert shown.messages() and near(shown.widget.value, [[55, 70]])
+    shown.page.get_by_label("undo").focus()
+    shown.press("Enter", "Enter", "Enter", "Enter", "Control+y")
+    assert shown.messages() and near(shown.widget.value, [[65, 74]])
 
 
 def test_points_with_a_finger_that_is_a_little_off(tabs):
@@ -207,6 +215,15 @@ def test_arrows_from_handle_to_target(tabs):
     shown.screenshot("arrows")
     shown.page.get_by_label("delete the selected arrow").click()
     assert shown.messages() and near(shown.widget.value, [[[20, 20], [90, 80]]])
+    shown.svg.focus()
+    shown.press(*["Shift+ArrowRight"] * 8, "Enter")
+    assert shown.messages() and near(shown.widget.value[1], [[127.9, 64], [111.9, 64]]), "into the picture, where there is no room"
+    shown.page.mouse.move(*shown.at(40, 110))
+    shown.page.mouse.down()
+    shown.page.mouse.move(*shown.at(60, 110))
+    shown.press("Escape", "Control+z")
+    shown.page.mouse.up()
+    assert shown.messages() and near(shown.widget.value, [[[20, 20], [90, 80]]]), "called off, and keys are heard all the same"
 
 
 def test_what_is_held_is_drawn_and_can_be_taken_apart(tabs):
@@ -301,6 +318,9 @@ def test_box_with_the_mouse_and_keys(tabs):
     shown.svg.focus()
     shown.press("Enter")
     assert shown.messages() and near(shown.widget.value, [64, 64, 80, 80])
+    shown.press("Delete")
+    shown.press(*["Shift+ArrowRight", "Shift+ArrowDown"] * 7, "Enter")
+    assert shown.messages() and near(shown.widget.value, [112, 112, 128, 128])
 
 
 def test_strokes_with_mouse_finger_and_keys(tabs):
@@ -321,6 +341,10 @@ def test_strokes_with_mouse_finger_and_keys(tabs):
     shown.screenshot("strokes")
     shown.press("Delete", "Control+z", "Control+z")
     assert shown.messages() and len(shown.widget.value) == 2
+    said = shown.page.locator("p.status")
+    for key, text in (("Control+z", "undone"), ("Delete", "stroke removed"), ("Escape", "called off")):
+        shown.press("Enter", "ArrowRight", key)
+        assert not shown.messages() and said.inner_text() == text, "the stroke that the pen was drawing goes, and no other"
     finger = Shown(tabs[1], widgets.PictureStrokes(PICTURE))
     finger.touch((20, 20), (60, 40), (100, 20))
     assert len(finger.messages()) == 1 and near(finger.widget.value[0]["points"][-1], [100, 20])
@@ -359,9 +383,18 @@ def test_page_is_labelled_and_cleans_up(tabs):
     assert shown.svg.get_attribute("aria-label") == "what to move" and shown.svg.get_attribute("aria-description")
     assert shown.handle("point 1").get_attribute("tabindex") == "0"
     assert shown.page.evaluate("getComputedStyle(document.querySelector('svg')).touchAction") == "none"
+    shown.svg.focus()
+    shown.press("Tab")
+    assert shown.page.evaluate("document.activeElement.getAttribute('aria-label')") == "point 1, x 30, y 30", "no stop without a name"
     buttons = shown.page.locator(".rg-tools button")
     for i in range(buttons.count()):
         box = buttons.nth(i).bounding_box()
         assert box["width"] >= 24 and box["height"] >= 24 and buttons.nth(i).get_attribute("aria-label")
+    shown.page.evaluate("""() => { window.theirs = []; document.addEventListener("keydown", ({ target, key }) =>
+      target.closest("[data-lm-suppress-shortcuts]") || theirs.push(key), true) }""")                # as JupyterLab listens
+    for place in (shown.svg, shown.handle("point 1"), buttons.last):
+        place.focus()
+        shown.press("ArrowLeft", "Control+s", "b", "Meta+s", "d")
+    assert shown.page.evaluate("theirs.filter((key) => !/Control|Meta/.test(key)).join('')") == "ssssss", "what saves the notebook, and no other key"
     shown.page.evaluate("window.stop(); window.stop = null")
     assert shown.page.evaluate("Object.values(window.heard).flat().length") == 0
