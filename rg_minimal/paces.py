@@ -8,11 +8,11 @@ A drag runs as many steps as its source did, and brings settings of its own, whi
 
     pictures, latents = sample(pipe, prompt, **drag(head, source, handles, targets, anatomy=pose) | DRAG_FULL)
 
-Of a picture of 25 steps it comes as near with moves of 0.1 (`puppets.editing.HELD`), for twice the passes.
+A picture of more steps is dragged with the same moves (`puppets.editing.HELD`), as the studio and notebook 7 do.
 """
 
 # while something is being moved: few steps, which begin at the very noise, with two longer moves at each guided one
 DRAFT = {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07, "timestep_spacing": "trailing"}
 FULL = {"num_inference_steps": 25}                          # what is kept
 WHOLE = {"num_inference_steps": 50, "eta": 1.0}             # left alone: new noise at each step, with which the model mends more of what it drew wrong
-DRAG_FULL = {"num_inference_steps": 15, "moves": "prediction", "step_size": 0.8}    # a drag that is kept: a pass less a step
+DRAG_FULL = {"num_inference_steps": 16, "moves": "prediction", "step_size": 0.8}    # a drag that is kept: a pass less a step

@@ -339,13 +339,13 @@ def from_code():
 
 def pairs():
     """Whole puppets of 25 unguided steps, and of 50 with new noise at each, less those of 50 without, in points; and of drags at the pace
-    `DRAG_FULL`, less those of 25 steps with moves of 0.1."""
+    `DRAG_FULL`, less those of 25 steps with the same moves."""
     rows, made = read_front(ROOT / "data" / "results" / "front.csv"), {}
     for name, point in (("25", "25 steps"), ("whole", "whole")):
         found = compare(rows, "none", point, "50 steps")
         points = {name: 100 * value for name, value in found.items() if name.startswith("whole")}
         made[name] = points | {"fewer": -points["whole_low"], "pairs": found["pairs"], "steps": 50}
-    drags = compare(rows, "drag", "full", "25 steps, step_size=0.1")
+    drags = compare(rows, "drag", "full", "25 steps, on the prediction")
     made["drags"] = {"fewer": -100 * drags["whole"], "fewer_high": -100 * drags["whole_low"], "more": 100 * drags["whole_high"]}
     return made
 

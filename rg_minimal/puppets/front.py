@@ -315,7 +315,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--seeds", type=option(Count), default=3)
     parser.add_argument("--pictures", type=option(Count), default=16, help="of each point and seed; a third of it in drags")
     parser.add_argument("--points", nargs="+", default=(), help="names of points; all by default")
-    parser.add_argument("--table", default=FRONT)
+    parser.add_argument("--table", default=find_folder(FRONT), help=f"goes on from here ({FRONT})")
     options = parser.parse_args(arguments)
     with one_sentence(parser):
         tasks = tuple(options.tasks) or tuple(POINTS)
