@@ -82,7 +82,7 @@ READ = {"README.md": [
     "time | {drag#whole:.0%} %; {drag#attribute_accuracy:.3f}; {drag#fidelity:.3f}; {times#drag/seconds} s a picture on two threads |",
     "the same, {drag-paces#drag full/cases} of each, at the pace `DRAG_FULL`, {drag-paces#drag full/steps} steps: the target; whole; time | "
     "**{drag-paces#drag full/distance:.1f} px**; {drag-paces#drag full/whole:.0%} %; **{drag-paces#drag full/seconds:.1f} s** on two threads; in pictures of "
-    "{drag-paces#full, held/steps} steps with the longer moves of the studio and of notebook 7 {drag-paces#full, held/distance:.1f} px; "
+    "{drag-paces#full, held/steps} steps with the same moves, as in the studio and in notebook 7, {drag-paces#full, held/distance:.1f} px; "
     "{drag-paces#full, held/whole:.0%} %; {drag-paces#full, held/seconds:.1f} s |",
     "whole | {drag-paces#drag full/kinds/ankle/whole:.0%} % at `DRAG_FULL`, {drag-paces#full, held/kinds/ankle/whole:.0%} % in {drag-paces#full, held/steps} steps",
     "drag, {drag-inverted#cases} rendered and inverted pictures (wrists, ankles, whole puppets, props) | **{drag-inverted#distance:.1f} px**, "
@@ -107,17 +107,20 @@ READ = {"README.md": [
     "{front#edges/draft/pictures} of edges: F-score | {front#edges/draft/control:.3f} | {front#edges/full/control:.3f} | "
     "{front#edges/50 steps/control:.3f} | {front#edges/reference/control:.3f} |",
     "{front#identity/draft/pictures} references: looks that agree | {front#identity/draft/control:.3f} | {front#identity/full/control:.3f} | "
-    "{front#identity/50 steps/control:.3f} |",
+    "{front#identity/50 steps/control:.3f} | {front#identity/reference/control:.3f} |",
     "Of the {front#identity/draft/pictures} references {front#identity/draft/whole:.0%} % (`DRAFT`), {front#identity/full/whole:.0%} % (`FULL`) and "
     "{front#identity/50 steps/whole:.0%} % ({code#50} steps, with 95 % from {whole looks#front/low:.0f} to {whole looks#front/high:.0f}) are whole "
     "puppets, of the hundred in the table above {identity#guided/all_joints_found:.0%} % ({whole looks#identity/low:.0f} to {whole looks#identity/high:.0f}).",
     "A drag ({front#drag/full/pictures} of them, wrists, ankles, puppets and props) runs {code#drag} steps and moves what is predicted as "
     "`DRAG_FULL`: it ends {front#drag/full/control:.1f} px from its target, {front#drag/full/whole:.0%} % whole, for "
     "**{front#drag/full/cost:.2f}** unguided pictures; {code#50} steps end {front#drag/50 steps/control:.1f} px from it, "
-    "{front#drag/50 steps/whole:.0%} % whole, for {front#drag/50 steps/cost:.2f}",
-    "drag a picture of {code#full} steps, and so run {code#full}, with moves of {code#held}: {front#drag/25 steps, step_size=0.1/control:.1f} px, "
-    "{front#drag/25 steps, step_size=0.1/whole:.0%} % whole, for {front#drag/25 steps, step_size=0.1/cost:.2f}. In pairs `DRAG_FULL` has "
+    "{front#drag/50 steps/whole:.0%} % whole, for {front#drag/50 steps/cost:.2f}; the authors' settings, with the correspondence head alone, "
+    "{front#drag/reference/control:.1f} px, {front#drag/reference/whole:.0%} % whole, for {front#drag/reference/cost:.2f}",
+    "drag a picture of {code#full} steps, and so run {code#full}, with the same moves: {front#drag/25 steps, on the prediction/control:.1f} px, "
+    "{front#drag/25 steps, on the prediction/whole:.0%} % whole, for {front#drag/25 steps, on the prediction/cost:.2f}. In pairs `DRAG_FULL` has "
     "{pairs#drags/fewer:.1f} points fewer whole puppets than these, with 95 % from {pairs#drags/fewer_high:.1f} fewer to {pairs#drags/more:.1f} more",
+    "New noise at each step, with {code#full} steps, costs depth ({front#depth/25 steps, eta=1.0/control:.3f}) and edges "
+    "({front#edges/25 steps, eta=1.0/control:.3f}) control",
     "in the hundred of the table above {drag-paces#drag full/whole:.0%} % against {drag-paces#full, held/whole:.0%} % are whole.",
     "Guided until 0.8 of the steps, depth ({front#depth/25 steps, until 0.8/control:.3f}) and edges ({front#edges/25 steps, until 0.8/control:.3f}) come "
     "as near as with {code#50} steps, for {front#depth/25 steps, until 0.8/cost:.2f} in place of {front#depth/50 steps/cost:.2f}; looks, which are given until "
@@ -499,7 +502,7 @@ def test_few_steps_are_said_to_cost_whole_puppets_only_if_they_do():
 def test_what_was_tried_is_said_of_the_points_that_were():
     """The README and notebook 5: what of the five has which settings, and that the names stand where the points tell."""
     for path, said in (("README.md", "moved predictions and more moves a step were tried for all five"),
-                       ("README.md", "Not tried: the authors' settings for looks and drags, and new noise for depth and edges."),
+                       ("README.md", "intervals, every second step, new noise, moved predictions and more moves a step were tried for all five"),
                        ("notebooks/05_guided_sampling.ipynb", "All of these were tried for depth, edges, looks and drags as well")):
         assert places(path, said)
     guided = {task: points for task, points in POINTS.items() if task != "none"}
@@ -509,8 +512,8 @@ def test_what_was_tried_is_said_of_the_points_that_were():
     for words, tried in kinds.items():
         assert {task for task, points in guided.items() if any(map(tried, points))} == set(guided), words
     noise = lambda each: each.name != "reference" and "eta" in each.settings | each.objective
-    assert {task for task, points in guided.items() if any(map(noise, points))} == {"pose", "identity", "drag"}
-    assert {task for task, points in guided.items() if any(each.name == "reference" for each in points)} == {"pose", "depth", "edges"}
+    assert {task for task, points in guided.items() if any(map(noise, points))} == set(guided)
+    assert {task for task, points in guided.items() if any(each.name == "reference" for each in points)} == set(guided)
 
 
 def test_no_point_as_cheap_as_the_draft_is_said_to_be_nearer():
