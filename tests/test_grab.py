@@ -9,8 +9,7 @@ import torch
 
 from rg_minimal import Source, load_head, load_pipeline, puppets
 from rg_minimal.puppets import cases, grab as grabbing, world
-from rg_minimal.puppets.editing import HELD, HELD_BESIDE, drag
-from rg_minimal.puppets.heads import new_head
+from rg_minimal.puppets.editing import drag
 from rg_minimal.puppets.grab import CHAINS, INDEX, bare, bend, grab, outcome, outline, part_at, strangeness, turn
 
 SCENE = world.HELD_OUT + 2_000
@@ -186,15 +185,12 @@ def test_a_drag_holds_by_one_argument(kit, frames):
     made = Source.from_states(pipe, states, "a puppet is cheering", keep_all=True)
     start = grabbing.source_joints(pose, made)[[INDEX["left_wrist"]]]
     hold = grab(head, pose, made, start, start + torch.tensor([[-4.0, 5.0]]))
-    by_hand = drag(head, made, hold.handles, hold.targets, fixed=hold.fixed, anatomy=pose) | HELD
+    by_hand = drag(head, made, hold.handles, hold.targets, fixed=hold.fixed, anatomy=pose, step_size=0.1)
     by_itself = drag(head, made, start, start + torch.tensor([[-4.0, 5.0]]), anatomy=pose, grab=True)
     for one, other in zip(by_hand["objectives"], by_itself["objectives"]):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("source_points", "target_points", "target") if hasattr(one, name))
-    moves = lambda settings: {name: settings[name] for name in ("moves", "step_size") if name in settings}
-    assert moves(by_hand) == moves(by_itself) == HELD and torch.equal(by_hand["latents"], by_itself["latents"])
-    held = lambda **more: moves(drag(head, made, start, start + torch.tensor([[-4.0, 5.0]]), anatomy=pose, grab=True, **more))
-    assert held(appearance=new_head(pipe, "appearance")) == HELD_BESIDE and held(step_size=0.2) == {"step_size": 0.2}, "of the latents"
-    assert moves(drag(head, made, start, start + 5, anatomy=pose)) == {"step_size": 5e-2}
+    assert by_hand["step_size"] == by_itself["step_size"] and torch.equal(by_hand["latents"], by_itself["latents"])
+    assert drag(head, made, start, start + 5, anatomy=pose)["step_size"] == 5e-2
     with pytest.raises(ValueError, match="grab needs anatomy"):
         drag(head, made, start, start + 5, grab=True)
 

@@ -82,7 +82,7 @@ READ = {"README.md": [
     "time | {drag#whole:.0%} %; {drag#attribute_accuracy:.3f}; {drag#fidelity:.3f}; {times#drag/seconds} s a picture on two threads |",
     "the same, {drag-paces#drag full/cases} of each, at the pace `DRAG_FULL`, {drag-paces#drag full/steps} steps: the target; whole; time | "
     "**{drag-paces#drag full/distance:.1f} px**; {drag-paces#drag full/whole:.0%} %; **{drag-paces#drag full/seconds:.1f} s** on two threads; in pictures of "
-    "{drag-paces#full, held/steps} steps with the same moves, as in the studio and in notebook 7, {drag-paces#full, held/distance:.1f} px; "
+    "{drag-paces#full, held/steps} steps with the longer moves of the studio and of notebook 7 {drag-paces#full, held/distance:.1f} px; "
     "{drag-paces#full, held/whole:.0%} %; {drag-paces#full, held/seconds:.1f} s |",
     "whole | {drag-paces#drag full/kinds/ankle/whole:.0%} % at `DRAG_FULL`, {drag-paces#full, held/kinds/ankle/whole:.0%} % in {drag-paces#full, held/steps} steps",
     "drag, {drag-inverted#cases} rendered and inverted pictures (wrists, ankles, whole puppets, props) | **{drag-inverted#distance:.1f} px**, "
@@ -116,8 +116,8 @@ READ = {"README.md": [
     "**{front#drag/full/cost:.2f}** unguided pictures; {code#50} steps end {front#drag/50 steps/control:.1f} px from it, "
     "{front#drag/50 steps/whole:.0%} % whole, for {front#drag/50 steps/cost:.2f}; the authors' settings, with the correspondence head alone, "
     "{front#drag/reference/control:.1f} px, {front#drag/reference/whole:.0%} % whole, for {front#drag/reference/cost:.2f}",
-    "drag a picture of {code#full} steps, and so run {code#full}, with the same moves: {front#drag/25 steps, on the prediction/control:.1f} px, "
-    "{front#drag/25 steps, on the prediction/whole:.0%} % whole, for {front#drag/25 steps, on the prediction/cost:.2f}. In pairs `DRAG_FULL` has "
+    "drag a picture of {code#full} steps, and so run {code#full}, with moves of {code#held}: {front#drag/25 steps, step_size=0.1/control:.1f} px, "
+    "{front#drag/25 steps, step_size=0.1/whole:.0%} % whole, for {front#drag/25 steps, step_size=0.1/cost:.2f}. In pairs `DRAG_FULL` has "
     "{pairs#drags/fewer:.1f} points fewer whole puppets than these, with 95 % from {pairs#drags/fewer_high:.1f} fewer to {pairs#drags/more:.1f} more",
     "New noise at each step, with {code#full} steps, costs depth ({front#depth/25 steps, eta=1.0/control:.3f}) and edges "
     "({front#edges/25 steps, eta=1.0/control:.3f}) control",
@@ -342,13 +342,13 @@ def from_code():
 
 def pairs():
     """Whole puppets of 25 unguided steps, and of 50 with new noise at each, less those of 50 without, in points; and of drags at the pace
-    `DRAG_FULL`, less those of 25 steps with the same moves."""
+    `DRAG_FULL`, less those of 25 steps with moves of 0.1."""
     rows, made = read_front(ROOT / "data" / "results" / "front.csv"), {}
     for name, point in (("25", "25 steps"), ("whole", "whole")):
         found = compare(rows, "none", point, "50 steps")
         points = {name: 100 * value for name, value in found.items() if name.startswith("whole")}
         made[name] = points | {"fewer": -points["whole_low"], "pairs": found["pairs"], "steps": 50}
-    drags = compare(rows, "drag", "full", "25 steps, on the prediction")
+    drags = compare(rows, "drag", "full", "25 steps, step_size=0.1")
     made["drags"] = {"fewer": -100 * drags["whole"], "fewer_high": -100 * drags["whole_low"], "more": 100 * drags["whole_high"]}
     return made
 

@@ -35,7 +35,6 @@ from torch import Tensor
 from ..denoisers import ddim_scheduler, denoiser
 from ..pipelines import guided_sample
 from ..readout import SampleState
-from ..puppets.editing import HELD, HELD_BESIDE
 from ..puppets.heads import pose_objective
 from ..sources import Source
 from ..undo import undone
@@ -103,8 +102,6 @@ class Draft:
         self._guided = max(math.ceil(each.stop * len(chosen) - 1e-9) for each in settings["objectives"])
         following = self._follows(course)
         settings["inner_steps"] = 1 if following else LIVE["inner_steps"]
-        if settings.pop("moves", "latents") == "prediction":               # a draft moves the latents
-            settings["step_size"] *= HELD_BESIDE["step_size"] / HELD["step_size"]
         settings["step_size"] *= (POSE_LONGER if in_use(self.state) == ["pose"] else LONGER)[following]
         for each in self._sampled(course, settings, states["before"][0].noisy_latents):
             self._done += 1

@@ -34,7 +34,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from . import plots
-from ..puppets.editing import HELD, HELD_BESIDE, LOOKS, drag, identity
+from ..puppets.editing import HELD, LOOKS, drag, identity
 from ..puppets.grab import Hold, bare, grab
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
 from ..puppets.previews import load_previews
@@ -473,9 +473,9 @@ def guidance(kit: Kit, state: dict, known: dict[str, list[SampleState] | Source]
             made["objectives"].append(BUILDERS[name](kit, state, weight=weight, start=start, stop=stop))
     first = edits.get("drag", edits.get("appearance"))
     if first:
-        made["step_size"] *= first["step_size"] / START["step_size"]        # points that agree bear longer moves, looks want shorter ones
+        made["step_size"] *= first["step_size"] / START["step_size"]        # points that agree bear longer steps, looks want shorter ones
     if "drag" in edits:
-        kept = ("latents", "moves", "mask", "keep", "eta", "variance_noise") if state["drag"]["keep"] else ("latents",)
+        kept = ("latents", "mask", "keep", "eta", "variance_noise") if state["drag"]["keep"] else ("latents",)
         made |= {name: value for name, value in edits["drag"].items() if name in kept}
     elif "appearance" in edits:
         made["eta"] = edits["appearance"]["eta"]
@@ -524,8 +524,7 @@ def _drag(kit, state, known) -> dict:
     anatomy = None if state["pose"]["use"] else kit.heads.get("pose")           # a pose that is asked for goes first
     if state["drag"]["grab"]:
         hold = held(kit, state)
-        alone = in_use(state) == ["drag"] and state["drag"]["keep"]
-        return drag(kit.heads["drag"], source, hold.handles, hold.targets, fixed=hold.fixed, anatomy=anatomy) | (HELD if alone else HELD_BESIDE)
+        return drag(kit.heads["drag"], source, hold.handles, hold.targets, fixed=hold.fixed, anatomy=anatomy, **HELD)
     moving, fixed = _moving_and_fixed(state)
     return drag(kit.heads["drag"], source, *zip(*moving), fixed=fixed, anatomy=anatomy)
 

@@ -71,7 +71,7 @@ def draw_fronts(table: FileName = FRONT) -> Figure:
     """Control error against cost of what was measured of each task but poses, which `draw_front` draws."""
     rows = summarize(read_front(table))
     return fronts({error: ([row for row in rows if row["task"] == task], most) for task, (error, most) in ERRORS.items() if task != "pose"},
-                  ("draft", "full"), ("reference", "50 steps", "25 steps, on the prediction"))
+                  ("draft", "full"), ("reference", "50 steps", "25 steps, step_size=0.1"))
 
 
 @declared

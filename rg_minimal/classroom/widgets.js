@@ -509,13 +509,14 @@ function render({ model, el }) {
   for (const [name, action] of Object.entries(watched)) model.on(name, action);
   const resized = new ResizeObserver(draw);
   resized.observe(svg);
-  window.addEventListener("keydown", keepKey, true);
+  const keep = (event) => keepKey(event);                              // its own, since other views of this picture end theirs
+  window.addEventListener("keydown", keep, true);
   showLabel();
   showPicture();
   return () => {
     for (const [name, action] of Object.entries(watched)) model.off(name, action);
     resized.disconnect();
-    window.removeEventListener("keydown", keepKey, true);
+    window.removeEventListener("keydown", keep, true);
     if (address) URL.revokeObjectURL(address);
   };
 }

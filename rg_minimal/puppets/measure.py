@@ -248,8 +248,8 @@ def measure_drag(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead | N
 
 @declared
 def measure_drag_paces(pipe, judge: Judge, head: ReadoutHead, anatomy: ReadoutHead, count: Drags = 100, seed: Seed = DRAG_SEED) -> Progress:
-    """`measure_drag` at the two paces for drags that are kept: `DRAG_FULL`, and, as in the studio, in a picture of as many steps as `FULL`
-    has, with the moves of `editing.HELD`. Seconds are of a clock, with as many threads as torch has."""
+    """`measure_drag` at the two paces for drags that are kept: `DRAG_FULL`, and in a picture of as many steps as `FULL` has with the
+    moves of `editing.HELD`. Seconds are of a clock, with as many threads as torch has."""
     return _at_paces({"drag full": DRAG_FULL, "full, held": FULL | HELD},
                      lambda **pace: measure_drag(pipe, judge, head, anatomy, count=count, seed=seed, **pace))
 

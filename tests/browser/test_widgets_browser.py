@@ -392,6 +392,8 @@ def test_page_is_labelled_and_cleans_up(tabs):
         assert box["width"] >= 24 and box["height"] >= 24 and buttons.nth(i).get_attribute("aria-label")
     shown.page.evaluate("""() => { window.theirs = []; document.addEventListener("keydown", ({ target, key }) =>
       target.closest("[data-lm-suppress-shortcuts]") || theirs.push(key), true) }""")                # as JupyterLab listens
+    shown.page.evaluate("""(state) => { const { stop, heard } = window; window.start(state); window.stop();
+      document.querySelector("#here").lastElementChild.remove(); Object.assign(window, { stop, heard }) }""", shown.state())      # another view comes and goes
     for place in (shown.svg, shown.handle("point 1"), buttons.last):
         place.focus()
         shown.press("ArrowLeft", "Control+s", "b", "Meta+s", "d")
