@@ -15,4 +15,4 @@ Of a picture of 25 steps it comes as near with moves of 0.1 (`puppets.editing.HE
 DRAFT = {"num_inference_steps": 8, "inner_steps": 2, "step_size": 0.07, "timestep_spacing": "trailing"}
 FULL = {"num_inference_steps": 25}                          # what is kept
 WHOLE = {"num_inference_steps": 50, "eta": 1.0}             # left alone: new noise at each step, with which the model mends more of what it drew wrong
-DRAG_FULL = {"num_inference_steps": 16, "moves": "prediction", "step_size": 0.8}    # a drag that is kept: a pass less a step
+DRAG_FULL = {"num_inference_steps": 15, "moves": "prediction", "step_size": 0.8}    # a drag that is kept: a pass less a step
