@@ -860,6 +860,18 @@ FAULTS = (
           "test_hub.py::test_a_card_that_is_there_is_kept"),
     fault("the worse convention is the best", REFERENCE_FILE, "return Convention(min(losses", "return Convention(max(losses",
           "test_hub.py::test_a_head_reads_best_with_the_convention_that_it_was_trained_with"),
+
+    # ---- what is guided, held and collected in silence
+    fault("nothing is guided and nobody is told", "checks.py", "and takes is not None and not any(takes[max(begin, first):end])", "and takes is not None and False",
+          "test_callback.py::test_an_interval_in_which_no_move_is_taken_is_refused"),
+    fault("single-step solvers: every step takes a move", DENOISERS, "return [order == 1 for order in scheduler.order_list[-steps:]]", "return [True] * steps",
+          "test_callback.py::test_which_steps_take_a_move_is_known_before_the_first"),
+    fault("two arrows on one part add up", "puppets/grab.py", "elif name and differ(i, last[name, joint]):", "elif name and differ(i, i):",
+          "test_grab.py::test_of_two_arrows_on_one_thing_the_later_decides_and_the_words_say_so"),
+    fault("a command hides what is shipped", MEASURE, 'default=find_folder("data/results")', 'default="data/results"',
+          "test_files.py::test_what_a_command_writes_by_default_goes_where_it_is_read_from"),
+    fault("costs in two number formats in one table", COST, '(f" {asked.dtype}" if asked.dtype != "bfloat16" else "")', '""',
+          "test_cost.py::test_another_number_format_or_card_takes_nothing_from_what_is_known"),
 )
 
 
