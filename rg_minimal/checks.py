@@ -395,14 +395,16 @@ def check_interval(objective, steps: int, first: int = 0, takes: list | None = N
     """ValueError where the interval of an objective that counts holds none of the steps `first`, ..., `steps` - 1, or none of these that
     `takes` a move, if that is told."""
     begin, end = (int(fraction * steps + 1e-9) for fraction in (objective.start, objective.stop))
-    if objective.weight and end <= max(begin, first):
-        early = " (the first step has no step before it, so a callback cannot guide it)" if first and begin < first else ""
-        raise ValueError(f"start {objective.start:g} and stop {objective.stop:g} of {type(objective).__name__} hold none of the {steps} steps{early}, so "
-                         "nothing would be guided; widen the interval, or take more steps")
-    if objective.weight and takes is not None and not any(takes[max(begin, first):end]):
-        raise ValueError(f"start {objective.start:g} and stop {objective.stop:g} of {type(objective).__name__} hold only such of the {steps} steps from "
-                         "which the scheduler goes on as if nothing were moved (Heun's second looks, say), so nothing would be guided; widen the "
-                         "interval, or take more steps")
+    early = " (the first step has no step before it, so a callback cannot guide it)" if first and begin < first else ""
+    if end <= max(begin, first):
+        held = f"none of the {steps} steps{early}"
+    elif takes is not None and not any(takes[max(begin, first):end]):
+        held = f"only such of the {steps} steps from which the scheduler goes on as if nothing were moved (Heun's second looks, say)"
+    else:
+        return
+    if objective.weight:
+        raise ValueError(f"start {objective.start:g} and stop {objective.stop:g} of {type(objective).__name__} hold {held}, so nothing would be guided; "
+                         "widen the interval, or take more steps")
 
 
 def check_trajectory(source, timesteps: list) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .recipe import BUILDERS, Kit, Result, ground, held, in_use
-from ..puppets.grab import FAINT, OFF, STRETCH, outcome, reading_timestep
+from ..puppets.grab import FAINT, OFF, STRETCH, Hold, outcome, reading_timestep
 from ..puppets.heads import read_joints
 from ..puppets.world import JOINTS, LIMBS
 from ..sources import Source
@@ -24,13 +24,14 @@ def verdict(kit: Kit, result: Result) -> str:
     if not in_use(state) or ground(kit, state) is None:
         return ""
     kept = "drag" in in_use(state) and state["drag"]["keep"]
+    hold = held(kit, state) if "drag" in in_use(state) and "pose" in kit.heads else None
     before, after = ground(kit, state), Source.from_picture(kit.pipe, result.after, state["prompt"], generator=torch.Generator().manual_seed(0))
     for name in in_use(state):
         told = ""
         if name == "pose":
             told, remedies = _of_pose(kit, torch.tensor(state["pose"]["joints"]), before, after)
-        elif name == "drag" and "pose" in kit.heads:
-            told, remedies = _of_drag(kit, result, before)
+        elif name == "drag" and hold:
+            told, remedies = _of_drag(kit, result, before, hold)
         elif name in ("depth", "edges"):
             objective = BUILDERS[name](kit, state)
             was, now = (float(objective(each(reading_timestep(before)))) for each in (before, after))
@@ -38,7 +39,7 @@ def verdict(kit: Kit, result: Result) -> str:
             remedies = [] if now <= BETTER * was else ["a longer interval, a larger step size, or a sketch that suits the picture"]
         if kept and name in ("pose", "depth", "edges") and remedies:
             remedies = ["untick “keep the rest of the picture”, which leaves alone all that no arrow moves"]
-        if name == "pose" and (torn := _two_places(kit, state)):
+        if name == "pose" and hold and (torn := _two_places(hold, torch.tensor(state["pose"]["joints"]))):
             remedies.append(f"pose and drag ask for two places of {torn}: move the joint or the arrow")
         if idle := "step size" if state["step_size"] == 0 else "weight" if state[name]["weight"] == 0 else "":
             told, remedies = told or "it guides nothing.", [f"a {idle} above 0, at which {name} guides nothing"]
@@ -47,18 +48,15 @@ def verdict(kit: Kit, result: Result) -> str:
     return " ".join(words)
 
 
-def _two_places(kit: Kit, state: dict) -> str:
-    """The joint that an arrow takes farthest from where the pose asks for it, or "" where they agree."""
-    if "drag" not in in_use(state):
-        return ""
-    hold = held(kit, state)
-    gaps = (hold.goal - torch.tensor(state["pose"]["joints"])).norm(dim=-1) * ((hold.goal - hold.joints).norm(dim=-1) > 1)
+def _two_places(hold: Hold, asked: Tensor) -> str:
+    """The joint that an arrow takes farthest from where the pose asks for it, (14, 2), or "" where they agree."""
+    gaps = (hold.goal - asked).norm(dim=-1) * ((hold.goal - hold.joints).norm(dim=-1) > 1)
     return JOINTS[int(gaps.argmax())].replace("_", " ") if float(gaps.max()) > OFF else ""
 
 
-def _of_drag(kit: Kit, result: Result, before: Source) -> tuple[str, list[str]]:
+def _of_drag(kit: Kit, result: Result, before: Source, hold: Hold) -> tuple[str, list[str]]:
     """What came of the arrows, and what can be tried with the controls; an `Outcome` has the remedies of the library."""
-    hold, grabs = held(kit, result.state), result.state["drag"]["grab"]
+    grabs = result.state["drag"]["grab"]
     found = outcome(kit.heads["drag"], kit.heads["pose"], before, result.after, hold)
     whole = "take hold of the whole limb, puppet or prop"
     remedy = [f"a shorter way{'' if grabs else f', or {whole}'}"] if found.torn or found.missing else []
