@@ -40,7 +40,7 @@ def fading_schedule(answer):
     return "Right: it fades" if answer(0.5) == 0 else "Not yet: yours reaches 0 at the last step"
 exercises = SimpleNamespace(fading_schedule=fading_schedule, two_objectives=lambda *given: "Not done yet: put a list there")"""
 CHECKS = list(checks()["09_combining"].values())        # fading_schedule, two_objectives: the second needs heads, a pose and a source
-MARKED = [f'print("\\n# {check}")\n{source}' for check, source in checks()["09_combining"].items()]
+MARKED = [source.replace("print(", f'_check("{check}", ') for check, source in checks()["09_combining"].items()]
 HALF = ("from types import SimpleNamespace\nhead, stance, source = {'pose': 1, 'appearance': 2}, SimpleNamespace(joints=3), 4", "my_objectives = None", CHECKS[1])
 
 
@@ -78,7 +78,14 @@ def test_what_else_stands_in_the_cell_of_a_check_stays(source, kept):
 def test_what_a_check_needs_is_not_run_twice():
     """The course's cell of 12.2 makes pictures before it asks."""
     own = {"unchanged_pictures": checks()["12_studio"]["unchanged_pictures"]}
-    assert with_checks(own["unchanged_pictures"], own) == f'print("\\n# unchanged_pictures")\n{own["unchanged_pictures"]}'
+    made, call = own["unchanged_pictures"].split("print(")
+    assert "(" in made and with_checks(own["unchanged_pictures"], own) == f'{made}_check("unchanged_pictures", {call}'
+
+
+def test_every_check_of_the_course_says_its_sentence_to_the_table():
+    for own in checks().values():
+        for check, source in own.items():
+            assert with_checks(source, {check: source}).count(f'_check("{check}", exercises.{check}(') == 1
 
 
 OLD_FIRST_CELL = """import os, sys
@@ -241,10 +248,10 @@ def test_a_notebook_that_hangs_is_stopped_whatever_it_does_about_it(tmp_path):
 
 
 def test_who_prints_too_much_is_checked_all_the_same_and_prints_nothing_into_the_table(tmp_path, capfd):
-    """A thread prints on when its cells have ended, and a program that a cell calls writes where the kernel does."""
+    """A thread prints on, without ends of lines, when its cells have ended; a program that a cell calls writes where the kernel does."""
     answer = "my_schedule = lambda done: max(1 - 2 * done, 0)"
     write(tmp_path / "class" / "ida.ipynb", IMPORT, "print('I train' * 10**6)", answer, CHECKS[0], *HALF)
-    write(tmp_path / "class" / "jon.ipynb", IMPORT, "import os, threading\nn = os.write(1, b'I shout')\ndef shout():\n    while True: print('I shout')",
+    write(tmp_path / "class" / "jon.ipynb", IMPORT, "import os, threading\nn = os.write(1, b'I shout')\ndef shout():\n    while True: print('I shout', end='')",
           "threading.Thread(target=shout, daemon=True).start()", answer, CHECKS[0], *HALF)
     ida, jon = collect(tmp_path / "class", limit=100)
     assert ida.verdicts == jon.verdicts == "right, not done" and "more than 1,000,000 characters" in ida.outcome

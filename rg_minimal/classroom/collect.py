@@ -63,7 +63,10 @@ def _limit_printing(left=[{MOST_PRINTED}]):
     get_ipython().events.register("pre_run_cell", begin)
 
 _limit_printing()
-del _limit_printing'''
+del _limit_printing
+
+def _check(name, said):                         # a message of its own: what threads print goes in between what is printed
+    get_ipython().display_pub.publish({{"text/plain": str(said)}}, {{"check": name}})'''
 
 
 @dataclass
@@ -136,7 +139,7 @@ def at_home(source: str) -> str:
 def with_checks(source: str, own: dict[str, str]) -> str:
     """A cell with the course's checks in the place of its own calls of them; what else stands in it, such as an answer, stays.
 
-    What stays may print what it likes: before each check a line `# CHECK` is printed, where `verdict` begins to read.
+    What stays may print what it likes: a check's sentence is not printed but shown by `_check` of FIRST, for `verdict`.
     """
     head, _, body = source.lstrip().partition("\n")
     try:
@@ -144,7 +147,7 @@ def with_checks(source: str, own: dict[str, str]) -> str:
     except (SyntaxError, ValueError):
         statements = []
     known = {ast.unparse(each) for text in own.values() for each in ast.parse(text).body}
-    own = {check: f'print("\\n# {check}")\n{text}' for check, text in own.items()}
+    own = {check: text.replace(f"print(exercises.{check}(", f'_check("{check}", exercises.{check}(') for check, text in own.items()}
     texts = [ast.unparse(each) for each in statements]
     last = {check: place for place, text in enumerate(texts) for check in course.called(text) if check in own}
     lines = []
@@ -216,13 +219,12 @@ def first_error(notebook) -> str:
 
 
 def verdict(cell, check: str) -> tuple[str, str]:
-    """right, not yet or not done, and the sentence, from what a check printed in its cell; one that failed to run is not yet."""
-    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
-    for line in printed.partition(f"\n# {check}\n")[2].splitlines():
-        for start, name in SAYS.items():
-            if line.startswith(start):
-                return name, line
-    error = next((f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"), "it printed nothing")
+    """right, not yet or not done, and the sentence, from what `_check` showed in its cell; one that failed to run is not yet."""
+    for output in cell.outputs:
+        if output.get("metadata", {}).get("check") == check:
+            said = output.data["text/plain"]
+            return next((name for start, name in SAYS.items() if said.startswith(start)), "not yet"), said
+    error = next((f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"), "it said nothing")
     return "not yet", f"the check did not run: {error}"
 
 
