@@ -1,10 +1,18 @@
 """Readout Guidance, small enough to read: start with `readout.py`, or with notebooks/00_start_here.ipynb."""
-from transformers.utils import logging as _logging
+import gc as _gc
 
-_level = _logging.get_verbosity()
-_logging.set_verbosity_error()                          # transformers warns that torchvision is missing; nothing here needs it
-from diffusers import StableDiffusionPipeline as _      # noqa: E402, F401
-_logging.set_verbosity(_level)
+_collects = _gc.isenabled()
+_gc.disable()                                           # among thousands of new modules it takes a sixth of an import's time
+try:
+    from transformers.utils import logging as _logging
+
+    _level = _logging.get_verbosity()
+    _logging.set_verbosity_error()                      # transformers warns that torchvision is missing; nothing here needs it
+    from diffusers import StableDiffusionPipeline as _  # noqa: F401
+    _logging.set_verbosity(_level)
+finally:
+    if _collects:
+        _gc.enable()
 
 from .callback import GuidanceCallback
 from .conditioning import Conditioning

@@ -369,7 +369,7 @@ def test_the_core_can_be_read_in_an_hour():
 
 
 WATCHED = """
-import importlib, json, pkgutil, sys
+import gc, importlib, json, pkgutil, sys
 calls = []
 def watch(event, arguments):
     if event in ("socket.getaddrinfo", "socket.gethostbyname") or (
@@ -378,6 +378,7 @@ def watch(event, arguments):
         raise OSError("no network in this test")
 sys.addaudithook(watch)
 import rg_minimal
+assert gc.isenabled(), "garbage is collected as before"
 for module in pkgutil.walk_packages(rg_minimal.__path__, "rg_minimal."):
     importlib.import_module(module.name)
 from diffusers import StableDiffusionPipeline
