@@ -12,6 +12,7 @@ import inspect
 import math
 import operator
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Callable, Collection, Iterable, Literal, get_origin, get_type_hints
@@ -617,6 +618,18 @@ def one_sentence(parser: argparse.ArgumentParser):
         yield
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
+
+
+def stoppable(command: Callable) -> Callable:
+    """Ctrl-C ends a command with a sentence and exit status 130, and not with where it was: there is nothing to mend."""
+    @functools.wraps(command)
+    def called(arguments=None):
+        try:
+            return command(arguments)
+        except KeyboardInterrupt:
+            print("stopped; what had been finished is kept", file=sys.stderr, flush=True)
+            sys.exit(130)
+    return called
 
 
 class Declared:

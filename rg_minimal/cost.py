@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from .checks import Count, Declared, Entries, Positive, Seed, Truth, Words, checked, declared, one_sentence, option
+from .checks import Count, Declared, Entries, Positive, Seed, Truth, Words, checked, declared, one_sentence, option, stoppable
 from .conditioning import Conditioning
 from .denoisers import Denoiser, denoiser
 from .files import read_json, refuse_file, update_json
@@ -524,6 +524,7 @@ def measured(name, steps, pixels: Count | None = None, dtype: DTypeName = "bfloa
 
 # ---- the command -------------------------------------------------------------------------------------------------------
 
+@stoppable
 def main(arguments=None) -> None:
     commands = argparse.ArgumentParser(prog="python -m rg_minimal.cost", description="Predict, and measure, what a guided step costs.")
     commands.add_argument("name", help=f"{', '.join(SIZES)}, or a folder of a model, whose config alone is read")

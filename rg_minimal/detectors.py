@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from . import hub
-from .checks import Fraction, SomeName, Truth, declared, one_sentence
+from .checks import Fraction, SomeName, Truth, declared, one_sentence, stoppable
 from .files import refuse_file, write_file, write_json
 from .label_files import Finds, pictures_in
 from .pictures import as_pictures
@@ -117,6 +117,7 @@ def pose_keypoints(pictures: SomeName, output: SomeName, model: SomeName, least:
                                "categories": [{"id": 1, "name": "person", "keypoints": names}]})
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rg_minimal.detectors", description="Label pictures by a detector "
         "of transformers.")

@@ -30,7 +30,7 @@ import nbformat
 import papermill
 import yaml
 
-from .checks import Count, Entries, FileName, SomeName, declared, one_sentence, option
+from .checks import Count, Entries, FileName, SomeName, declared, one_sentence, option, stoppable
 from .files import read_json, refuse_file, refuse_others, write_file, write_json
 from .workers import ONE_THREAD, draws_dashboard, joined
 
@@ -347,6 +347,7 @@ def _thumbnail(picture: str) -> str:
     return base64.b64encode(written.getvalue()).decode()
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rg_minimal.sweep", description="Run a notebook or a measurement over a grid of parameters.")
     parser.add_argument("target", help="a notebook, or measure:NAME")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import hub
-from .checks import Count, Fraction, Positive, Seed, SomeName, Text, checked, declared, describe, one_sentence, option
+from .checks import Count, Fraction, Positive, Seed, SomeName, Text, checked, declared, describe, one_sentence, option, stoppable
 from .denoisers import denoiser
 from .files import check_file, refuse_file, refuse_others, write_file
 from .label_files import SHOWN
@@ -239,6 +239,7 @@ def check_asked(asked) -> None:
     check_output(asked.output)
 
 
+@stoppable
 def main(arguments=None) -> None:
     commands = parser()
     asked = commands.parse_args(arguments)

@@ -2,7 +2,9 @@
 
 The suite takes a sample of the lines, and every third of what lays hooks and freezes weights.
 """
+import argparse
 import copy
+import importlib
 import linecache
 import sys
 import weakref
@@ -194,6 +196,21 @@ def faults(name, every: int) -> list[str]:
 @pytest.mark.parametrize("name", SCENES)
 def test_an_interrupt_at_any_line_leaves_nothing(name):
     assert not (found := faults(name, every=150)), "\n".join(found)
+
+
+COMMANDS = sorted(path for path in Path(rg_minimal.__file__).parent.rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_command_that_is_stopped_says_so_in_a_sentence(path, monkeypatch, capsys):
+    """Whatever it was at: here it reads its options."""
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+    name = ".".join(path.relative_to(Path(rg_minimal.__file__).parents[1]).with_suffix("").parts)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stopped)
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended:
+        importlib.import_module(name).main([])
+    assert isinstance(ended.value, SystemExit) and ended.value.code == 130 and capsys.readouterr() == ("", "stopped; what had been finished is kept\n")
 
 
 if __name__ == "__main__":

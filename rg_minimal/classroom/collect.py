@@ -27,7 +27,7 @@ import nbformat
 import papermill
 from IPython.core.inputtransformer2 import TransformerManager
 
-from ..checks import Count, SomeName, Truth, declared, one_sentence, option
+from ..checks import Count, SomeName, Truth, declared, one_sentence, option, stoppable
 from ..files import refuse_file, write_file
 from . import course
 
@@ -331,6 +331,7 @@ def collect(folder: SomeName, out: SomeName | None = None, limit: Count = 600, a
     return rows
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Run the notebooks of a class, and make a table of their self-checks.")
     parser.add_argument("folder", help="where the students' notebooks lie, in any folders below")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import nbformat
 
-from ..checks import FileName, declared, one_sentence
+from ..checks import FileName, declared, one_sentence, stoppable
 from ..files import refuse_file, write_json
 from ..pipelines import find_folder
 from . import course
@@ -132,6 +132,7 @@ def measure(names, out: FileName = "", report=None) -> dict:
     return result
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Measure the time and the memory of running notebooks.")
     parser.add_argument("notebooks", nargs="*", help="names, such as 05_guided_sampling; all by default")

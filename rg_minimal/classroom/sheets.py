@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from ..checks import Count, FileName, declared, one_sentence, option
+from ..checks import Count, FileName, declared, one_sentence, option, stoppable
 from ..evidence import baselines, contest, report, seeds
 from ..files import refuse_file
 from ..pipelines import load_pipeline
@@ -101,6 +101,7 @@ def draw_contest(task: Literal[baselines.TASKS] = "pose", labels: Count = 10, co
 FIGURES = {"front": draw_front, "fronts": draw_fronts, "evidence": draw_evidence, "contest": draw_contest}        # of what was measured before
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Draw the first pictures of a measurement, none picked.")
     parser.add_argument("what", choices=[*COUNTS, *FIGURES])

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import nbformat
 
-from ..checks import SomeName, declared, one_sentence
+from ..checks import SomeName, declared, one_sentence, stoppable
 from ..files import refuse_file, refuse_others, replace_folder
 from . import course
 
@@ -149,6 +149,7 @@ def build(out: SomeName, report=None) -> Path:
     return out
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Make the student's, the teacher's and the solved version of the course.")
     parser.add_argument("folder", help="where to write them, as folders " + ", ".join(VERSIONS))

@@ -21,7 +21,7 @@ import itertools
 from pathlib import Path
 
 from . import ablations as A, baselines as B, contest as C, drags as D, many as M, recipes as R, report, seeds, trial as T
-from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option
+from ..checks import Count, Index, NonNegative, Positive, checked, one_sentence, option, stoppable
 from ..files import add_rows, refuse_file, rows_so_far
 from ..pipelines import find_folder, load_head
 
@@ -414,6 +414,7 @@ def number(kind):
     return read
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = commands()
     options = parser.parse_args(arguments)

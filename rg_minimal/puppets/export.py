@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import world
 from .heads import ON_PROP, POINTS, TRAIN_SEED, sample_looks
-from ..checks import Count, Seed, SomeName, declared, one_sentence, option
+from ..checks import Count, Seed, SomeName, declared, one_sentence, option, stoppable
 from ..files import refuse_file, refuse_others, write_file, write_json
 
 Kind = Literal["keypoints", "map", "lines", "points", "triplets"]
@@ -96,6 +96,7 @@ def write_png(path: Path, array) -> None:
     write_file(path, held.getvalue())
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Write rendered puppets and their labels as files.")
     parser.add_argument("kind", choices=get_args(Kind))

@@ -27,7 +27,7 @@ from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, checksum_of, drag_sources, facts, finish, judge_drag
-from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option
+from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option, stoppable
 from ..denoisers import denoiser
 from ..files import add_rows, read_rows, refuse_file, rows_so_far
 from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
@@ -309,6 +309,7 @@ def compare(rows: list, task: Tasks, one: Text, other: Text, resamples: Count = 
     return found
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Measure control against cost; goes on where it stopped.")
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(POINTS)}; all by default")

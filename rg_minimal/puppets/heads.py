@@ -31,8 +31,8 @@ from torch import Tensor
 from . import world
 from .judge import depth_rmse, edge_f_score, pck
 from .. import keypoints
-from ..checks import (AnyHead, Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words, as_map,
-                      as_points, as_whole, checked, declared, one_sentence, option)
+from ..checks import (AnyHead, Count, Declared, Entries, FileName, Function, Index, NonNegative, Points, Positive, Seed, SomeName, Text, Words,
+                      as_map, as_points, as_whole, checked, declared, one_sentence, option, stoppable)
 from ..denoisers import denoiser
 from ..files import check_place, refuse_file, write_file
 from ..maps import pool_features, resize
@@ -620,6 +620,7 @@ def _fingerprint(pipe, task, samples) -> str:
     return f"{zlib.crc32(told + repr((task.name, task.steps, task.batch, task.lr, task.learns)).encode()):08x}"
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Train shipped heads and write each with its card.")
     parser.add_argument("heads", nargs="+", choices=[*TASKS, "all"])

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from . import world
 from .training import TrainingState, autocast, print_progress, resume, same_recipe, save_every, set_rate, step_rng
 from ..checks import (Count, Counts, Declared, FileName, Fraction, Index, NonNegative, Positive, Seed, SomeName, as_number, check_pixels,
-                      check_weights, declared, one_sentence, option)
+                      check_weights, declared, one_sentence, option, stoppable)
 from ..files import read_json, read_weights, refuse_card, refuse_file, write_file, write_weights
 from ..pictures import as_pictures
 
@@ -629,6 +629,7 @@ are always one of the known names, however strange the picture. Licence: Apache-
 """
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m rg_minimal.puppets.judge`: train (or go on), calibrate, measure, write the folder."""
     import argparse

@@ -26,8 +26,8 @@ from .editing import HELD, drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .tokens import measure_tokens
-from ..checks import (Count, FileName, Fraction, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared, one_sentence,
-                      option)
+from ..checks import (Count, FileName, Fraction, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared,
+                      one_sentence, option, stoppable)
 from ..files import read_json, refuse_file, write_json
 from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from ..pictures import as_pictures
@@ -569,6 +569,7 @@ def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, st
             parser.error(f"--steps has no effect on {what}, whose paces say it: leave it out")
 
 
+@stoppable
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description="Measure and write data/results/NAME.json.")
     parser.add_argument("what", nargs="+", choices=WHAT)

@@ -30,7 +30,7 @@ from .basemodel import picture_loss
 from .judge import load_judge, pck
 from .training import TrainingState, add_options, part_of, print_progress, resume, save_every, set_rate, step_rng
 from ..autoencoders import decode, encode
-from ..checks import Count, Counts, Declared, FileName, Index, NonNegative, Seed, SomeName, check_weights, declared, one_sentence
+from ..checks import Count, Counts, Declared, FileName, Index, NonNegative, Seed, SomeName, check_weights, declared, one_sentence, stoppable
 from ..files import read_json, read_tensors, refuse_file, refuse_others, replace_folder, write_file, write_json, write_tensors
 from ..pipelines import find_folder, guided_sample, load_pipeline
 from ..undo import seeded
@@ -242,6 +242,7 @@ model on its way to a picture.
 """
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m rg_minimal.puppets.previews`: train (or go on), measure, write the folder."""
     parser = argparse.ArgumentParser(description="Distil a small autoencoder for pictures that are still forming.")

@@ -38,7 +38,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 from .basemodel import encode_pictures, load_latents, tokenize, train_autoencoder
 from .training import (CARD, TrainingState, add_options, autocast, part_of, print_progress, resume, save_every, set_rate, step_rng,
                        trained_weights, write_pipeline)
-from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, SomeName, Truth, declared, one_sentence
+from ..checks import Count, Declared, FileName, Fraction, Index, NonNegative, Number, Seed, SomeName, Truth, declared, one_sentence, stoppable
 from ..files import refuse_file, refuse_others, write_json, write_tensors
 from ..undo import seeded
 
@@ -312,6 +312,7 @@ def _portable(folder: Path) -> None:
         shutil.copymode(folder / "model_index.json", path)
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m rg_minimal.puppets.transformer`: encode the pictures, train (or go on), write the folder."""
     parser = argparse.ArgumentParser(description="Train a small transformer of the kind of Stable Diffusion 3 on puppets.")
