@@ -1,6 +1,7 @@
 """The self-checks of the exercises: each knows the right answer, None, and the mistakes that are likely."""
 import ast
 import builtins
+import math
 import re
 
 import numpy
@@ -404,7 +405,8 @@ def test_share_of_matches():
     assert check(torch.tensor(0.5)).startswith("Right: 2 of 4") and check(0.5).startswith("Right: ")
     assert "errors below 0.1 pixels" in check(0.0)
     assert "mean error" in check((found - truth).norm(dim=-1).mean())
-    assert "divide by all 4" in check(2)
+    assert "divide by all 4" in check(2) and "in percent" in check(50)
+    assert exercises.share_of_matches(0.67, found[[0, 3, 2]], truth[[0, 3, 2]], torch.tensor(80.0)).startswith("Right: 2 of 3"), "two digits"
     assert "one by one" in check(((found - truth).abs() <= 8).float().mean())
     assert "single number" in check(found) and check(0.4).startswith("Not yet: you have 0.400")
 
@@ -437,7 +439,7 @@ def test_leg_drag():
     check = lambda there, here=handles: exercises.leg_drag(here, there, hip, knee, ankle, turn)
     assert check(targets).startswith("Right: ") and check(None).startswith("Not done yet: ")
     assert "turn_leg.T" in check((handles - hip) @ turn + hip)
-    assert "corner of the picture" in check(handles @ turn.T)
+    assert "corner of the picture" in check(handles @ turn.T) and "did not add it again" in check((handles - hip) @ turn.T)
     assert "move alike" in check(handles + targets[2] - handles[2])
     assert "in this order" in check(targets.flip(0), handles.flip(0))
     assert "shape (2, 2)" in check(targets[:2]) and "a str" in check("up")
@@ -469,6 +471,7 @@ def test_agreement_of_looks():
     check = lambda answer: exercises.agreement_of_looks(answer, seen, wanted)
     assert check(9 / 12).startswith("Right: 9 of 12") and check(torch.tensor(0.75)).startswith("Right: ")
     assert "percent" in check(75) and "everything agrees" in check(1 / 3)
+    assert exercises.agreement_of_looks(0.67, seen, {"skin": "tan", "hat": "none", "shirt": "red"}).startswith("Right: 6 of 9"), "two digits"
     assert "first picture alone" in check(1.0) and "divide by 4" in check(3) and "all 6" in check(9 / 18)
     assert "single number" in check("0.75") or check("0.75").startswith("Right: ")
     assert "3 of the 12 looks differ" in check(0.6)
@@ -669,6 +672,8 @@ def test_pck_of_one():
     check = lambda answer: exercises.pck_of_one(answer, seen, target, 0.05)
     third = exercises.pck_of_one(0.333, torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 109.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 100.0]]), 0.05)
     assert third.startswith("Right: 1 of 3"), "it is not told that 0.333 is wrong, and 0.333 right"
+    assert exercises.pck_of_one(0.33, *(torch.tensor([[0.0, 0.0], [y, 0.0], [0.0, 100 + y]]) for y in (9.0, 0.0)), 0.05).startswith("Right: 1 of 3")
+    assert "my_pck is NaN" in check(float("nan")) and "my_pck is infinity" in check(torch.tensor(-math.inf))
     assert check(0.25).startswith("Right: 1 of 4") and check(torch.tensor(0.25)).startswith("Right: ")
     assert "percentage" in check(25.0) and "count" in check(1) and "too far" in check(0.75)
     assert "larger side" in check(0.4) and "take the mean" in check(torch.tensor([True, False, False, False]))
@@ -751,7 +756,7 @@ def test_labels_to_match():
     assert "float('inf')" in check(lambda labels, values, goal: min(crossing(labels, values, goal), 1e9))
     assert "return 0" in check(lambda labels, values, goal: crossing(labels, values, goal) or labels[0])
     first_way = lambda labels, values, goal: 0 if values[0] >= goal else crossing(labels, values, goal)
-    assert "[0.6, 0.2, 0.6]" in check(first_way) and "a function is asked" in check(3) and "Not done" in check(None)
+    assert "[0.6, 0.2, 0.6]" in check(first_way) and "its last way up counts" in check(first_way) and "a function is asked" in check(3) and "Not done" in check(None)
 
 
 # ---------------------------------------------------------------------------------------------- 12  studio

@@ -25,10 +25,16 @@ from ..readout import HeadConfig
 # ---------------------------------------------------------------------------------------------- for all checks
 
 
+ROUNDED = 5.1e-3            # a share of so few points or looks that no other one is as near: it may be given with two digits
+
+
 def _kind(answer) -> str:
     """What an answer is, for messages: "an int", "a list", or a tensor with its shape."""
     if answer is None:                                  # of a function, for what is not done yet is said before
         return "nothing (a function ends with return)"
+    plain = _plain(answer)
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return "NaN" if math.isnan(plain) else "infinity"
     if torch.is_tensor(answer):
         return f"a tensor of shape {tuple(answer.shape)}"
     name = type(answer).__name__
@@ -543,8 +549,10 @@ def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
         return f"Not yet: my_pck is {_kind(answer)}, and a single number is asked for."
     error = (found - truth).norm(dim=-1)
     right = float((error <= a * side).float().mean())
-    if abs(value - right) <= 1e-3:
+    if abs(value - right) <= ROUNDED:
         return f"Right: {round(right * len(error))} of {len(error)} points are matched."
+    if abs(value - 100 * right) <= 100 * ROUNDED:
+        return f"Not yet: {value:.1f} is in percent, and a number from 0 to 1 is asked for."
     if abs(value - float((error <= a).float().mean())) <= 1e-3:
         return f"Not yet: you asked for errors below {a} pixels; the limit is {a} times the puppet's side, {a * float(side):.1f} pixels."
     if abs(value - float(error.mean())) <= 0.05:
@@ -576,6 +584,8 @@ def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
         return "Not yet: your leg turns inwards; multiply by turn_leg.T, not by turn_leg."
     if _close(targets, wanted @ turn.T, 0.5):
         return "Not yet: you turned about the corner of the picture; subtract the hip first, and add it again afterwards."
+    if _close(targets, there - hip, 0.5):
+        return "Not yet: you subtracted the hip, and did not add it again after the turn."
     if _close(targets, wanted + (there[2] - wanted[2]), 0.5):
         return "Not yet: all your points move alike, so the knee would leave the hip; turn each of them about the hip."
     length = (targets - hip).norm(dim=-1) / (wanted - hip).norm(dim=-1)
@@ -622,7 +632,7 @@ def agreement_of_looks(answer, seen, wanted) -> str:
         return f"Not yet: my_agreement is {_kind(answer)}, and a single number is asked for."
     hits = [[each[name] == look for name, look in wanted.items()] for each in seen]
     count, total = sum(map(sum, hits)), len(seen) * len(wanted)
-    if abs(value - count / total) <= 1e-3:
+    if abs(value - count / total) <= ROUNDED:
         return f"Right: {count} of {total} looks agree."
     if abs(value - 100 * count / total) <= 0.1:
         return f"Not yet: {value:g} is in percent, and a number from 0 to 1 is asked for."
@@ -973,7 +983,7 @@ def pck_of_one(answer, predicted: Tensor, target: Tensor, a: float) -> str:
     distance, box = (predicted - target).norm(dim=-1), target.amax(0) - target.amin(0)
     share = lambda distances, limit: (distances <= limit).float().mean().item()
     right = share(distance, a * box.max())
-    if abs(value - right) < 6e-4:                       # also where it was rounded to the three digits that are told
+    if abs(value - right) <= ROUNDED:
         return f"Right: {round(right * len(target))} of {len(target)} joints, PCK@{a:g} = {right:.3f}."
     mistakes = {
         f"this is a percentage; PCK is a fraction here, {right * 100:.0f} % is {right:.3f}.": 100 * right,
@@ -1186,5 +1196,6 @@ def labels_to_match(answer) -> str:
             return f"Not yet: {told} it says {said:g}: that is on a line over labels; take one over their logarithm."
         if said in labels:
             return f"Not yet: {told} it says {said:g}, a number that was measured; the goal is reached between two of them."
-        return f"Not yet: {told} it says {said:g}, not {right:.4g}."
+        falls = ": where a curve falls back, its last way up counts" if values != sorted(values) else ""
+        return f"Not yet: {told} it says {said:g}, not {right:.4g}{falls}."
     return "Right: between the two numbers of labels on a line over their logarithm, and open where nothing that was measured is enough."
