@@ -113,14 +113,9 @@ def _in_both(said: str, again, expected: Tensor, told: str) -> str:
     return f"Not yet: {told}" if isinstance(again, str) or not _near(again, expected) else said
 
 
-def _no_loss(value, ending: str) -> str:
-    """What keeps a value from being a loss that a head can learn from, one number with a gradient; "" where nothing does."""
-    if value.numel() != 1 if torch.is_tensor(value) else _number(value) is None:
-        return f"Not yet: my_loss returns {_kind(value)}, and one number is asked for: {ending}"
-    if not torch.is_tensor(value) or not value.requires_grad:
-        return (f"Not yet: my_loss returns {_kind(value)}, and no gradient flows from it to the readout, so nothing can be learned: leave out "
-                "item, detach, and rounding or comparison of the readout.")
-    return ""
+def _is_one(value) -> bool:
+    """Whether a value is one number, NaN and infinity among them, if it is a tensor's."""
+    return value.numel() == 1 if torch.is_tensor(value) else _number(value) is not None
 
 
 def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, tolerance: float = 1e-3, given: dict[str, Tensor] = {}) -> str:
@@ -379,8 +374,11 @@ def visible_loss(answer) -> str:
         value = answer(readout.clone().requires_grad_(), joints, visible)
     except Exception as problem:
         return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
-    if problem := _no_loss(value, "end with .mean()."):
-        return problem
+    if not _is_one(value):
+        return f"Not yet: my_loss returns {_kind(value)}, and one number is asked for: end with .mean()."
+    if not getattr(value, "requires_grad", False):
+        return (f"Not yet: my_loss returns {_kind(value)}, and no gradient flows from it to the readout, so nothing can be learned: leave out "
+                "detach and item.")
     if _near(value, expected):
         return "Right: hidden joints no longer count."
     mistakes = {"counts all joints, hidden ones too: use `visible`": everything,
@@ -762,8 +760,11 @@ def horizon_loss(answer) -> str:
             sky(rows), -sky(rows), sky(rows).mT, sky(rows + 16), sky(rows - 16), sky(rows.flip(0)), *map(sky, rows + 24 * torch.eye(2))))
     except Exception as problem:
         return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
-    if problem := _no_loss(near, "a mean over pictures and cells."):
-        return problem
+    if not _is_one(near):
+        return f"Not yet: my_loss returns {_kind(near)}, and one number is asked for: a mean over pictures and cells."
+    if not getattr(near, "requires_grad", False):
+        return (f"Not yet: my_loss returns {_kind(near)}, and no gradient flows from it to the readout: leave out detach, item, and rounding or "
+                "comparison of the readout.")
     near, upside, columns, low, high, swapped, first, second = values = [float(value.detach()) for value in (near, *others)]
     if not all(map(math.isfinite, values)):
         return "Not yet: my_loss returns NaN or infinity for some readouts: is there a logarithm, or a division, of 0?"
