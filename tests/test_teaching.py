@@ -66,6 +66,13 @@ def test_branches_and_the_negative_prompt_are_explained_before_they_are_spoken_o
     assert set(first.values()) == {"01_diffusion"} and {"branch", "negative prompt"} <= set(TERMS)
 
 
+def test_the_gradient_is_explained_where_it_is_first_spoken_of():
+    """Notebook 0 lives on it, needs nothing, and used to explain every other word."""
+    first = next(name for name in COURSE if "gradient" in prose_of(name))
+    assert re.search(r"gradient", prose_of(first)).start() == prose_of(first).index("**gradient**") + 2 and "how it would change with every" in prose_of(first)
+    assert f"({first}.ipynb)" in re.search(r"^### gradient\n\n(.+)$", GLOSSARY, re.M)[1]
+
+
 def test_what_the_glossary_explains_is_used_and_stands_in_order():
     everything = "\n".join("\n".join(cell.source for cell in course.read(path).cells) for path in COURSE.values()).lower()
     unused = [term for term in TERMS if not re.search(rf"\b{re.escape(term.lower())}", everything)]
