@@ -127,7 +127,7 @@ def test_notebook_3_says_which_head_is_not_told_the_timestep():
     """Heads of the authors' code are trained with it; `run_drag` below withholds it from the correspondence head alone."""
     assert reference.load_reference_head(FOLDER / "official_layout_head.pt").config.use_timestep
     said = (FOLDER.parent.parent / "notebooks/03_aggregation.ipynb").read_text(encoding="utf-8")
-    assert "When the authors drag, they withhold it from the correspondence head, too" in said and "heads do without" not in said
+    assert "When the authors drag a spot of a picture to another place (notebook 7), they withhold it" in said and "heads do without" not in said
 
 
 # ---- training losses -----------------------------------------------------------------------------------------------

@@ -73,6 +73,12 @@ def test_the_gradient_is_explained_where_it_is_first_spoken_of():
     assert f"({first}.ipynb)" in re.search(r"^### gradient\n\n(.+)$", GLOSSARY, re.M)[1]
 
 
+def test_a_word_that_is_code_in_one_notebook_and_a_term_in_another_has_both_meanings():
+    """`objective.strength` of notebook 9 is not the strength of notebook A4's contest."""
+    entry = re.search(r"^### strength\n\n(.+)$", GLOSSARY, re.M)[1]
+    assert "`strength`" in prose_of("09_combining") and re.findall(r"\]\((\w+)\.ipynb\)", entry) == ["09_combining", "A4_evidence"]
+
+
 def test_what_the_glossary_explains_is_used_and_stands_in_order():
     everything = "\n".join("\n".join(cell.source for cell in course.read(path).cells) for path in COURSE.values()).lower()
     unused = [term for term in TERMS if not re.search(rf"\b{re.escape(term.lower())}", everything)]
