@@ -261,7 +261,7 @@ def test_normalise_latents_changes_the_latents_and_not_the_pictures():
 
 
 def test_the_loss_weighs_noise_levels_by_min_snr():
-    """Signal-to-noise at the weights' two ends, by hand: SNR >> 5 at t = 0, far below 5 at t = 999."""
+    """Signal-to-noise at the weights' two ends, by hand: SNR >> 5 at t = 0, far below 5 at t = 999, as notebook A1 says."""
     scheduler, noise = B.build_scheduler(), torch.zeros(1, 4, 2, 2)
     loss = lambda t, power: B.min_snr_loss(noise + 2.0, noise, torch.tensor([t]), scheduler,
                                             B.Recipe(min_snr=5.0, snr_power=power)).item()
@@ -269,6 +269,8 @@ def test_the_loss_weighs_noise_levels_by_min_snr():
     snr = (1 - 0.00085) / 0.00085
     assert loss(0, 1.0) == pytest.approx(4.0 * 5 / snr, rel=1e-3)
     assert loss(0, 0.5) == pytest.approx(4.0 * 5 ** 0.5 / snr, rel=1e-3)
+    said = (Path(__file__).parent.parent / "notebooks/A1_train_the_base_model.ipynb").read_text(encoding="utf-8")
+    assert "where it is above 5, an error counts 5 / SNR, elsewhere in full" in said
 
 
 def test_psnr_by_hand():

@@ -68,6 +68,7 @@ def test_mistakes_are_sentences_and_no_parts_of_them(monkeypatch):
         'What is checked.'
         part, end = f"with {answer} labels, and the values of them", " (in brackets, at the end of a sentence)" if answer else ""
         return f"Not yet: {part} it says something else{end}." """
+    assert all(any("no gradient flows" in each for each in course.mistakes(check)) for check in ("visible_loss", "horizon_loss"))
     assert not [each for _, exercise in EXERCISES for each in course.mistakes(exercise.check) if each[0] in ";(" and "are not the scores" not in each]
     monkeypatch.setattr(course, "_functions", lambda: {"check": ast.parse(source).body[0]})
     assert course.mistakes("check") == ["… it says something else…."]

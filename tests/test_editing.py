@@ -1,5 +1,7 @@
 """Edits and test cases: regions by hand, drags with known answers, and the shipped heads on the shipped model."""
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from rg_minimal.puppets.editing import carry, drag, drag_frames, identity, joine
 from rg_minimal.puppets.grab import bare
 from rg_minimal.puppets.heads import new_head
 from rg_minimal.puppets.judge import Reading, load_judge
+from rg_minimal.readout import CorrespondenceObjective
 from tiny import tiny_pipe as make_tiny_pipe
 
 
@@ -24,6 +27,13 @@ def tiny_pipe():
 @pytest.fixture(scope="module")
 def joints():
     return puppets.render(puppets.sample_scenes(40, puppets.HELD_OUT)).joints
+
+
+def test_notebook_7_says_how_strongly_a_handle_is_left():
+    """Bare arrows, as in the paper, push as strongly as they pull; those of `drag` less, which the formula does not show."""
+    less, bare_arrow = (inspect.signature(each).parameters["anti_ghosting"].default for each in (drag, CorrespondenceObjective))
+    said = (Path(__file__).parent.parent / "notebooks/07_drag.ipynb").read_text(encoding="utf-8")
+    assert bare_arrow == 1.0 and f"`drag`, in section 4, takes {less:g} of the first half" in said and "mapped from [-1, 1] to [0, 1]" in said
 
 
 # ---------------------------------------------------------------------------------------------- regions

@@ -1,6 +1,7 @@
 """The self-checks of the exercises: each knows the right answer, None, and the mistakes that are likely."""
 import ast
 import builtins
+import math
 import re
 
 import numpy
@@ -14,7 +15,7 @@ from rg_minimal.puppets.heads import heatmaps
 from rg_minimal.puppets.judge import MIRROR
 from rg_minimal.puppets import render, sample_scene, sample_scenes
 from rg_minimal.readout import Bottleneck, normalized_step
-from rg_minimal.classroom.recipe import check_state
+from rg_minimal.classroom.recipe import check_state, finished
 from tiny import tiny_pipe
 
 
@@ -81,7 +82,8 @@ def numbers_asked_for():
         "10.1": (lambda answer: exercises.horizon_samples(lambda count, seed: ((render(sample_scenes(count, seed)).image,), (answer,))), rows),
         "10.3": (exercises.sky_mask, mask), "11.1": (lambda answer: exercises.feature_memory(answer, [(10, 100, 100)], 5, 4), 2),
         "11.3": (lambda answer: exercises.door_costs(answer, 50, 25), [125, 100]),
-        "A1.2": (lambda answer: exercises.running_average(lambda average, weights, decay: answer), [1.2, 1.6]),
+        "A1.2": (lambda answer: exercises.running_average(
+            lambda average, weights, decay: answer if decay == 0.9 else weights + decay * (average - weights)), [1.2, 1.6]),
         "A2.1": (lambda answer: exercises.pck_of_one(answer, truth, truth, 0.1), 1),
         "A2.2": (lambda answer: exercises.standard_error(answer, torch.tensor([0.0, 2.0])), 1.0),
         "A3.1": (lambda answer: exercises.shared_bytes(answer, [truth, truth[0]]), truth.nbytes),
@@ -204,6 +206,7 @@ def test_add_noise():
     check = lambda answer: exercises.add_noise(answer, x, e, a)
     assert check(a.sqrt() * x + (1 - a).sqrt() * e).startswith("Right: ")
     assert "square roots are missing" in check(a * x + (1 - a) * e)
+    assert "latents itself" in check(x.mul_(2)) and "begin with noise.clone()" in check(e) and "differ" in check(x.clone())
     assert "exchanged" in check((1 - a).sqrt() * x + a.sqrt() * e)
     assert "each has a factor" in check(x + e)
     assert "differ" in check(torch.zeros_like(x)) and "shape" in check(x[0]) and "NaN" in check(x / 0 * 0)
@@ -217,7 +220,11 @@ def test_ddim_step():
     assert check(b.sqrt() * guess + (1 - b).sqrt() * e).startswith("Right: ")
     assert "guess of the clean" in check(guess) and "at t again" in check(x)
     assert "noise is missing" in check(b.sqrt() * guess)
-    assert "differ" in check(e)
+    assert "lacks its division" in check(b.sqrt() * a.sqrt() * guess + (1 - b).sqrt() * e)
+    assert "missing in the guess" in check(b.sqrt() * (x - (1 - a) * e) / a + (1 - b).sqrt() * e)
+    assert "predicted[3] itself" in check(e) and "differ" in check(e.clone())
+    whole = torch.cat([x[None]] * 4)
+    assert "begin with noisy[3].clone()" in exercises.ddim_step(whole[3].mul_(2), whole[3], e, a, b), "a view, and named as well"
 
 
 def test_prompt_guidance():
@@ -226,7 +233,7 @@ def test_prompt_guidance():
     assert check(n + 3 * (c - n)).startswith("Right: ") and check(3 * c - 2 * n).startswith("Right: ")
     assert "start from negative" in check(c + 3 * (c - n))
     assert "away from the prompt" in check(n + 3 * (n - c))
-    assert "scale of 1" in check(c) and "differ" in check(n)
+    assert "scale of 1" in check(c) and "negative itself" in check(n) and "differ" in check(n.clone())
 
 
 # ---------------------------------------------------------------------------------------------- 2  features
@@ -261,7 +268,7 @@ def test_mixture():
     assert check(add(raw.softmax(0))).startswith("Right: ")
     assert "softmax first" in check(add(raw)) and "the mean" in check(add(torch.ones(3) / 3))
     assert "divides by their sum" in check(add(raw.exp())) and "without any weights" in check(sum(maps))
-    assert "differ" in check(maps[0]) and "(3, 1, 2, 4, 4)" in check(maps)
+    assert "differ" in check(maps[0].clone()) and "same_size[0] itself" in check(maps[0]) and "(3, 1, 2, 4, 4)" in check(maps)
 
 
 def test_bottleneck_count_is_that_of_the_class():
@@ -293,6 +300,8 @@ def test_a_loss_that_leaves_hidden_joints_out():
     wrong = {"leaves the weights out": lambda r, j, v: plain(r, j)[v].mean(), "has no weights": lambda r, j, v: plain(r, j).mean(),
              "before it squares": lambda r, j, v: ((r - heatmaps(j)) * (1 + 20 * heatmaps(j))).square()[v].mean(),
              "all joints": lambda r, j, v: error(r, j).mean(), "leaves out the visible": lambda r, j, v: error(r, j)[~v].mean(),
+             "each picture first": lambda r, j, v: torch.stack([each[seen].mean() for each, seen in zip(error(r, j), v)]).mean(),
+             "returns nothing": lambda r, j, v: None,
              "number of all cells": lambda r, j, v: (error(r, j) * v[..., None, None]).mean(),
              "is a sum": lambda r, j, v: error(r, j)[v].sum(), "one number is asked for": lambda r, j, v: error(r, j)[v],
              "returns a float": lambda r, j, v: error(r, j)[v].mean().item(), "no gradient": lambda r, j, v: error(r.detach(), j)[v].mean(),
@@ -322,7 +331,8 @@ def test_a_normalised_move():
                          "*mean* square": lambda g, s: -s * g / g.square().sum((1, 2, 3), keepdim=True).sqrt(),
                          "sign rule": lambda g, s: -s * g.sign(), "plain rule": lambda g, s: -s * g,
                          "follow step_size": lambda g, s: -g / rms(g, (1, 2, 3)), "stopped with": lambda g: g,
-                         "has shape": lambda g, s: g[0], "differ from": lambda g, s: -2 * s * g / rms(g, (1, 2, 3))}.items():
+                         "has shape": lambda g, s: g[0], "one of 0.2 it is not": lambda g, s: -0.05 * g / rms(g, (1, 2, 3)),
+                         "is nothing": lambda g, s: None, "differ from": lambda g, s: -2 * s * g / rms(g, (1, 2, 3))}.items():
         assert said in check(answer), said
     assert "a function" in check(0.05)
 
@@ -395,7 +405,8 @@ def test_share_of_matches():
     assert check(torch.tensor(0.5)).startswith("Right: 2 of 4") and check(0.5).startswith("Right: ")
     assert "errors below 0.1 pixels" in check(0.0)
     assert "mean error" in check((found - truth).norm(dim=-1).mean())
-    assert "divide by all 4" in check(2)
+    assert "divide by all 4" in check(2) and "in percent" in check(50)
+    assert exercises.share_of_matches(0.67, found[[0, 3, 2]], truth[[0, 3, 2]], torch.tensor(80.0)).startswith("Right: 2 of 3"), "two digits"
     assert "one by one" in check(((found - truth).abs() <= 8).float().mean())
     assert "single number" in check(found) and check(0.4).startswith("Not yet: you have 0.400")
 
@@ -428,7 +439,7 @@ def test_leg_drag():
     check = lambda there, here=handles: exercises.leg_drag(here, there, hip, knee, ankle, turn)
     assert check(targets).startswith("Right: ") and check(None).startswith("Not done yet: ")
     assert "turn_leg.T" in check((handles - hip) @ turn + hip)
-    assert "corner of the picture" in check(handles @ turn.T)
+    assert "corner of the picture" in check(handles @ turn.T) and "did not add it again" in check((handles - hip) @ turn.T)
     assert "move alike" in check(handles + targets[2] - handles[2])
     assert "in this order" in check(targets.flip(0), handles.flip(0))
     assert "shape (2, 2)" in check(targets[:2]) and "a str" in check("up")
@@ -460,6 +471,7 @@ def test_agreement_of_looks():
     check = lambda answer: exercises.agreement_of_looks(answer, seen, wanted)
     assert check(9 / 12).startswith("Right: 9 of 12") and check(torch.tensor(0.75)).startswith("Right: ")
     assert "percent" in check(75) and "everything agrees" in check(1 / 3)
+    assert exercises.agreement_of_looks(0.67, seen, {"skin": "tan", "hat": "none", "shirt": "red"}).startswith("Right: 6 of 9"), "two digits"
     assert "first picture alone" in check(1.0) and "divide by 4" in check(3) and "all 6" in check(9 / 18)
     assert "single number" in check("0.75") or check("0.75").startswith("Right: ")
     assert "3 of the 12 looks differ" in check(0.6)
@@ -558,6 +570,11 @@ def test_a_loss_of_ones_own():
                          "how much sky there is, not where": lambda r, rows: (r.sigmoid().mean((1, 2, 3)) * 128 - rows).square().mean(),
                          "which picture has which": lambda r, rows: loss(r.mean(0, keepdim=True), sky(rows.mean()[None], r[:1])),
                          "no gradient": lambda r, rows: ((r > 0).float() - sky(rows, r)).square().mean(),
+                         "a float, and no gradient": lambda r, rows: loss(r, sky(rows, r)).item(), "returns nothing": lambda r, rows: None,
+                         "in pixels": lambda r, rows: loss(r, (torch.arange(32) < rows[:, None]).float()[:, None, :, None].expand_as(r)),
+                         "the first may have": lambda r, rows: loss(r[1:], sky(rows[1:], r[1:])),
+                         "the second may have": lambda r, rows: loss(r, sky(rows, r), reduction="none")[0].mean(),
+                         "NaN or infinity": lambda r, rows: loss(r, sky(rows, r)) / 0,
                          "stopped with": lambda r, rows: loss(r, rows)}.items():
         assert said in check(answer), (said, check(answer))
 
@@ -612,7 +629,8 @@ def test_share_of_largest():
     assert "smallest" in check(by(energy, descending=False)) and "first channels" in check(
         lambda tokens, count: energy(tokens)[:count].sum() / energy(tokens).sum())
     assert "raised ZeroDivisionError" in check(lambda tokens, count: 1 / 0) and "one number" in check(lambda tokens, count: tokens)
-    assert "were expected" in check(lambda tokens, count: 0.5) and "int" in check(3)
+    assert "percent" in check(lambda tokens, count: 100 * energy(tokens).topk(count).values.sum() / energy(tokens).sum())
+    assert "returns nothing" in check(lambda tokens, count: None) and "were expected" in check(lambda tokens, count: 0.5) and "int" in check(3)
 
 
 # ---------------------------------------------------------------------------------------------- A1  the base model
@@ -643,6 +661,7 @@ def test_running_average():
     assert check(lambda a, w, d: d * a + (1 - d) * w).startswith("Right: ") and check(lambda a, w, d: a.lerp(w, 1 - d)).startswith("Right: ")
     assert "change slowly" in check(lambda a, w, d: (1 - d) * a + d * w) and "add up" in check(lambda a, w, d: d * a + w)
     assert "float" in check(lambda a, w, d: d) and "raises" in check(lambda a, w: a) and "function" in check(0.9)
+    assert "one of 0.6 it is not" in check(lambda a, w, d: 0.9 * a + 0.1 * w) and "is nothing" in check(lambda a, w, d: None)
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
@@ -653,6 +672,8 @@ def test_pck_of_one():
     check = lambda answer: exercises.pck_of_one(answer, seen, target, 0.05)
     third = exercises.pck_of_one(0.333, torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 109.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 100.0]]), 0.05)
     assert third.startswith("Right: 1 of 3"), "it is not told that 0.333 is wrong, and 0.333 right"
+    assert exercises.pck_of_one(0.33, *(torch.tensor([[0.0, 0.0], [y, 0.0], [0.0, 100 + y]]) for y in (9.0, 0.0)), 0.05).startswith("Right: 1 of 3")
+    assert "my_pck is NaN" in check(float("nan")) and "my_pck is infinity" in check(torch.tensor(-math.inf))
     assert check(0.25).startswith("Right: 1 of 4") and check(torch.tensor(0.25)).startswith("Right: ")
     assert "percentage" in check(25.0) and "count" in check(1) and "too far" in check(0.75)
     assert "larger side" in check(0.4) and "take the mean" in check(torch.tensor([True, False, False, False]))
@@ -735,7 +756,7 @@ def test_labels_to_match():
     assert "float('inf')" in check(lambda labels, values, goal: min(crossing(labels, values, goal), 1e9))
     assert "return 0" in check(lambda labels, values, goal: crossing(labels, values, goal) or labels[0])
     first_way = lambda labels, values, goal: 0 if values[0] >= goal else crossing(labels, values, goal)
-    assert "[0.6, 0.2, 0.6]" in check(first_way) and "a function is asked" in check(3) and "Not done" in check(None)
+    assert "[0.6, 0.2, 0.6]" in check(first_way) and "its last way up counts" in check(first_way) and "a function is asked" in check(3) and "Not done" in check(None)
 
 
 # ---------------------------------------------------------------------------------------------- 12  studio
@@ -760,6 +781,22 @@ def test_unchanged_pictures():
     assert all(check(answer).startswith("Right: ") for answer in (["a", "c"], {"c", "a"}, numpy.array(["a", "c"])))
     assert "'b' does change" in check(["a", "b", "c"]) and "one more" in check(["a"]) and "one more" in check([])
     assert "not a name" in check("d") and "no list" in check(3)
+
+
+# ---------------------------------------------------------------------------------------------- all: what changes what it is made of
+
+@pytest.mark.parametrize("name, check, answer, said", [
+    ("05_guided_sampling", "mirrored_pose", "my_pose = target; my_pose[:, 0] = 128 - my_pose[:, 0]; my_pose[:] = my_pose[MIRROR].clone()", "Right: "),
+    ("12_studio", "raised_right_hand", "my_joints = state['pose']['joints']; my_joints[5:8:2] = [30, 40], [26, 22]", "Right: "),
+    ("12_studio", "raised_right_hand", "my_joints = state['pose']['joints']; my_joints[7] = [26, 2]", "Not yet: the forearm is")])
+def test_what_an_answer_changed_in_place_is_not_what_it_is_compared_with(name, check, answer, said, capsys):
+    """Compared with itself, a right answer is wrong, and an arm of any length as long as it was."""
+    notebook = course.read(course.notebooks()[name])
+    cell = next(each.check_cell for each in course.exercises_of(notebook) if each.check == check)
+    state, pose = check_state({}), render(sample_scene(3)).joints[0].tolist()
+    given = {"exercises": exercises, "MIRROR": MIRROR, "pose": pose, "target": torch.tensor(pose), "state": state, "result": finished(state, {"before": None})}
+    exec(f"{answer}\n{notebook.cells[cell].source}", given)
+    assert capsys.readouterr().out.startswith(said)
 
 
 # ---------------------------------------------------------------------------------------------- all: what cannot be right

@@ -185,6 +185,21 @@ def test_a_depth_objective_is_the_mean_square_of_each_picture(fresh, reading, fr
     assert torch.allclose(values, (readout - cells).square().mean((1, 2, 3)), rtol=1e-4)
 
 
+def test_notebooks_5_and_6_say_what_counts_more(fresh, frames):
+    """All three are squared errors, and not of all cells alike; the same error everywhere shows how much each of them counts."""
+    counts = {}
+    for name, goal in (("pose", H.pose_objective(fresh["pose"], frames.joints)), ("depth", H.depth_objective(fresh["depth"], frames.depth)),
+                       ("edges", H.edge_objective(fresh["edges"], frames.edges))):
+        target = goal.target
+        counts[name] = goal.distance(target + 1, target) if goal.distance else torch.ones_like(target)
+    pose, drawn = H.heatmaps(frames.joints), H.edge_target(frames.edges) > 0
+    assert torch.allclose(counts["pose"], 1 + 20 * pose) and (counts["depth"] == 1).all()
+    assert torch.allclose((counts["edges"] * drawn).sum((1, 2, 3)), (counts["edges"] * ~drawn).sum((1, 2, 3)), rtol=1e-3)
+    five, six = ((Path(__file__).parent.parent / f"notebooks/{name}.ipynb").read_text(encoding="utf-8") for name in ("05_guided_sampling", "06_sketches"))
+    assert "which counts more where a joint is wanted" in five
+    assert "the places of the joints count most, in depth all places alike, in edges the lines as much as all the empty places together" in six
+
+
 def test_an_edge_objective_balances_lines_and_background(fresh, reading, frames):
     head, edges = fresh["edges"], frames.edges[:2]
     with torch.no_grad():

@@ -155,6 +155,13 @@ def test_notebook_1_takes_more_and_more_steps(steps, row):
     assert values["few"] == row == sorted(set(row)) and len(row) > 2, "the last change is compared with others"
 
 
+@pytest.mark.parametrize("name", [name for name, path in COURSE.items() if re.search(r"^timesteps? *=", cells_of(path)[0].source, re.M)])
+def test_what_is_printed_of_a_timestep_is_of_the_one_that_was_asked_for(name):
+    """A check that says "at t = 100", or "at little noise", of the first of the timesteps that somebody else has chosen says what it did not look at."""
+    printed = [line for cell in cells_of(COURSE[name])[1:] for line in re.findall(r"print\((?:[^()]|\([^()]*\))*", cell.source)]
+    assert printed and not [line for line in printed if re.search(r"\bt = \d|(little|much) noise", line)]
+
+
 def test_rules_accept_and_refuse():
     good = dict(count=3, size=0.5, whole=2, shades=[0, 0.5], word="head", use=True, prompt="a puppet", place="data", prompts=["a"], file="", folder=Path("a"),
                 when=[0, 0.5], turns={"left": 3}, pose=POSE, dots=[[3, 4]])
@@ -179,6 +186,10 @@ def test_a_notebook_says_what_it_is_for_and_what_comes_next(name):
                  "**Next:**"):
         assert part in prose, f"no {part}"
     assert re.search(r"\*\*Next:\*\*.*\]\([\w./#]+\)", prose), "Next has no link"
+
+
+def test_the_first_notebook_says_of_which_parameters_the_course_speaks():
+    assert "it says of the parameters as they stand" in prose_of(COURSE["00_start_here"])
 
 
 @each_notebook

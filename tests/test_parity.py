@@ -123,6 +123,13 @@ def test_official_checkpoint(golden):
     agree(head(layers(golden), golden["timestep_embedding"]), golden["readout_spatial"])
 
 
+def test_notebook_3_says_which_head_is_not_told_the_timestep():
+    """Heads of the authors' code are trained with it; `run_drag` below withholds it from the correspondence head alone."""
+    assert reference.load_reference_head(FOLDER / "official_layout_head.pt").config.use_timestep
+    said = (FOLDER.parent.parent / "notebooks/03_aggregation.ipynb").read_text(encoding="utf-8")
+    assert "When the authors drag a spot of a picture to another place (notebook 7), they withhold it" in said and "heads do without" not in said
+
+
 # ---- training losses -----------------------------------------------------------------------------------------------
 
 def test_spatial_losses(golden):

@@ -66,6 +66,21 @@ def test_branches_and_the_negative_prompt_are_explained_before_they_are_spoken_o
     assert set(first.values()) == {"01_diffusion"} and {"branch", "negative prompt"} <= set(TERMS)
 
 
+def test_the_gradient_is_explained_where_it_is_first_spoken_of():
+    """Notebook 0 lives on it, needs nothing, and used to explain every other word."""
+    first = next(name for name in COURSE if "gradient" in prose_of(name))
+    prose = prose_of(first)
+    assert prose.index("gradient") == prose.index("**gradient** of the difference: how it would change") + 2
+    assert f"({first}.ipynb)" in re.search(r"^### gradient\n\n(.+)$", GLOSSARY, re.M)[1]
+
+
+def test_a_word_that_is_code_in_one_notebook_and_a_term_in_another_has_both_meanings():
+    """`objective.strength` of notebook 9 is not the strength of notebook A4's contest."""
+    entry = re.search(r"^### strength\n\n(.+)$", GLOSSARY, re.M)[1]
+    assert any("`strength`" in cell.source for cell in course.read(COURSE["09_combining"]).cells)
+    assert re.findall(r"\]\((\w+)\.ipynb\)", entry) == ["09_combining", "A4_evidence"]
+
+
 def test_what_the_glossary_explains_is_used_and_stands_in_order():
     everything = "\n".join("\n".join(cell.source for cell in course.read(path).cells) for path in COURSE.values()).lower()
     unused = [term for term in TERMS if not re.search(rf"\b{re.escape(term.lower())}", everything)]

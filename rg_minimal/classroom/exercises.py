@@ -9,6 +9,7 @@ The sections follow the notebooks; worked solutions are in notebooks/solutions.
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -24,8 +25,16 @@ from ..readout import HeadConfig
 # ---------------------------------------------------------------------------------------------- for all checks
 
 
+ROUNDED = 5.1e-3            # a share of so few points or looks that no other one is as near: it may be given with two digits
+
+
 def _kind(answer) -> str:
     """What an answer is, for messages: "an int", "a list", or a tensor with its shape."""
+    if answer is None:                                  # of a function, for what is not done yet is said before
+        return "nothing (a function ends with return)"
+    plain = _plain(answer)
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return "NaN" if math.isnan(plain) else "infinity"
     if torch.is_tensor(answer):
         return f"a tensor of shape {tuple(answer.shape)}"
     name = type(answer).__name__
@@ -92,16 +101,37 @@ def _numbers(answer, count: int | None = None) -> list[float] | None:
     return None if None in values or count not in (None, len(values)) else values
 
 
-def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, tolerance: float = 1e-3) -> str:
-    """The sentence for a tensor that is either `expected`, one of the named mistakes, or something else."""
-    answer = _tensor(answer, expected)
+def _itself(answer, given: dict[str, Tensor]) -> str | None:
+    """The name of that given tensor whose memory a tensor lies in, if any: it may have been changed in place."""
+    place = answer.untyped_storage().data_ptr() if torch.is_tensor(answer) else None
+    return next((name for name, each in given.items() if each.untyped_storage().data_ptr() == place), None)
+
+
+def _in_both(said: str, again, expected: Tensor, told: str) -> str:
+    """`said` of a function's answer, unless it was right and the answer `again`, to other arguments, is not: then `told`."""
+    again = _tensor(again, expected) if said.startswith("Right") else expected
+    return f"Not yet: {told}" if isinstance(again, str) or not _near(again, expected) else said
+
+
+def _is_one(value) -> bool:
+    """Whether a value is one number, NaN and infinity among them, if it is a tensor's."""
+    return value.numel() == 1 if torch.is_tensor(value) else _number(value) is not None
+
+
+def _compare(answer, expected: Tensor, mistakes: dict[str, Tensor], right: str, tolerance: float = 1e-3, given: dict[str, Tensor] = {}) -> str:
+    """The sentence for a tensor that is either `expected`, one of the named mistakes, one of the tensors `given`, or something else."""
+    itself, answer = _itself(answer, given), _tensor(answer, expected)
+    spoiled = (f" If you changed {itself} in place (*= or +=), it is no longer what it was: run the cells above again, and begin with "
+               f"{itself}.clone().") if itself else ""
     if isinstance(answer, str):
         return answer
     if _near(answer, expected, tolerance):
         return f"Right: {right}"
     for mistake, value in mistakes.items():
         if value.shape == answer.shape and _near(answer, value, tolerance):
-            return f"Not yet: {mistake}"
+            return f"Not yet: {mistake}{spoiled}"
+    if itself:
+        return f"Not yet: this is {itself} itself.{spoiled}"
     off = (answer.detach().double().cpu() - expected.detach().double().cpu()).abs()
     return (f"Not yet: your numbers differ from the right ones by {off.max():.3g} at most and {off.mean():.3g} on average "
             f"(the right ones lie between {expected.min():.3g} and {expected.max():.3g}).")
@@ -168,7 +198,7 @@ def add_noise(answer, latents: Tensor, noise: Tensor, alpha: Tensor) -> str:
             latents + (1 - alpha).sqrt() * noise,
         "these are latents + noise; each has a factor of its own.": latents + noise}
     return _compare(answer, alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, mistakes,
-                    f"{alpha.sqrt():.2f} parts of picture and {(1 - alpha).sqrt():.2f} parts of noise.")
+                    f"{alpha.sqrt():.2f} parts of picture and {(1 - alpha).sqrt():.2f} parts of noise.", given={"latents": latents, "noise": noise})
 
 
 def ddim_step(answer, noisy: Tensor, predicted: Tensor, alpha: Tensor, alpha_next: Tensor) -> str:
@@ -182,11 +212,15 @@ def ddim_step(answer, noisy: Tensor, predicted: Tensor, alpha: Tensor, alpha_nex
         "this removes noise, but does not mix again: my_step needs the guess times alphas[300].sqrt().":
             noisy - (1 - alpha).sqrt() * predicted,
         "the square roots are missing in the second mixture.": alpha_next * guess + (1 - alpha_next) * predicted,
+        "the guess lacks its division by alphas[500].sqrt().":
+            alpha_next.sqrt() * (noisy - (1 - alpha).sqrt() * predicted) + (1 - alpha_next).sqrt() * predicted,
+        "the square roots are missing in the guess.":
+            alpha_next.sqrt() * (noisy - (1 - alpha) * predicted) / alpha + (1 - alpha_next).sqrt() * predicted,
         "the guess is weighted for s, but the noise is missing: add (1 - alphas[300]).sqrt() * predicted[3].": alpha_next.sqrt() * guess,
         "the alphas of t and s are exchanged.": alpha.sqrt() * ((noisy - (1 - alpha_next).sqrt() * predicted)
                                                                 / alpha_next.sqrt()) + (1 - alpha).sqrt() * predicted}
     return _compare(answer, alpha_next.sqrt() * guess + (1 - alpha_next).sqrt() * predicted, mistakes,
-                    "the same guess, mixed again with less of the same noise.")
+                    "the same guess, mixed again with less of the same noise.", given={"noisy[3]": noisy, "predicted[3]": predicted})
 
 
 def prompt_guidance(answer, negative: Tensor, conditional: Tensor, scale: float) -> str:
@@ -202,7 +236,7 @@ def prompt_guidance(answer, negative: Tensor, conditional: Tensor, scale: float)
         f"this makes the answer {scale:g} times as large; the scale belongs to the difference.": scale * conditional,
         "this is the prompt's answer alone, a scale of 1.": conditional}
     return _compare(answer, negative + scale * (conditional - negative), mistakes,
-                    f"the difference that the prompt makes, {scale:g} times.")
+                    f"the difference that the prompt makes, {scale:g} times.", given={"negative": negative, "conditional": conditional})
 
 
 # ---------------------------------------------------------------------------------------------- 2  features
@@ -270,7 +304,8 @@ def mixture(answer, maps: list[Tensor], raw_weights: Tensor) -> str:
         "this is the mean of the weighted maps; a softmax sums to 1 already.": add(raw_weights.softmax(0)) / len(maps)}
     most = int(raw_weights.argmax())
     return _compare(answer, add(raw_weights.softmax(0)), mistakes,
-                    f"layer {most} has {raw_weights.softmax(0)[most]:.0%} of the weight.")
+                    f"layer {most} has {raw_weights.softmax(0)[most]:.0%} of the weight.",
+                    given={f"same_size[{layer}]": each for layer, each in enumerate(maps)})
 
 
 def bottleneck_count(answer, channels: int, width: int, embedding: int) -> str:
@@ -328,8 +363,9 @@ def visible_loss(answer) -> str:
     if not callable(answer):
         return f"Not yet: my_loss is {_kind(answer)}, and a function (readout, joints, visible) is asked for."
     rng = torch.Generator().manual_seed(0)
-    joints, visible = 20 + 88 * torch.rand(2, 14, 2, generator=rng), torch.rand(2, 14, generator=rng) < 0.7
-    readout = torch.rand(2, 14, 32, 32, generator=rng)
+    joints = 20 + 88 * torch.rand(2, 14, 2, generator=rng)
+    visible = torch.rand(2, 14, generator=rng) < torch.tensor([[0.9], [0.4]])           # not as many in each picture
+    readout = torch.rand(2, 14, 32, 32, generator=rng) * torch.linspace(0.5, 1.5, 14)[:, None, None]      # so that it shows which count
     label = heatmaps(joints)
     plain = (readout - label).square()                                                  # (B, 14, h, w)
     error = plain * (1 + 20 * label)
@@ -338,10 +374,11 @@ def visible_loss(answer) -> str:
         value = answer(readout.clone().requires_grad_(), joints, visible)
     except Exception as problem:
         return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
-    if not torch.is_tensor(value) or value.numel() != 1:
+    if not _is_one(value):
         return f"Not yet: my_loss returns {_kind(value)}, and one number is asked for: end with .mean()."
-    if not value.requires_grad:
-        return "Not yet: no gradient flows from your loss to the readout, so nothing can be learned: leave out detach and item."
+    if not getattr(value, "requires_grad", False):
+        return (f"Not yet: my_loss returns {_kind(value)}, and no gradient flows from it to the readout, so nothing can be learned: leave out "
+                "detach and item.")
     if _near(value, expected):
         return "Right: hidden joints no longer count."
     mistakes = {"counts all joints, hidden ones too: use `visible`": everything,
@@ -352,6 +389,8 @@ def visible_loss(answer) -> str:
                     ((readout - label) * (1 + 20 * label)).square()[visible].mean(),
                 "divides by the number of all cells; the mean is to be over the visible joints only":
                     (error * visible[..., None, None]).mean(),
+                "takes the mean of each picture first, and that of the pictures then: all visible joints are to count alike":
+                    torch.stack([each[seen].mean() for each, seen in zip(error, visible)]).mean(),
                 "is a sum and not a mean: then it depends on how many joints are visible": error[visible].sum()}
     for mistake, wrong in mistakes.items():
         if _near(value, wrong):
@@ -391,11 +430,11 @@ def normalised_move(answer) -> str:
     norms = gradient.square().sum((1, 2, 3), keepdim=True).sqrt()
     expected = -0.05 * gradient / lengths
     try:
-        move = answer(gradient.clone(), 0.05)
+        move, longer = (answer(gradient.clone(), size) for size in (0.05, 0.2))
     except Exception as problem:
         return f"Not yet: my_move stopped with {type(problem).__name__}: {problem}"
     whole = gradient.square().mean().sqrt()
-    return _compare(move, expected, {
+    said = _compare(move, expected, {
         "your move climbs: the gradient points to where the loss grows, so go against it.": -expected,
         "one length for the whole batch: the second and third picture swallow the first. Take the mean over dims (1, 2, 3), "
         "with keepdim=True.": -0.05 * gradient / whole,
@@ -406,6 +445,7 @@ def normalised_move(answer) -> str:
         "this is the plain rule: its length still depends on the gradient's.": -0.05 * gradient,
         "the length does not follow step_size: multiply by it.": expected / 0.05},
         "each picture moves by step_size on average per number, along its own gradient.")
+    return _in_both(said, longer, 4 * expected, "for a step_size of 0.05 this is right, for one of 0.2 it is not: take the length from step_size.")
 
 
 def guided_steps(answer, steps: int, start: float, stop: float) -> str:
@@ -431,10 +471,11 @@ def guided_steps(answer, steps: int, start: float, stop: float) -> str:
     return f"Not yet: {mine} holds {len(mine)} steps; the interval is from {start} to {stop} of {steps} steps, and {after - first} are in it."
 
 
-def mirrored_pose(answer, joints: Tensor, width: int = 128) -> str:
-    """Notebook 5: a pose (14, 2) seen in a mirror: x reflected, and left and right joints exchanged."""
+def mirrored_pose(answer, joints, width: int = 128) -> str:
+    """Notebook 5: a pose, 14 points, seen in a mirror: x reflected, and left and right joints exchanged."""
     if answer is None:
         return "Not done yet: set my_pose to a tensor (14, 2)."
+    joints = torch.as_tensor(joints, dtype=torch.float32)
     flipped = torch.stack((width - joints[:, 0], joints[:, 1]), -1)
     return _compare(answer, flipped[MIRROR], {
         "the points are reflected, but the left wrist is still called left: in a mirror the puppet turns around, so exchange "
@@ -506,8 +547,10 @@ def share_of_matches(answer, found, truth, side, a: float = 0.1) -> str:
         return f"Not yet: my_pck is {_kind(answer)}, and a single number is asked for."
     error = (found - truth).norm(dim=-1)
     right = float((error <= a * side).float().mean())
-    if abs(value - right) <= 1e-3:
+    if abs(value - right) <= ROUNDED:
         return f"Right: {round(right * len(error))} of {len(error)} points are matched."
+    if abs(value - 100 * right) <= 100 * ROUNDED:
+        return f"Not yet: {value:.1f} is in percent, and a number from 0 to 1 is asked for."
     if abs(value - float((error <= a).float().mean())) <= 1e-3:
         return f"Not yet: you asked for errors below {a} pixels; the limit is {a} times the puppet's side, {a * float(side):.1f} pixels."
     if abs(value - float(error.mean())) <= 0.05:
@@ -539,6 +582,8 @@ def leg_drag(handles, targets, hip, knee, ankle, turn) -> str:
         return "Not yet: your leg turns inwards; multiply by turn_leg.T, not by turn_leg."
     if _close(targets, wanted @ turn.T, 0.5):
         return "Not yet: you turned about the corner of the picture; subtract the hip first, and add it again afterwards."
+    if _close(targets, there - hip, 0.5):
+        return "Not yet: you subtracted the hip, and did not add it again after the turn."
     if _close(targets, wanted + (there[2] - wanted[2]), 0.5):
         return "Not yet: all your points move alike, so the knee would leave the hip; turn each of them about the hip."
     length = (targets - hip).norm(dim=-1) / (wanted - hip).norm(dim=-1)
@@ -585,7 +630,7 @@ def agreement_of_looks(answer, seen, wanted) -> str:
         return f"Not yet: my_agreement is {_kind(answer)}, and a single number is asked for."
     hits = [[each[name] == look for name, look in wanted.items()] for each in seen]
     count, total = sum(map(sum, hits)), len(seen) * len(wanted)
-    if abs(value - count / total) <= 1e-3:
+    if abs(value - count / total) <= ROUNDED:
         return f"Right: {count} of {total} looks agree."
     if abs(value - 100 * count / total) <= 0.1:
         return f"Not yet: {value:g} is in percent, and a number from 0 to 1 is asked for."
@@ -711,15 +756,18 @@ def horizon_loss(answer) -> str:
     rows, centres = torch.tensor([40.0, 90.0]), (torch.arange(32) + 0.5) * 4
     sky = lambda at: (8 * torch.tanh((at[:, None] - centres) / 4))[:, None, :, None].repeat(1, 1, 1, 32)    # logits
     try:
-        near, *others = (answer(each.clone().requires_grad_(), rows) for each in
-                         (sky(rows), -sky(rows), sky(rows).mT, sky(rows + 16), sky(rows - 16), sky(rows.flip(0))))
+        near, *others = (answer(each.clone().requires_grad_(), rows) for each in (
+            sky(rows), -sky(rows), sky(rows).mT, sky(rows + 16), sky(rows - 16), sky(rows.flip(0)), *map(sky, rows + 24 * torch.eye(2))))
     except Exception as problem:
         return f"Not yet: my_loss stopped with {type(problem).__name__}: {problem}"
-    if not torch.is_tensor(near) or near.numel() != 1:
+    if not _is_one(near):
         return f"Not yet: my_loss returns {_kind(near)}, and one number is asked for: a mean over pictures and cells."
-    if not near.requires_grad:
-        return "Not yet: no gradient flows from your loss to the readout: leave out rounding, comparison and detach on the readout."
-    near, upside, columns, low, high, swapped = (float(value.detach()) for value in (near, *others))
+    if not getattr(near, "requires_grad", False):
+        return (f"Not yet: my_loss returns {_kind(near)}, and no gradient flows from it to the readout: leave out detach, item, and rounding or "
+                "comparison of the readout.")
+    near, upside, columns, low, high, swapped, first, second = values = [float(value.detach()) for value in (near, *others)]
+    if not all(map(math.isfinite, values)):
+        return "Not yet: my_loss returns NaN or infinity for some readouts: is there a logarithm, or a division, of 0?"
     margin = 0.01 * (upside - near)                     # less is rounding: what a loss cannot tell apart differs by a digit
     if margin < 0:
         return f"Not yet: sky below and ground above costs less ({upside:.3g}) than the right way round ({near:.3g}): y grows downwards."
@@ -728,12 +776,17 @@ def horizon_loss(answer) -> str:
                 "your horizon stands upright. The axes of the readout are (B, 1, rows, columns).")
     if margin and not columns - near > margin:
         return (f"Not yet: sky on the left and ground on the right costs {columns:.3g}, no more than sky above and ground below ({near:.3g}): "
-                "your loss sees how much sky there is, not where. Compare row by row.")
+                "your loss sees how much sky there is, not where. Compare row by row, in pixels: rows of cells have their centres at "
+                "(torch.arange(h) + 0.5) * 128 / h.")
     if margin and not swapped - near > margin:
         return "Not yet: it makes no difference which picture has which horizon: compare picture by picture."
     for where, off in (("low", low), ("high", high)):
         if not off - near > margin:
             return f"Not yet: a horizon 16 pixels too {where} costs {off:.3g}, no more than the right one ({near:.3g})."
+    for which, wrong in (("first", first), ("second", second)):
+        if not wrong - near > margin:
+            return (f"Not yet: of two pictures the {which} may have a wrong horizon, and it costs {wrong:.3g}, no more than the right one "
+                    f"({near:.3g}): take the mean over all pictures.")
     return f"Right: {near:.3g} for the right horizon, {low:.3g} for one 16 pixels lower."
 
 
@@ -831,11 +884,12 @@ def share_of_largest(answer) -> str:
     energy = tokens.square().mean(0)
     share = lambda sizes, count: float(sizes.sort(descending=True).values[:count].sum() / sizes.sum())
     try:
-        values = [_number(answer(tokens.clone(), count)) for count in (1, 2)]
+        found = [answer(tokens.clone(), count) for count in (1, 2)]
     except Exception as error:          # whatever a student's function raises
         return f"Not yet: my_share raised {type(error).__name__}: {error}"
+    values = [_number(each) for each in found]
     if None in values:
-        return "Not yet: my_share does not return one number."
+        return f"Not yet: my_share returns {_kind(found[values.index(None)])}, and one number is asked for."
     near = lambda *expected: all(abs(value - other) <= 1e-3 for value, other in zip(values, expected))
     if near(share(energy, 1), share(energy, 2)):
         return f"Right: of 8 channels, two of which are large, the largest holds {values[0]:.0%}, two hold {values[1]:.0%}."
@@ -845,6 +899,8 @@ def share_of_largest(answer) -> str:
     for mistake, sizes in mistakes.items():
         if near(share(sizes, 1), share(sizes, 2)):
             return f"Not yet: {mistake}"
+    if near(100 * share(energy, 1), 100 * share(energy, 2)):
+        return "Not yet: these are percent; a share is a number from 0 to 1."
     if near(float(energy[0] / energy.sum()), float(energy[:2].sum() / energy.sum())):
         return "Not yet: these are the first channels; sort them by their energy."
     if near(share(-energy, 1), share(-energy, 2)):
@@ -903,14 +959,16 @@ def running_average(answer) -> str:
         return f"Not yet: my_average is {_kind(answer)}, and a function of three arguments is asked for."
     average, weights = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
     try:
-        found = answer(average.clone(), weights.clone(), 0.9)
+        found, again = (answer(average.clone(), weights.clone(), decay) for decay in (0.9, 0.6))
     except Exception as error:                          # whatever a student's function raises
         return f"Not yet: my_average(average, weights, 0.9) raises {type(error).__name__}: {error}"
     mistakes = {"average and weights are exchanged: with a decay near 1 the average is to change slowly.": 0.1 * average + 0.9 * weights,
                 "the two factors are to add up to 1: decay and 1 - decay.": 0.9 * average + weights,
                 "this is the average alone; a share of 1 - decay of the weights belongs to it.": 0.9 * average,
                 "this is the plain mean; decay says how much of the average stays.": (average + weights) / 2}
-    return _compare(found, 0.9 * average + 0.1 * weights, mistakes, "nine parts of what was, one part of what is.")
+    said = _compare(found, 0.9 * average + 0.1 * weights, mistakes, "nine parts of what was, one part of what is.")
+    return _in_both(said, again, 0.6 * average + 0.4 * weights,
+                    "with a decay of 0.9 this is right, with one of 0.6 it is not: take both factors from decay.")
 
 
 # ---------------------------------------------------------------------------------------------- A2  measuring
@@ -926,7 +984,7 @@ def pck_of_one(answer, predicted: Tensor, target: Tensor, a: float) -> str:
     distance, box = (predicted - target).norm(dim=-1), target.amax(0) - target.amin(0)
     share = lambda distances, limit: (distances <= limit).float().mean().item()
     right = share(distance, a * box.max())
-    if abs(value - right) < 6e-4:                       # also where it was rounded to the three digits that are told
+    if abs(value - right) <= ROUNDED:
         return f"Right: {round(right * len(target))} of {len(target)} joints, PCK@{a:g} = {right:.3f}."
     mistakes = {
         f"this is a percentage; PCK is a fraction here, {right * 100:.0f} % is {right:.3f}.": 100 * right,
@@ -1139,5 +1197,6 @@ def labels_to_match(answer) -> str:
             return f"Not yet: {told} it says {said:g}: that is on a line over labels; take one over their logarithm."
         if said in labels:
             return f"Not yet: {told} it says {said:g}, a number that was measured; the goal is reached between two of them."
-        return f"Not yet: {told} it says {said:g}, not {right:.4g}."
+        falls = ": where a curve falls back, its last way up counts" if values != sorted(values) else ""
+        return f"Not yet: {told} it says {said:g}, not {right:.4g}{falls}."
     return "Right: between the two numbers of labels on a line over their logarithm, and open where nothing that was measured is enough."

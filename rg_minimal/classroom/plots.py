@@ -259,7 +259,7 @@ def match_row(first: Tensor, second: Tensor, points: Tensor, ways: dict[str, tup
     figure = Figure(figsize=(inches * (1 + len(ways)), inches + 0.25), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.01, wspace=0.01, hspace=0.01)
     axes = figure.subplots(1, 1 + len(ways))
-    show_picture(axes[0], first, f"{len(points)} points")
+    show_picture(axes[0], first, f"{len(points)} point{'s' * (len(points) != 1)}")
     for n, at in enumerate(points.tolist()):
         _number(axes[0], at, n + 1, True)
     for axis, (name, (found, right)) in zip(axes[1:], ways.items()):
