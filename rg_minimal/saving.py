@@ -9,7 +9,7 @@ import functools
 import inspect
 import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -21,11 +21,16 @@ from .checks import AnyHead, Count, FileName, Function, NonNegative, Random, Rat
 from .denoisers import denoiser
 from .files import check_file, read_tensors, read_weights, write_tensors, write_weights
 from .processes import is_main, shared, wait
-from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
+from .readout import Head, HeadConfig, Reading, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
 
 
 class ReadoutHead(Head):
     """A head that can be saved: head.safetensors and config.json in a folder."""
+
+    def embed(self, reading: Reading) -> Tensor:
+        """See `Head.embed`; of 999 - t where the config's `extra` says so (`reference.MirroredHead`)."""
+        mirrored = self.config.extra.get("timestep_convention") == "step_index"
+        return super().embed(replace(reading, timestep=999 - reading.timestep) if mirrored else reading)
 
     @declared
     def save_pretrained(self, folder: SomeName, push_to_hub: Truth = False, repo_id: Words | None = None, private: Truth | None = None,

@@ -88,6 +88,16 @@ def test_step_index_convention_mirrors_the_timestep(pipe):
     torch.testing.assert_close(reading(mirrored), plain(reading.features, embedding))
 
 
+def test_a_head_of_the_other_convention_is_one_also_when_it_was_saved_and_loaded(pipe, tmp_path):
+    plain = make_head(pipe)
+    mirrored = reference.MirroredHead.from_tensors(plain.config, plain.state_dict(), "here")
+    mirrored.save_pretrained(tmp_path / "head")
+    reading = pipelines.read_picture(pipe, torch.rand(1, 3, 32, 32), 300, generator=seed())
+    loaded = saving.ReadoutHead.from_pretrained(tmp_path / "head")
+    assert torch.equal(reading(loaded), reading(mirrored)) and not torch.equal(reading(loaded), reading(plain))
+    assert plain.config.extra == {}, "the plain head's config is its own"
+
+
 @pytest.mark.parametrize("out_channels, width", [(2, 2), (0, 32)])
 def test_save_and_load_give_the_same_readout(pipe, tmp_path, out_channels, width):
     head = make_head(pipe, out_channels, property="pose", extra={"joints": ["head", "neck"]}, resize_late=True)
