@@ -660,7 +660,7 @@ def _suits(model: Denoiser, scheduler) -> None:
         if products is None:
             raise ValueError(f"{type(scheduler).__name__} has no noise schedule by betas (alphas_cumprod), which this method reads; use DDIM, "
                              "or another that has")
-        if products.shape != learned.shape or not torch.allclose(products.cpu(), learned, atol=1e-3):
+        if products.shape != learned.shape or not torch.allclose(products.cpu().to(learned), learned, atol=1e-3):
             raise ValueError(f"{type(scheduler).__name__} has another noise schedule (betas) than the model learned; make the scheduler by "
                              f"{type(scheduler).__name__}.from_config(pipe.scheduler.config), or leave it out")
 
@@ -681,7 +681,7 @@ def forget_last_sample(scheduler) -> None:
 
 def takes_moves(scheduler) -> bool:
     """False at an evaluation after which the scheduler goes on from latents that it kept (Heun's second look, PNDM's second,
-    the higher orders of DPM-Solver in single steps): a move would be lost there."""
+    the higher orders of DPM-Solver in single steps): a move of latents would be lost there. One of the prediction never is."""
     if hasattr(scheduler, "order_list"):
         return scheduler.order_list[scheduler.step_index or 0] == 1
     if hasattr(scheduler, "prk_timesteps"):

@@ -86,7 +86,9 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents, timestep_spacing)
     steps = step_settings(scheduler, eta, variance_noise, generator, latents)
-    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], will_take_moves(scheduler, len(scheduler.timesteps)), keep)
+    count = len(scheduler.timesteps)
+    takes = will_take_moves(scheduler, count) if guide.moves == "latents" else [True] * count       # every prediction is made use of
+    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], takes, keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
 

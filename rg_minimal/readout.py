@@ -481,7 +481,7 @@ def sampling(model, scheduler, take_step, guide: Guidance, conditioning, latents
 def guided_prediction(model, scheduler, guide, conditioning, latents, timestep, step, scale) -> tuple[Tensor, Tensor, list]:
     """The latents after guidance, the prediction at them, and the losses; without active objectives nothing is moved."""
     strengths = [objective.strength(step, len(scheduler.timesteps)) for objective in guide.objectives]
-    if not any(strengths) or not takes_moves(scheduler):                # Heun evaluates twice, is guided once
+    if not any(strengths) or guide.moves == "latents" and not takes_moves(scheduler):       # Heun's second look stays
         return latents, predict(model, latents, timestep, conditioning, scale), [None] * len(strengths)
 
     def read(latents):

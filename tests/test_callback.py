@@ -1,5 +1,6 @@
 """The callback in diffusers' own pipelines: what it reads is what the pipeline's own pass has, and it guides."""
 import gc
+from functools import partial
 from types import SimpleNamespace
 
 import diffusers
@@ -388,8 +389,11 @@ def test_an_interval_in_which_no_move_is_taken_is_refused(name, steps):
     with pytest.raises(ValueError, match="as if nothing were moved .* take more steps"):
         call(pipe, GuidanceCallback([spatial(pipe, stop=0.5)]), num_inference_steps=steps)
     count = len(denoiser(pipe).scheduler(steps, pipe.scheduler).timesteps)
+    second = partial(pipelines.guided_sample, pipe, PROMPT, [spatial(pipe, start=1 / count, stop=2 / count)], num_inference_steps=steps,
+                     scheduler=pipe.scheduler)
     with pytest.raises(ValueError, match="as if nothing were moved"):
-        pipelines.guided_sample(pipe, PROMPT, [spatial(pipe, start=1 / count, stop=2 / count)], num_inference_steps=steps, scheduler=pipe.scheduler)
+        second()
+    assert [state.losses[0] is not None for state in second(moves="prediction")] == [step == 1 for step in range(count)], "a prediction counts"
 
 
 def test_a_source_of_other_steps_is_refused_before_the_second_pass():

@@ -78,8 +78,9 @@ def test_a_scheduler_is_the_pipelines_own_at_strength_zero_and_lowers_the_loss_a
     assert torch.equal(ours(pipe, scheduler=scheduler)[-1].latents, expected)
     zero = ours(pipe, [spatial(pipe)], scheduler=scheduler, step_size=0.0)
     assert torch.equal(zero[-1].latents, expected)
-    more = ours(pipe, [spatial(pipe)], scheduler=scheduler, step_size=0.2)
-    assert last_loss(more) < last_loss(zero)
+    for moves, size in (("latents", 0.2), ("prediction", 0.3)):
+        more = ours(pipe, [spatial(pipe)], scheduler=scheduler, step_size=size, moves=moves)
+        assert last_loss(more) < last_loss(zero), f"in the {moves} nothing is lost, of Heun's second looks neither"
 
 
 @pytest.mark.parametrize("kind", ["SD 1.5", "SD 2.1", "SDXL", "SDXL, deep", "SD3", "FLUX"])
@@ -532,6 +533,7 @@ def test_a_negative_prompt_is_given_once(pipe):
 
 @pytest.mark.parametrize("made, said", [(lambda config: diffusers.DDIMScheduler(), "another noise schedule"),
                                         (lambda config: diffusers.EulerDiscreteScheduler(), "another noise schedule"),
+                                        (lambda config: diffusers.CogVideoXDDIMScheduler.from_config(config), "another noise schedule"),      # in float64
                                         (lambda config: diffusers.DDIMScheduler.from_config(config, num_train_timesteps=500), "another noise schedule"),
                                         (lambda config: diffusers.IPNDMScheduler.from_config(config), "has no noise schedule by betas")])
 def test_a_scheduler_has_the_noise_that_the_model_learned(pipe, made, said):
