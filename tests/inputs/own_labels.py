@@ -142,6 +142,11 @@ refuse("keypoints", "fractions", points_of(1, 0.2, 0.5, 2, 0.9, 0.4, 2), "1.png"
 refuse("keypoints", "nothing labelled", points_of(1, 4, 5, 0, 3, 5, 0), "1.png", "no keypoint is labelled")
 refuse("keypoints", "visibility 3", points_of(1, 4, 5, 3, 3, 5, 2), "1.png", "visibility")
 take("keypoints", "unlabelled and outside", points_of(1, 400, 5, 0, 3, 5, 2), lambda data: data.truth[1][1].tolist() == [False, True] and data.notes[0].file == "1.png")
+for name, number in (("NaN", float("nan")), ("null", None)):
+    take("keypoints", f"unlabelled and {name}", points_of(1, number, number, 0, 3, 5, 2), lambda data: data.truth[1].tolist()[1] == [False, True])
+    refuse("keypoints", f"labelled and {name}", points_of(1, number, number, 2, 3, 5, 2), "keypoints.0", "number")
+take("keypoints", "a byte order mark", lambda folder: (folder / "labels").write_text("\ufeff" + (folder / "labels").read_text(), encoding="utf-8"),
+     lambda data: len(data) == 3)
 refuse("keypoints", "no annotation", told(lambda what: what["annotations"].pop(1) and None), "1.png", "no annotation")
 refuse("keypoints", "an annotation of no picture", told(lambda what: what["annotations"][0].update(image_id=77)), "77", "not listed")
 refuse("keypoints", "a file twice", image_of(1, file_name="0.png"), "0.png", "listed twice")
