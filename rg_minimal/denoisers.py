@@ -11,6 +11,7 @@ Read for diffusers 0.35 to 0.42. Anything else is refused in a sentence.
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import threading
 from contextlib import contextmanager, nullcontext
@@ -225,6 +226,11 @@ class Denoiser:
         seen = [pair for pair in ((ours[0], theirs[0]), (ours[-1], theirs[-1]))
                 if not any(weight.is_meta or weight.element_size() < 2 for weight in pair)]
         return all(torch.allclose(*(weight.detach().float().cpu() for weight in pair), atol=1e-4, rtol=1e-2) for pair in seen)
+
+    def mark(self) -> str:
+        """By this a model is known again: a checksum of the largest number in each of its weights, of those that can be looked at."""
+        seen = [weight.detach().amax().float() for weight in self.network.parameters() if not weight.is_meta and weight.element_size() > 1]
+        return hashlib.blake2b(torch.stack([each.cpu() for each in seen]).numpy().tobytes() if seen else b"", digest_size=6).hexdigest()
 
     @property
     def width(self) -> int | None:

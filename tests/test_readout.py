@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import rg_minimal.readout as rg
 from rg_minimal import conditioning, maps, pipelines, reference, saving, sources
 from rg_minimal.denoisers import UNet, denoiser
+from rg_minimal.files import read_tensors, write_tensors
 from rg_minimal.puppets.transformer import build_silent_t5
 from tiny import tiny_pipe, tiny_tokenizer, tiny_xl_pipe
 
@@ -486,6 +487,14 @@ def test_damaged_or_foreign_checkpoint(pipe, tmp_path):
     train(pipe, make_head(pipe), steps=1, checkpoint=path)
     with pytest.raises(ValueError, match="another config"):
         train(pipe, make_head(pipe, 3), checkpoint=path)
+    other = tiny_pipe()
+    torch.nn.init.normal_(other.unet.conv_in.weight)
+    for model, settings, said in ((other, {}, "on another model"), (pipe, {"timesteps": (0, 9)}, "at timesteps 0 to 1000, not 0 to 9")):
+        with pytest.raises(ValueError, match=f"belongs to a training {said}.* pass another file, or delete it"):
+            saving.train_head(make_head(model), model, batches, 6, checkpoint=path, **settings)
+    tensors, told = read_tensors(path)
+    write_tensors(path, tensors, {name: told[name] for name in ("step", "config")})      # as they were before they said more
+    assert len(list(saving.train_head(make_head(other), other, batches, 6, checkpoint=path))) == 5
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         train(pipe, make_head(pipe), checkpoint=path)
