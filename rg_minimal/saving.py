@@ -209,7 +209,7 @@ def check_labels(head: Head, clean: tuple, labels: tuple, loss) -> None:
     except ValueError:                          # a loss that does not say what it takes
         pass
     if (loss.func if isinstance(loss, functools.partial) else loss) is spatial_loss:
-        expected = clean[0].new_empty(len(clean[0]), head.config.out_channels, 1, 1)
+        expected = clean[0].new_empty(len(clean[0]), head.config.out_channels, *clean[0].shape[-2:])
         check_target(head.config, label_like(expected, labels[0], "label 0"))
 
 

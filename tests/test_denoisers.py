@@ -633,7 +633,7 @@ def test_a_source_and_a_training_tell_the_model_the_size_of_their_picture(monkey
     own = type(denoiser(pipe)).forward
     monkeypatch.setattr(type(denoiser(pipe)), "forward", lambda self, latents, t, embeds, added=None, *rest: told.append(
         added["time_ids"][0].tolist()) or own(self, latents, t, embeds, added, *rest))
-    batches = [(torch.rand(1, 3, side, 48), torch.rand(1, 2, 8, 8)) for side in (48, 48, 32)]
+    batches = [(torch.rand(1, 3, side, 48), torch.rand(1, 2, side // 4, 12)) for side in (48, 48, 32)]
     assert len(list(train_head(make_head(pipe), pipe, batches, 3))) == 3
     assert told == [[48, 48, 0, 0, 48, 48]] * 2 + [[32, 48, 0, 0, 32, 48]]
 

@@ -566,6 +566,33 @@ def test_bad_sampling_arguments_fail_at_the_call(pipe, settings, message):
         pipelines.guided_sample(pipe, settings.pop("prompt"), **settings)
 
 
+def test_a_map_of_another_shape_than_the_picture_is_not_stretched(pipe):
+    run = lambda objective=None, **settings: pipelines.guided_sample(pipe, PROMPT, [objective or spatial(pipe)], num_inference_steps=2, **settings)
+    square, wide, mask = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 16), torch.ones(1, 1, 8, 8)
+    for call, said in ((lambda: run(spatial(pipe, target=square), width=64), "target has 8 x 8 cells .*on a picture of 32 x 64 pixels"),
+                       (lambda: run(spatial(pipe, target=wide)), "target has 8 x 16 cells .*on a picture of 32 x 32"),
+                       (lambda: run(spatial(pipe, target=wide, mask=mask), width=64), "mask has 8 x 8 cells"),
+                       (lambda: run(spatial(pipe, target=wide), width=64, mask=mask), "mask has 8 x 8 cells")):
+        with pytest.raises(ValueError, match=f"{said}.*cutting or padding"):
+            call()
+    for good in (wide, wide[..., :1, :1], torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 15, 31)):      # also one value for all, one for a column, rounded
+        run(spatial(pipe, target=good), width=64)
+    run(spatial(pipe, target=square, distance=lambda readout, target: readout - target.mean()), width=64)    # it knows what it does
+
+
+def test_a_label_of_another_shape_than_the_picture_is_not_stretched(pipe):
+    with pytest.raises(ValueError, match="the batch of step 0: label 0 has 8 x 32 cells, .*readout of 16 x 16 .* cut it as its picture was cut"):
+        next(saving.train_head(make_head(pipe), pipe, lambda step: (torch.rand(1, 3, 32, 32), torch.zeros(1, 2, 8, 32)), 1))
+    with pytest.raises(ValueError, match="target has 8 x 32 cells"):
+        rg.spatial_loss(torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 8, 32))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_a_weight_of_a_loss_is_no_reward(value):
+    with pytest.raises(ValueError, match="weight holds NaN, infinity or numbers below 0"):
+        rg.spatial_loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), weight=torch.full((1, 1, 4, 4), value))
+
+
 def test_target_for_another_batch(pipe):
     with pytest.raises(ValueError, match="target has 3 rows for 2 pictures"):
         pipelines.guided_sample(pipe, [PROMPT] * 2, [spatial(pipe, target=torch.zeros(3, 2, 8, 8))])
