@@ -84,14 +84,25 @@ class Denoiser:
         timestep = torch.as_tensor(timestep, device=here).reshape(-1)
         return embedder(project(timestep).to(self.dtype)).to(asked)
 
+    def head_settings(self, extra: dict) -> dict:
+        """What a head's config says of the model that it is made for, and `extra`, which it says besides. SD 1.5 and 2.1 have layers of
+        the same sizes, and are told by the width of their prompts' embeddings."""
+        told = {**extra, "text_width": self.width} if isinstance(extra, dict) and self.width else extra
+        return {"layer_channels": self.channels, "embedding_channels": self.embedding_channels, "extra": told}
+
     def check_head(self, config) -> None:
-        """ValueError where a head's config names other layers, or another embedding, than this denoiser has."""
+        """ValueError where a head's config names other layers, another embedding, or another width of prompts than this denoiser has."""
         if (config.layer_channels, config.embedding_channels) != (self.channels, self.embedding_channels):
             self._check_read_layers(config)
             raise ValueError(
                 f"this {config.property or 'readout'} head reads layers {config.layer_channels} and an embedding of "
                 f"{config.embedding_channels}, but the denoiser has {self.channels} and {self.embedding_channels}; load a head "
                 f"trained on this model (the head's: {config.base_model!r})")
+        width = config.extra.get("text_width", self.width)          # heads that were made earlier, or elsewhere, do not say it
+        if self.width and width != self.width:
+            raise ValueError(f"this {config.property or 'readout'} head was made for a model whose prompts' embeddings are {width} wide, and those of "
+                             f"this one are {self.width}, so its layers say other things, of the same sizes; load a head trained on this model (the "
+                             f"head's: {config.base_model!r})")
 
     def _check_read_layers(self, config) -> None:
         """ValueError where the head fits this denoiser, but for the number of layers that are read."""

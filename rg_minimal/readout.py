@@ -83,7 +83,7 @@ def take_readings(pipe, latents, timestep, conditioning, branches=("conditional"
 # ---- 2  Head: from features to a readout -----------------------------------------------------------------------------
 @dataclass
 class HeadConfig(Declared):
-    """Everything needed to rebuild a head. `HeadConfig.for_model(pipe, out_channels=14)` fills in the first two."""
+    """Everything needed to rebuild a head. `HeadConfig.for_model(pipe, out_channels=14)` fills in the model's part."""
     layer_channels: Counts                      # C_l of each layer, in order
     embedding_channels: Count = 1280            # E of the denoiser's timestep embedding
     width: Count = 384                          # channels all layers are projected to (384 in the paper)
@@ -104,8 +104,8 @@ class HeadConfig(Declared):
             raise ValueError(f"width {self.width} / 4 must be a multiple of num_groups {self.num_groups}")
 
     @classmethod
-    def for_model(cls, pipe, **settings) -> "HeadConfig":
-        return cls(denoiser(pipe).channels, denoiser(pipe).embedding_channels, **settings)
+    def for_model(cls, pipe, *, extra=None, **settings) -> "HeadConfig":
+        return cls(**denoiser(pipe).head_settings({} if extra is None else extra), **settings)
 
 class NormedConv(nn.Conv2d):
     """A convolution without bias, then GroupNorm."""
