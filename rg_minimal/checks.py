@@ -490,8 +490,11 @@ def check_pixels(name: str, points: Tensor) -> None:
                          "(width, height)")
 
 
-def matches(points_a: Tensor, points_b: Tensor, batch: int, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Two sets of points (B, N, 2) or (N, 2), finite and inside a picture of (H, W) pixels, as they are; ValueError for others."""
+def matches(points_a: Tensor, points_b: Tensor, features: tuple[Tensor, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Two sets of points (B, N, 2) or (N, 2), finite and inside a picture of (H, W) pixels, as they are; ValueError for others, and for
+    features (B, C, h, w) of two shapes, to which they belong."""
+    same_shapes(features_a=features[0], features_b=features[1])
+    batch = len(features[0])
     for name, points in (("points_a", points_a), ("points_b", points_b)):
         if not torch.is_tensor(points) or points.ndim not in (2, 3) or points.shape[-1] != 2 or not points.numel() or points.is_complex() \
                 or not points.isfinite().all() or (points.ndim == 3 and len(points) != batch):

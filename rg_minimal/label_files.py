@@ -34,8 +34,21 @@ class Shot:
     mark: str = ""                      # a checksum of its pixels, once they were looked at
 
     def picture(self) -> Tensor:                                                        # (1, 3, H, W)
-        held = self.held() if callable(self.held) else str(self.held) if isinstance(self.held, Path) else self.held
+        held = self.held() if callable(self.held) else self.held
+        if isinstance(held, Path):
+            with opened(str(held), "the picture") as image:
+                refuse_several(image)
+            held = str(held)
+        refuse_several(held)
         return as_pictures(held, "the picture")
+
+
+def refuse_several(image) -> None:
+    """ValueError for an image file of several pictures, such as a film or a stack, of which the first alone would be seen. Phones put
+    further pictures behind a JPEG (MPO), which are none of its own."""
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format != "MPO":
+        raise ValueError(f"it holds {count} pictures; pass one")
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,7 @@ def open_map(path: Path):
             image.load()
         except Exception as error:              # PIL's readers raise many kinds where a file is damaged
             raise ValueError(f"cannot be read ({error})") from None
+        refuse_several(image)
         return image
 
 

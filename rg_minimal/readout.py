@@ -205,7 +205,7 @@ def correspondence_loss(features_a, features_b, points_a, points_b, image_size: 
     shows the same spot. `locate` turns points into weights of cells."""
     cells = features_a.shape[-2:]
     in_a, in_b = (locate(points.to(features_a), cells, image_size)                      # (B or 1, N, h*w)
-                  for points in matches(points_a, points_b, len(features_a), image_size))
+                  for points in matches(points_a, points_b, (features_a, features_b), image_size))
 
     def match(here, there, in_here, in_there):
         logits = point_similarity(here, there, in_here) / temperature                   # (B, N, h*w)

@@ -710,8 +710,10 @@ def test_a_negative_prompt_that_nothing_asks_about_is_refused(pipe):
                 lambda **told: guided_sample(pipe, PROMPT, num_inference_steps=2, generator=seed(), **{"guidance_scale": 1.0, **told})):
         with pytest.raises(ValueError, match="negative_prompt is 'a red hat', but with guidance_scale 1 the model is not asked"):
             run(negative_prompt="a red hat")
-        for told in ({"negative_prompt": ""}, {"negative_prompt": "a red hat", "guidance_scale": 3.0}):
+        for told in ({"negative_prompt": ""}, {"negative_prompt": [""]}, {"negative_prompt": "a red hat", "guidance_scale": 3.0}):
             next(run(**told))
+    with pytest.raises(ValueError, match="negative_prompt_2 is 'a red hat', but with guidance_scale 1"):
+        guided_sample(tiny.tiny_xl_pipe(), PROMPT, negative_prompt_2="a red hat", guidance_scale=1.0)
     next(guided_sample(pipe, PROMPT, [spatial(pipe)], num_inference_steps=2, generator=seed(), guidance_scale=1.0, gradient_branch="both",
                        negative_prompt="a red hat"))
 

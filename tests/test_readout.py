@@ -129,6 +129,12 @@ def test_point_weights_by_hand():
     torch.testing.assert_close(nearest, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 4, 4), (2, 5, 8, 8), (1, 4, 8, 8)])
+def test_correspondence_is_between_features_of_one_shape(shape):
+    with pytest.raises(ValueError, match=r"have to have one shape: features_a \(2, 4, 8, 8\), features_b"):
+        rg.correspondence_loss(torch.rand(2, 4, 8, 8), torch.rand(shape), torch.tensor([[3.0, 4.0]]), torch.tensor([[5.0, 6.0]]), (32, 32))
+
+
 def test_correspondence_loss_is_least_for_true_pairs():
     features = torch.randn(1, 64, 8, 8, generator=seed())
     points = torch.tensor([[4.5, 4.5], [20.5, 12.5]])

@@ -112,6 +112,15 @@ for kind in ("keypoints", "map", "lines", "points"):
     refuse(kind, "half a picture", lambda folder: (folder / "pictures/1.png").write_bytes((folder / "pictures/1.png").read_bytes()[:900]), "1.png", "cannot be read")
     refuse(kind, "a picture that is missing", gone("pictures/1.png"), "1.png")
     refuse(kind, "no folder of pictures", lambda folder: (folder / "pictures").rename(folder / "gone"), "pictures", "not there")
+def film(path):
+    """Three pictures in a file, of which the first alone would be seen."""
+    first, *more = (Image.fromarray(numpy.random.default_rng(i).integers(0, 255, (32, 32), dtype=numpy.uint8)) for i in range(3))
+    first.save(path, format="TIFF", save_all=True, append_images=more)
+
+
+for kind in ("keypoints", "map"):
+    refuse(kind, "a film", lambda folder: film(folder / "pictures/1.png"), "1.png", "it holds 3 pictures; pass one")
+refuse("map", "a film of maps", lambda folder: film(folder / "labels/1.png"), "1.png", "it holds 3 pictures; pass one")
 for kind in ("keypoints", "map"):
     refuse(kind, "the same picture twice", lambda folder: picture(folder / "pictures/1.png", 0), "1.png", "same picture as 0.png")
     take(kind, "a bad file that is left out", text("pictures/1.png", "a"), lambda data: len(data) == 2 and data.left_out[0].file == "1.png", skip_bad=True)
