@@ -19,7 +19,7 @@ import torch
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
-from .checks import check_course
+from .checks import check_course, finite
 from .denoisers import Denoiser, Flux, denoiser, forget_last_sample, pack, seen_by, takes_moves, unpack, will_take_moves
 from .readout import Guidance, Reading, collect_features
 
@@ -56,7 +56,7 @@ class GuidanceCallback(PipelineCallback):
         if "latents" not in callback_kwargs:
             raise ValueError("the callback got no latents; leave callback_on_step_end_tensor_inputs out, or put 'latents' in it")
         latents = callback_kwargs["latents"].clone()
-        self._lay(pipe, latents, step_index)
+        self._lay(pipe, latents, step_index, float(timestep))
         return {**callback_kwargs, "latents": latents}
 
     def in_place(self, pipe):
@@ -66,7 +66,7 @@ class GuidanceCallback(PipelineCallback):
             self._lay(pipe, latents, step * order + order - 1)
         return callback
 
-    def _lay(self, pipe, latents: Tensor, step: int) -> None:
+    def _lay(self, pipe, latents: Tensor, step: int, timestep: float | None = None) -> None:
         """Lay a hook on the denoiser for the pass after this step, in which these very latents are to be moved."""
         model, call = denoiser(pipe), self._calls
         before = call.laid
@@ -75,7 +75,9 @@ class GuidanceCallback(PipelineCallback):
         if step <= call.step:                                       # another call of the pipeline
             call.losses = self.losses = []
             call.timesteps = pipe.scheduler.timesteps
-            check_course(self.guide.objectives, [t.item() for t in call.timesteps[-steps:]], will_take_moves(pipe.scheduler, steps), first=1)
+            course = [t.item() for t in call.timesteps]             # img2img takes the last of them, SDXL with denoising_end the first
+            begin = max(course.index(timestep) - step, 0) if timestep in course else len(course) - steps
+            check_course(self.guide.objectives, course[begin:begin + steps], will_take_moves(pipe.scheduler, steps), first=1)
             if latents.ndim == 4:
                 self.guide.check(model, len(latents), model.image_size(latents))
         elif before is not None and not before.done:
@@ -85,6 +87,7 @@ class GuidanceCallback(PipelineCallback):
         call.check_alone(pipe, steps)
         strengths = [objective.strength(step + 1, steps) for objective in self.guide.objectives]
         if step + 1 < steps and any(strengths):
+            finite(latents, f"latents after step {step}")
             call.laid = _Once(self, pipe, model, latents, strengths)
             weakref.finalize(latents, call.laid.remove)         # a pipeline that was interrupted leaves nothing behind
             call.laid.lay()

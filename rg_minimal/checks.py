@@ -313,8 +313,9 @@ def rows(tensor: Tensor, batch: int, name: str) -> Tensor:
 
 
 def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> None:
-    """ValueError where a declared map has neither 1 nor `batch` rows, a mask leaves none of the `model`'s cells, a point or box
-    lies outside a picture of (H, W) pixels, or a source is another picture or model's than can be compared with."""
+    """ValueError where a declared map has neither 1 nor `batch` rows or is not of the shape of the picture, a mask leaves none of the
+    `model`'s cells, a point or box lies outside a picture of (H, W) pixels, or a source is another picture or model's than can be
+    compared with. What a distance of your own makes of its target is its own affair."""
     if model is not None and model.stop_early and getattr(settings, "moves", None) == "prediction":
         raise ValueError("moves is 'prediction', which needs the prediction of the pass with gradient, but the pipeline's stop_early is True "
                          "and ends that pass before; set pipe.stop_early = False, or move 'latents'")
@@ -335,6 +336,9 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
             outside, (height, width) = [box for box, _ in wrong], wrong[0][1] if wrong else image_size
         else:
             outside = rows(value, batch, name)[:0].tolist()
+            if not (name == "target" and getattr(settings, "distance", None)) and is_stretched(value.shape[-2:], image_size):
+                raise ValueError(f"{name} has {value.shape[-2]} x {value.shape[-1]} cells (height x width), and would be stretched on a picture of "
+                                 f"{height} x {width} pixels; bring it to the picture's shape by cutting or padding")
         if outside:
             what = "(" + ", ".join(f"{side:g}" for side in outside[0]) + ")"
             raise ValueError(f"{name} holds {what}, outside the picture of {width} x {height} pixels; points are (x, y) and boxes "
@@ -345,6 +349,13 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
             if not (left.all() if getattr(settings, "pool", False) else left.any()):
                 raise ValueError(f"{name} is zero everywhere, in picture {int(left.logical_not().nonzero()[0])}, once it is brought to the {cells[0]} "
                                  f"x {cells[1]} cells of the latents, so nothing would count; pass 1 where it matters, a few cells large")
+
+
+def is_stretched(cells, size) -> bool:
+    """Whether a map of (h, w) cells has another shape than what it is laid on, of (H, W): by more than rounding, and not one cell that
+    stands for a whole side."""
+    (h, w), (height, width) = cells, size
+    return min(h, w) > 1 and abs(h * width - w * height) > max(h, w, height, width)
 
 
 def check_source(name: str, source, model, batch: int, image_size: tuple[int, int] | None) -> None:
@@ -451,6 +462,9 @@ def label_like(readout: Tensor, label, name: str = "target") -> Tensor:
     if label.ndim != 4 or found.shape[:2] != readout.shape[:2]:
         raise ValueError(f"{name} has shape {tuple(label.shape)} for a readout of {tuple(readout.shape)}; pass ({readout.shape[0]}, "
                          f"{readout.shape[1]}, h, w), a row for each picture and a channel for each that is read")
+    if is_stretched(found.shape[-2:], readout.shape[-2:]):
+        raise ValueError(f"{name} has {found.shape[-2]} x {found.shape[-1]} cells, and would be stretched on a readout of {readout.shape[-2]} x "
+                         f"{readout.shape[-1]} (height x width); cut it as its picture was cut")
     return found
 
 
@@ -477,8 +491,11 @@ def check_pixels(name: str, points: Tensor) -> None:
                          "(width, height)")
 
 
-def matches(points_a: Tensor, points_b: Tensor, batch: int, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Two sets of points (B, N, 2) or (N, 2), finite and inside a picture of (H, W) pixels, as they are; ValueError for others."""
+def matches(points_a: Tensor, points_b: Tensor, features: tuple[Tensor, Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Two sets of points (B, N, 2) or (N, 2), finite and inside a picture of (H, W) pixels, as they are; ValueError for others, and for
+    features (B, C, h, w) of two shapes, to which they belong."""
+    same_shapes(features_a=features[0], features_b=features[1])
+    batch = len(features[0])
     for name, points in (("points_a", points_a), ("points_b", points_b)):
         if not torch.is_tensor(points) or points.ndim not in (2, 3) or points.shape[-1] != 2 or not points.numel() or points.is_complex() \
                 or not points.isfinite().all() or (points.ndim == 3 and len(points) != batch):
@@ -498,6 +515,8 @@ def weight_like(readout: Tensor, weight: Tensor) -> Tensor:
     (b, k, *cells), shape = readout.shape, tuple(weight.shape)
     if len(shape) != 4 or shape[0] not in (1, b) or shape[1] not in (1, k) or list(shape[2:]) != cells:
         raise ValueError(f"weight has shape {shape} for a readout of {tuple(readout.shape)}; pass ({b} or 1, {k} or 1, {cells[0]}, {cells[1]})")
+    if not weight.isfinite().all() or weight.min() < 0:
+        raise ValueError("weight holds NaN, infinity or numbers below 0, which would turn learning round; pass finite numbers of at least 0")
     return weight.to(readout)
 
 

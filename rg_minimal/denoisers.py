@@ -11,6 +11,7 @@ Read for diffusers 0.35 to 0.42. Anything else is refused in a sentence.
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import threading
 from contextlib import contextmanager, nullcontext
@@ -83,14 +84,25 @@ class Denoiser:
         timestep = torch.as_tensor(timestep, device=here).reshape(-1)
         return embedder(project(timestep).to(self.dtype)).to(asked)
 
+    def head_settings(self, extra: dict) -> dict:
+        """What a head's config says of the model that it is made for, and `extra`, which it says besides. SD 1.5 and 2.1 have layers of
+        the same sizes, and are told by the width of their prompts' embeddings."""
+        told = {**extra, "text_width": self.width} if isinstance(extra, dict) and self.width else extra
+        return {"layer_channels": self.channels, "embedding_channels": self.embedding_channels, "extra": told}
+
     def check_head(self, config) -> None:
-        """ValueError where a head's config names other layers, or another embedding, than this denoiser has."""
+        """ValueError where a head's config names other layers, another embedding, or another width of prompts than this denoiser has."""
         if (config.layer_channels, config.embedding_channels) != (self.channels, self.embedding_channels):
             self._check_read_layers(config)
             raise ValueError(
                 f"this {config.property or 'readout'} head reads layers {config.layer_channels} and an embedding of "
                 f"{config.embedding_channels}, but the denoiser has {self.channels} and {self.embedding_channels}; load a head "
                 f"trained on this model (the head's: {config.base_model!r})")
+        width = config.extra.get("text_width", self.width)          # heads that were made earlier, or elsewhere, do not say it
+        if self.width and width != self.width:
+            raise ValueError(f"this {config.property or 'readout'} head was made for a model whose prompts' embeddings are {width} wide, and those of "
+                             f"this one are {self.width}, so its layers say other things, of the same sizes; load a head trained on this model (the "
+                             f"head's: {config.base_model!r})")
 
     def _check_read_layers(self, config) -> None:
         """ValueError where the head fits this denoiser, but for the number of layers that are read."""
@@ -225,6 +237,11 @@ class Denoiser:
         seen = [pair for pair in ((ours[0], theirs[0]), (ours[-1], theirs[-1]))
                 if not any(weight.is_meta or weight.element_size() < 2 for weight in pair)]
         return all(torch.allclose(*(weight.detach().float().cpu() for weight in pair), atol=1e-4, rtol=1e-2) for pair in seen)
+
+    def mark(self) -> str:
+        """By this a model is known again: a checksum of the largest number in each of its weights, of those that can be looked at."""
+        seen = [weight.detach().amax().float() for weight in self.network.parameters() if not weight.is_meta and weight.element_size() > 1]
+        return hashlib.blake2b(torch.stack([each.cpu() for each in seen]).numpy().tobytes() if seen else b"", digest_size=6).hexdigest()
 
     @property
     def width(self) -> int | None:
@@ -660,7 +677,7 @@ def _suits(model: Denoiser, scheduler) -> None:
         if products is None:
             raise ValueError(f"{type(scheduler).__name__} has no noise schedule by betas (alphas_cumprod), which this method reads; use DDIM, "
                              "or another that has")
-        if products.shape != learned.shape or not torch.allclose(products.cpu(), learned, atol=1e-3):
+        if products.shape != learned.shape or not torch.allclose(products.cpu().to(learned), learned, atol=1e-3):
             raise ValueError(f"{type(scheduler).__name__} has another noise schedule (betas) than the model learned; make the scheduler by "
                              f"{type(scheduler).__name__}.from_config(pipe.scheduler.config), or leave it out")
 
@@ -681,7 +698,7 @@ def forget_last_sample(scheduler) -> None:
 
 def takes_moves(scheduler) -> bool:
     """False at an evaluation after which the scheduler goes on from latents that it kept (Heun's second look, PNDM's second,
-    the higher orders of DPM-Solver in single steps): a move would be lost there."""
+    the higher orders of DPM-Solver in single steps): a move of latents would be lost there. One of the prediction never is."""
     if hasattr(scheduler, "order_list"):
         return scheduler.order_list[scheduler.step_index or 0] == 1
     if hasattr(scheduler, "prk_timesteps"):

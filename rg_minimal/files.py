@@ -87,7 +87,7 @@ def read_json(path) -> dict:
     def refuse(word):
         raise ValueError(f"it holds {word}")
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=refuse)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): fetch it again, or make it again") from error
     if not isinstance(found, dict):
@@ -241,7 +241,7 @@ def _plain_json(config: dict, path) -> str:
 def _refuse_foreign(path: Path, config: dict) -> None:
     """ValueError where a config.json is another library's, or has no entry in common with what is to take its place."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
         return                                              # damaged, so nothing is lost
     if not isinstance(told, dict) or {"_class_name", "model_type", "architectures"} & set(told) or told and not set(told) & set(config):

@@ -74,6 +74,9 @@ class ReadoutGuidance(ClassifierFreeGuidance):
         if step == 0:
             self._thread, self._disturbed = threading.get_ident(), False
         self._check_alone()
+        if self.guide.objectives and step >= num_inference_steps:
+            raise ValueError(f"the loop goes on after its {num_inference_steps} steps, as with a scheduler that evaluates twice a step (Heun, KDPM2), and "
+                             "a guider is not told how far it goes, which intervals are fractions of; use one that evaluates once, or guided_sample")
         super().set_state(step, num_inference_steps, timestep)
         if step == 0:
             for objective in self.guide.objectives:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy
 import torch
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from torch import Tensor
 
 from .checks import describe
@@ -34,8 +34,21 @@ class Shot:
     mark: str = ""                      # a checksum of its pixels, once they were looked at
 
     def picture(self) -> Tensor:                                                        # (1, 3, H, W)
-        held = self.held() if callable(self.held) else str(self.held) if isinstance(self.held, Path) else self.held
+        held = self.held() if callable(self.held) else self.held
+        if isinstance(held, Path):
+            with opened(str(held), "the picture") as image:
+                refuse_several(image)
+            held = str(held)
+        refuse_several(held)
         return as_pictures(held, "the picture")
+
+
+def refuse_several(image) -> None:
+    """ValueError for an image file of several pictures, such as a film or a stack, of which the first alone would be seen. Phones put
+    further pictures behind a JPEG (MPO), which are none of its own."""
+    count = getattr(image, "n_frames", 1)
+    if count > 1 and image.format != "MPO":
+        raise ValueError(f"it holds {count} pictures; pass one")
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,13 @@ def shown(each: list, what: str = "") -> str:
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _zeros_where_unlabelled(numbers):
+    """(x, y, visibility, ...) with x and y 0 where the visibility is: many tools write NaN, or null, there."""
+    if not isinstance(numbers, list) or len(numbers) % 3:
+        return numbers
+    return [0.0 if i % 3 < 2 and numbers[i - i % 3 + 2] == 0 else number for i, number in enumerate(numbers)]
+
+
 class CocoPicture(BaseModel):
     id: int
     file_name: str
@@ -82,7 +102,7 @@ class CocoPicture(BaseModel):
 class CocoAnnotation(BaseModel):
     image_id: int
     category_id: int
-    keypoints: list[Finite] | None = None
+    keypoints: Annotated[list[Finite] | None, BeforeValidator(_zeros_where_unlabelled)] = None
     area: Finite | None = None
     bbox: list[Finite] | None = None
     iscrowd: int = 0
@@ -116,7 +136,7 @@ def read_coco(folder: Path, file: Path, category: str | None, finds: Finds):
         raise ValueError(f"labels is {str(file)!r}, which is {'a folder' if file.is_dir() else 'not there'}; pass a "
                          "COCO file of keypoints (JSON)")
     try:
-        coco = Coco.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        coco = Coco.model_validate(json.loads(file.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
@@ -216,6 +236,7 @@ def open_map(path: Path):
             image.load()
         except Exception as error:              # PIL's readers raise many kinds where a file is damaged
             raise ValueError(f"cannot be read ({error})") from None
+        refuse_several(image)
         return image
 
 
@@ -249,6 +270,13 @@ def as_label_map(value) -> Tensor:
         raise ValueError(f"has values in [{float(found.min()):g}, {float(found.max()):g}]; a map of floats lies in [0, "
                          "1], without NaN: scale it")
     return found
+
+
+def is_counted(value) -> bool:
+    """Whether `as_label_map` takes a map's numbers for shares of the largest that their format knows, 255 of bytes."""
+    if isinstance(value, Image.Image):
+        return value.mode != "1" and not (value.mode == "F" or value.mode == "I" and value.format != "PNG")
+    return numpy.asarray(value.detach().cpu() if torch.is_tensor(value) else value).dtype.kind == "u"
 
 
 def refuse_zeros_and_ones(array) -> None:

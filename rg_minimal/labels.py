@@ -7,7 +7,7 @@
 | kind | pictures | labels |
 |---|---|---|
 | keypoints | a folder | a COCO file of keypoints (JSON); visibility 0 is unlabelled and does not count, 1 and 2 do |
-| map | a folder | a folder of maps with the same stems: grey PNG of 8 or 16 bits (0 to 1), colours (3 channels), or .npy in [0, 1] |
+| map | a folder | a folder of maps with the same stems: grey PNG of 8 or 16 bits (0 to 255, or to 65535), colours (3 channels), or .npy in [0, 1] |
 | lines | a folder | the same, of thin lines (edges): at least 0.5 on a line |
 | points | a folder of frames | a table (CSV) with the columns frame_a, frame_b, x_a, y_a, x_b, y_b |
 | triplets | a folder of folders, each of which shows one identity in several pictures | none |
@@ -39,7 +39,7 @@ from torch import Tensor
 from .checks import Count, Fraction, Function, Index, Seed, SomeName, Texts, Truth, checked, declared, describe
 from .denoisers import denoiser
 from .keypoints import heatmaps, keypoint_loss, keypoint_score, match_points
-from .label_files import Finds, Problem, Shot, as_label_map, dataset_rows, read_coco, read_identities, read_maps, read_points, shown
+from .label_files import Finds, Problem, Shot, as_label_map, dataset_rows, is_counted, read_coco, read_identities, read_maps, read_points, shown
 from .maps import pool_features
 from .pipelines import encode
 from .readout import HeadConfig, appearance_loss, correspondence_loss, spatial_loss
@@ -50,6 +50,7 @@ Kind = Literal["keypoints", "map", "lines", "points", "triplets"]
 Fit = Literal["crop", "stretch"]
 POINTS = 64                 # matches of a pair of frames that a step learns from
 TRIPLETS = 128              # of held-out identities, that a head is scored on
+DARKEST = 0.2               # of what bytes can hold: maps none of which reaches it are of something else
 COLUMNS = {"keypoints": ("picture", "keypoints"), "map": ("picture", "map"), "lines": ("picture", "map"),
            "points": ("picture_a", "picture_b", "points_a", "points_b"), "triplets": ("picture", "identity")}
 
@@ -491,7 +492,7 @@ def keypoint_samples(kind, frame, rows, album, finds):
 
 def map_samples(kind, frame, rows, album, finds):
     """Maps of one number of channels: where a picture of a map is coloured, that is three for all; grey ones count as one else."""
-    taken = []                                                      # (number, the map's name, its cells (k, cells, cells), is it a grey RGB?)
+    taken, tops = [], []                                            # (number, the map's name, its cells (k, cells, cells), is it a grey RGB?)
     for shot, label in rows:
         number = album.add(shot)
         if number is None:
@@ -522,6 +523,15 @@ def map_samples(kind, frame, rows, album, finds):
         else:
             pooled = F.adaptive_avg_pool2d(cut, frame.cells)
         taken.append((number, label.name, (pooled * 2 - 1)[0], grey))
+        tops.append(float(found.max()) if is_counted(held) else 1.0)
+    if tops and max(tops) < DARKEST:
+        finds.bad("maps", f"none of the {len(tops)} reaches more than {max(tops):.2g} of what its format can hold (255, or 65535 with 16 bits), so "
+                          "these are numbers of classes, or in a unit of their own (millimetres); bring them to that range, or pass floats in "
+                          "[0, 1] (.npy), which are taken as they are")
+        return [], [], [], ()
+    if kind == "lines" and taken and all((cells < 0).all() for _, _, cells, _ in taken):
+        finds.bad("maps", f"none of the {len(taken)} shows a line, which has at least half of the largest value; make the lines white")
+        return [], [], [], ()
     if all(grey or len(cells) == 1 for _, _, cells, grey in taken):
         taken = [(number, name, cells[:1], False) for number, name, cells, _ in taken]
     usual = Counter(len(cells) for _, _, cells, _ in taken).most_common(1)

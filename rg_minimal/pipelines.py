@@ -78,7 +78,7 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     conditioning = model.encode_prompt(prompt, image_size=model.image_size(latents, height, width), **told)
     latents = model.initial_latents(conditioning, latents, generator, height, width)
     two = model.two_branches(scale) or guide.gradient_branch == "both"
-    _refuse_unheard(told.get("negative_prompt"), scale, two)
+    _refuse_unheard(told, scale, two)
     conditioning.check(model, latents, two)
     guide.check(model, len(latents), model.image_size(latents))
     if keep is not None:
@@ -86,7 +86,9 @@ def guided_sample(pipe, prompt=None, objectives: Iterable[Objective] = (), *, nu
     take_step = scheduler_step if scheduler is not None or not model.plain_ddim else ddim_step
     scheduler = model.scheduler(num_inference_steps, scheduler, latents, timestep_spacing)
     steps = step_settings(scheduler, eta, variance_noise, generator, latents)
-    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], will_take_moves(scheduler, len(scheduler.timesteps)), keep)
+    count = len(scheduler.timesteps)
+    takes = will_take_moves(scheduler, count) if guide.moves == "latents" else [True] * count       # every prediction is made use of
+    check_course(guide.objectives, [t.item() for t in scheduler.timesteps], takes, keep)
     return sampling(model, scheduler, take_step, guide, conditioning, latents, scale, steps, keep)
 
 
@@ -118,16 +120,18 @@ def invert(pipe, pictures=None, prompt="", *, latents: Tensor | None = None, num
     latents = model.clean(pictures, latents)
     scheduler = model.scheduler(steps, latents=latents)
     conditioning = model.encode_prompt(prompt, negative_prompt, model.image_size(latents))
-    _refuse_unheard(negative_prompt, guidance_scale, model.two_branches(guidance_scale))
+    _refuse_unheard({"negative_prompt": negative_prompt}, guidance_scale, model.two_branches(guidance_scale))
     conditioning.check(model, latents, model.two_branches(guidance_scale))
     return inversion(model, scheduler, conditioning, latents, guidance_scale, fixed_point_iterations)
 
 
-def _refuse_unheard(negative_prompt, scale: float, two_branches: bool) -> None:
-    """ValueError for a negative prompt where only the prompt's branch is run."""
-    if negative_prompt and not two_branches:
-        raise ValueError(f"negative_prompt is {negative_prompt!r}, but with guidance_scale {scale:g} the model is not asked about it; pass a "
-                         "guidance_scale above 1, or leave negative_prompt out")
+def _refuse_unheard(told: dict, scale: float, two_branches: bool) -> None:
+    """ValueError for a negative prompt, also one for the second text encoder, where only the prompt's branch is run."""
+    for name, value in told.items():
+        texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+        if name.startswith("negative_prompt") and any(texts) and not two_branches:
+            raise ValueError(f"{name} is {value!r}, but with guidance_scale {scale:g} the model is not asked about it; pass a guidance_scale above 1, "
+                             f"or leave {name} out")
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ def take_readings(pipe, latents, timestep, conditioning, branches=("conditional"
 # ---- 2  Head: from features to a readout -----------------------------------------------------------------------------
 @dataclass
 class HeadConfig(Declared):
-    """Everything needed to rebuild a head. `HeadConfig.for_model(pipe, out_channels=14)` fills in the first two."""
+    """Everything needed to rebuild a head. `HeadConfig.for_model(pipe, out_channels=14)` fills in the model's part."""
     layer_channels: Counts                      # C_l of each layer, in order
     embedding_channels: Count = 1280            # E of the denoiser's timestep embedding
     width: Count = 384                          # channels all layers are projected to (384 in the paper)
@@ -104,8 +104,8 @@ class HeadConfig(Declared):
             raise ValueError(f"width {self.width} / 4 must be a multiple of num_groups {self.num_groups}")
 
     @classmethod
-    def for_model(cls, pipe, **settings) -> "HeadConfig":
-        return cls(denoiser(pipe).channels, denoiser(pipe).embedding_channels, **settings)
+    def for_model(cls, pipe, *, extra=None, **settings) -> "HeadConfig":
+        return cls(**denoiser(pipe).head_settings({} if extra is None else extra), **settings)
 
 class NormedConv(nn.Conv2d):
     """A convolution without bias, then GroupNorm."""
@@ -205,7 +205,7 @@ def correspondence_loss(features_a, features_b, points_a, points_b, image_size: 
     shows the same spot. `locate` turns points into weights of cells."""
     cells = features_a.shape[-2:]
     in_a, in_b = (locate(points.to(features_a), cells, image_size)                      # (B or 1, N, h*w)
-                  for points in matches(points_a, points_b, len(features_a), image_size))
+                  for points in matches(points_a, points_b, (features_a, features_b), image_size))
 
     def match(here, there, in_here, in_there):
         logits = point_similarity(here, there, in_here) / temperature                   # (B, N, h*w)
@@ -481,7 +481,7 @@ def sampling(model, scheduler, take_step, guide: Guidance, conditioning, latents
 def guided_prediction(model, scheduler, guide, conditioning, latents, timestep, step, scale) -> tuple[Tensor, Tensor, list]:
     """The latents after guidance, the prediction at them, and the losses; without active objectives nothing is moved."""
     strengths = [objective.strength(step, len(scheduler.timesteps)) for objective in guide.objectives]
-    if not any(strengths) or not takes_moves(scheduler):                # Heun evaluates twice, is guided once
+    if not any(strengths) or guide.moves == "latents" and not takes_moves(scheduler):       # Heun's second look stays
         return latents, predict(model, latents, timestep, conditioning, scale), [None] * len(strengths)
 
     def read(latents):

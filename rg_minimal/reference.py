@@ -7,7 +7,7 @@ Source: the repository `readout_guidance` of Luo et al., arXiv 2312.02150.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,11 +72,11 @@ def squared_range(*latents) -> Tensor:
 
 
 class MirroredHead(ReadoutHead):
-    """A head that embeds the step index 999 - t instead of t, as the authors' training does (their guidance does not)."""
+    """A head that embeds the step index 999 - t instead of t, as the authors' training does (their guidance does not). Its config's
+    `extra` says so, and a head that was saved and loaded goes by that."""
 
-    @torch.no_grad()
-    def embed(self, reading: Reading) -> Tensor:
-        return reading.model.embed(999 - reading.timestep, reading.latents.device).to(self.mixing_weights)
+    def __init__(self, config: HeadConfig):
+        super().__init__(replace(config, extra={**config.extra, "timestep_convention": "step_index"}))
 
 
 CONVENTIONS = {"timestep": ReadoutHead, "step_index": MirroredHead}
@@ -170,9 +170,9 @@ def best_convention(head: ReadoutHead, pipe, pictures, *labels, loss: Function =
     timesteps = [as_whole(each) for each in timesteps]
     if not timesteps:
         raise ValueError("timesteps are none; pass whole numbers at which the pictures are read, such as (20, 250, 750)")
-    losses = {}
+    plain, losses = replace(head.config, extra={name: told for name, told in head.config.extra.items() if name != "timestep_convention"}), {}
     for name, kind in CONVENTIONS.items():
-        reader = kind.from_tensors(head.config, head.state_dict(), "this head").to(denoiser(pipe).device)
+        reader = kind.from_tensors(plain, head.state_dict(), "this head").to(denoiser(pipe).device)
         values = []
         for timestep in timesteps:
             rng = torch.Generator().manual_seed(seed + timestep)

@@ -9,7 +9,7 @@ import functools
 import inspect
 import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -21,11 +21,16 @@ from .checks import AnyHead, Count, FileName, Function, NonNegative, Random, Rat
 from .denoisers import denoiser
 from .files import check_file, read_tensors, read_weights, write_tensors, write_weights
 from .processes import is_main, shared, wait
-from .readout import Head, HeadConfig, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
+from .readout import Head, HeadConfig, Reading, TrainState, appearance_loss, correspondence_loss, spatial_loss, training
 
 
 class ReadoutHead(Head):
     """A head that can be saved: head.safetensors and config.json in a folder."""
+
+    def embed(self, reading: Reading) -> Tensor:
+        """See `Head.embed`; of 999 - t where the config's `extra` says so (`reference.MirroredHead`)."""
+        mirrored = self.config.extra.get("timestep_convention") == "step_index"
+        return super().embed(replace(reading, timestep=999 - reading.timestep) if mirrored else reading)
 
     @declared
     def save_pretrained(self, folder: SomeName, push_to_hub: Truth = False, repo_id: Words | None = None, private: Truth | None = None,
@@ -96,7 +101,7 @@ def train_head(head: AnyHead, pipe, batches, steps: Count, loss: Function = spat
         generator: a CPU generator for timesteps and noise, by default seeded with 0.
         timesteps: each picture's timestep is drawn from [timesteps[0], timesteps[1]).
         checkpoint: a file; every `checkpoint_every` steps head, optimiser, generator and step are saved there, and a
-            later call resumes and ends with the same bits as a run that was never stopped.
+            later call on the same model resumes and ends with the same bits as a run that was never stopped.
         latents: True where the batches hold clean latents (B, C, h, w), as `encode` makes them, in place of pictures.
     Raises ValueError, before anything runs, for bad steps, a head of another model, or a checkpoint that does not fit, and at a step
     whose batch cannot be used, or is missing.
@@ -117,12 +122,13 @@ def train_head(head: AnyHead, pipe, batches, steps: Count, loss: Function = spat
                          "and inference mode")
     if checkpoint:
         check_file(checkpoint, asdict(head.config))
-    start = load_checkpoint(checkpoint, head, optimizer, generator, steps) if checkpoint else 0
+    told = {"model": model.mark(), "timesteps": f"{low} to {high}"} if checkpoint else {}
+    start = load_checkpoint(checkpoint, head, optimizer, generator, steps, **told) if checkpoint else 0
     check_loss(head, loss)
     lr = functools.partial(rate_at, lr) if callable(lr) else lr
     prepared = prepare(batches_from(batches, start), (start, steps), head, model, loss, latents)
     states = training(head, optimizer, shared(model, head, optimizer), prepared, (start, steps), loss, lr, generator, (low, high))
-    return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every) if checkpoint else states
+    return save_on_the_way(states, Path(checkpoint), optimizer, generator, checkpoint_every, **told) if checkpoint else states
 
 
 def rate_at(lr, done: float) -> float:
@@ -130,12 +136,12 @@ def rate_at(lr, done: float) -> float:
     return checked(f"the learning rate lr({done:g})", lr(done), NonNegative)
 
 
-def save_on_the_way(states, path: Path, optimizer, generator, every: int) -> Iterator[TrainState]:
+def save_on_the_way(states, path: Path, optimizer, generator, every: int, **told: str) -> Iterator[TrainState]:
     """Pass a training's states on, and save a checkpoint at every so many steps and at the last."""
     for state in states:
         if state.step % every == 0 or state.step == state.steps:
             if is_main():
-                save_checkpoint(path, state.head, optimizer, generator, state.step)
+                save_checkpoint(path, state.head, optimizer, generator, state.step, **told)
             wait()
         yield state
 
@@ -203,11 +209,11 @@ def check_labels(head: Head, clean: tuple, labels: tuple, loss) -> None:
     except ValueError:                          # a loss that does not say what it takes
         pass
     if (loss.func if isinstance(loss, functools.partial) else loss) is spatial_loss:
-        expected = clean[0].new_empty(len(clean[0]), head.config.out_channels, 1, 1)
+        expected = clean[0].new_empty(len(clean[0]), head.config.out_channels, *clean[0].shape[-2:])
         check_target(head.config, label_like(expected, labels[0], "label 0"))
 
 
-def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int) -> None:
+def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int, **told: str) -> None:
     tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     for index, parameter in enumerate(head.parameters()):
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in optimizer.state[parameter].items()}
@@ -215,10 +221,10 @@ def save_checkpoint(path: Path, head: Head, optimizer, generator, step: int) -> 
     if wrong:
         raise ValueError(f"{wrong[0]} holds NaN or infinity after step {step}, so {path} is not written; train with a lower lr from what it held before")
     tensors["generator"] = generator.get_state()
-    write_tensors(path, tensors, {"step": str(step), "config": json.dumps(asdict(head.config))})
+    write_tensors(path, tensors, {"step": str(step), "config": json.dumps(asdict(head.config)), **told})
 
 
-def load_checkpoint(path, head: Head, optimizer, generator, steps: int) -> int:
+def load_checkpoint(path, head: Head, optimizer, generator, steps: int, **told: str) -> int:
     """Restore a training of `steps` from its checkpoint, if there is one; returns the number of steps already done. ValueError, and
     nothing is changed, where it is none, or does not fit."""
     if not Path(path).exists():
@@ -226,6 +232,11 @@ def load_checkpoint(path, head: Head, optimizer, generator, steps: int) -> int:
     tensors, metadata = read_tensors(path)
     if metadata.get("config") != json.dumps(asdict(head.config)):
         raise ValueError(f"the checkpoint {path} belongs to a head with another config; delete it to start anew")
+    other = next((name for name, value in told.items() if metadata.get(name, value) != value), None)       # older files do not say
+    if other:
+        whose = {"model": "on another model, or on this one in another number format",
+                 "timesteps": f"at timesteps {metadata.get('timesteps')}, not {told.get('timesteps')}"}
+        raise ValueError(f"the checkpoint {path} belongs to a training {whose[other]}; pass another file, or delete it to start anew")
     weights = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("head.")}
     if "generator" not in tensors or not metadata.get("step", "").isdecimal() or {name: each.shape for name, each in weights.items()} != {
             name: each.shape for name, each in head.state_dict().items()}:

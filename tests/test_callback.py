@@ -1,5 +1,6 @@
 """The callback in diffusers' own pipelines: what it reads is what the pipeline's own pass has, and it guides."""
 import gc
+from functools import partial
 from types import SimpleNamespace
 
 import diffusers
@@ -338,6 +339,29 @@ def test_what_does_not_fit_is_said_after_the_first_step(pipes, pipe):
     assert not left(pipe)
 
 
+def test_latents_that_overflowed_are_named(pipe):
+    """They are not equal to themselves, so nobody else was to blame for what the pass saw."""
+    def overflows(pipe, step, timestep, kwargs):
+        return guidance(pipe, step, timestep, {**kwargs, "latents": kwargs["latents"] * (float("inf") if step == 1 else 1)})
+    guidance = GuidanceCallback([spatial(pipe)])
+    with pytest.raises(ValueError, match="latents after step 1: NaN or infinite values. In half precision"):
+        call(pipe, overflows)
+    assert not left(pipe)
+
+
+def test_a_source_is_asked_for_the_steps_that_the_pipeline_takes():
+    """With denoising_end these are the first of the scheduler's, in img2img the last."""
+    pipe = tiny.tiny_xl_pipe()
+    states, head = list(pipelines.guided_sample(pipe, PROMPT, num_inference_steps=6, generator=seed())), make_head(pipe, out_channels=0)
+    aim = lambda some: GuidanceCallback([rg.AppearanceObjective(head=head, source=pipelines.Source.from_states(pipe, some, PROMPT), stop=1.0)])
+    first, last = aim(states[:2]), aim(states[2:])
+    call(pipe, first, denoising_end=0.5)
+    call(as_(pipe, "StableDiffusionXLImg2ImgPipeline"), last, image=torch.zeros(1, 4, 16, 16), denoising_start=0.5)
+    assert (len(first.losses), len(last.losses)) == (1, 3)
+    with pytest.raises(ValueError, match="the source has no latents at timestep"):
+        call(pipe, last, denoising_end=0.5)
+
+
 def test_points_of_a_source_in_the_callback(pipe):
     """A relative objective runs the denoiser for its source inside the pass that is read."""
     from rg_minimal.sources import Source
@@ -388,8 +412,11 @@ def test_an_interval_in_which_no_move_is_taken_is_refused(name, steps):
     with pytest.raises(ValueError, match="as if nothing were moved .* take more steps"):
         call(pipe, GuidanceCallback([spatial(pipe, stop=0.5)]), num_inference_steps=steps)
     count = len(denoiser(pipe).scheduler(steps, pipe.scheduler).timesteps)
+    second = partial(pipelines.guided_sample, pipe, PROMPT, [spatial(pipe, start=1 / count, stop=2 / count)], num_inference_steps=steps,
+                     scheduler=pipe.scheduler)
     with pytest.raises(ValueError, match="as if nothing were moved"):
-        pipelines.guided_sample(pipe, PROMPT, [spatial(pipe, start=1 / count, stop=2 / count)], num_inference_steps=steps, scheduler=pipe.scheduler)
+        second()
+    assert [state.losses[0] is not None for state in second(moves="prediction")] == [step == 1 for step in range(count)], "a prediction counts"
 
 
 def test_a_source_of_other_steps_is_refused_before_the_second_pass():

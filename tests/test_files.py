@@ -345,11 +345,21 @@ def test_a_sample_of_kills():
 
 
 @pytest.mark.parametrize("config", [{"_class_name": "UNet2DConditionModel", "width": 1}, {"model_type": "clip"}, {"vocabulary": 3}, ["a list"]])
-def test_a_config_of_something_else_stays(tmp_path, config):
-    (tmp_path / "config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_config_of_something_else_stays(tmp_path, config, encoding):
+    """Also where an editor has put a byte order mark before it, with which it was taken for damaged."""
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding=encoding)
     with pytest.raises(ValueError, match="config.json belongs to something else"):
         write_weights(tmp_path / "head.safetensors", {"x": torch.ones(2)}, {"width": 3})
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"] and json.loads((tmp_path / "config.json").read_text()) == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert json.loads((tmp_path / "config.json").read_text(encoding=encoding)) == config
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    write_weights(tmp_path / "head.safetensors", {"x": torch.ones(2)}, {"width": 3})
+    beside = tmp_path / "config.json"
+    beside.write_text(beside.read_text(), encoding="utf-8-sig")
+    assert read_json(beside) == read_weights(tmp_path / "head.safetensors")[1] == {"width": 3}
 
 
 def test_weights_that_are_no_numbers_do_not_replace_good_ones(tmp_path):

@@ -1,6 +1,7 @@
 """The guider in diffusers' modular loops: classifier-free guidance at step size 0, to the bit, and a lower loss above."""
 import pytest
 import torch
+from diffusers import FlowMatchHeunDiscreteScheduler
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.modular_pipelines.modular_pipeline import PipelineState
 from diffusers.modular_pipelines.stable_diffusion_3.denoise import StableDiffusion3DenoiseStep
@@ -78,6 +79,15 @@ def test_the_sampler_follows_the_same_rule(pipes, name):
                                           guidance_scale=SCALE, num_inference_steps=STEPS))
     assert torch.equal(loop(name, pipe, guider), states[-1].latents)
     assert [float(each[0]) for each in guider.losses] == [float(state.losses[0]) for state in states]
+
+
+def test_a_scheduler_that_evaluates_twice_is_refused(pipes, monkeypatch):
+    """Of its 2 n - 1 passes the last n - 1 were not guided, whatever the interval, and nobody was told."""
+    pipe = pipes["SD3"]
+    monkeypatch.setattr(pipe, "scheduler", FlowMatchHeunDiscreteScheduler.from_config(pipe.scheduler.config))
+    with pytest.raises(ValueError, match=f"goes on after its {STEPS} steps.* evaluates once, or guided_sample"):
+        loop("SD3", pipe, ReadoutGuidance([spatial(pipe)], guidance_scale=SCALE))
+    assert loop("SD3", pipe, ReadoutGuidance([], guidance_scale=SCALE)).isfinite().all()
 
 
 def test_intervals_and_a_pass_no_more_than_without(pipes):

@@ -398,13 +398,26 @@ def test_a_mask_of_zeros_and_ones_is_no_map_of_bytes():
         assert as_label_map(right).max() == float(numpy.asarray(right).max() > 0)
 
 
+@pytest.mark.parametrize("kind, most, largest", [("uint8", 5, "0.02"), ("uint16", 5000, "0.076"), ("uint32", 5000, "1.2e-06"), ("uint8", 0, "0")])
+def test_maps_none_of_which_is_bright_are_of_something_else(pipe, kind, most, largest):
+    """Numbers of classes, and millimetres: as maps they would be black, and a head that reads black would have a splendid score."""
+    dark, bright = numpy.full((32, 32), most, kind), numpy.full((32, 32), numpy.iinfo(kind).max // 2, kind)
+    rows = lambda *maps: [dict(picture=noise(i, 128, 128), map=each) for i, each in enumerate(maps)]
+    for maps in ((dark, dark), (torch.from_numpy(dark), dark)) + ((Image.fromarray(dark),) * 2,) * (kind != "uint32"):
+        with pytest.raises(ValueError, match=f"maps: none of the 2 reaches more than {largest} of what its format can hold .* pass floats"):
+            from_dataset("map", pipe, rows(*maps))
+    assert len(from_dataset("map", pipe, rows(dark, bright))) == len(from_dataset("map", pipe, rows(dark / 65535, dark * 0.0))) == 2
+
+
 def test_what_a_row_lacks_is_named_and_may_be_left_out(pipe):
     picture = torch.rand(3, 128, 128)
     rows = [dict(picture=1 - picture, map=numpy.zeros((64, 64))), dict(picture=picture)]
     with pytest.raises(ValueError, match="row 1, map: has no 'map'; give each row one"):
         from_dataset("map", pipe, rows)
     assert len(from_dataset("map", pipe, rows, skip_bad=True)) == 1
-    assert "shows no line" in str(from_dataset("lines", pipe, rows, skip_bad=True).notes)
+    assert "shows no line" in str(from_dataset("lines", pipe, [*rows, dict(picture=picture * 0.5, map=numpy.eye(64))], skip_bad=True).notes)
+    with pytest.raises(ValueError, match="maps: none of the 1 shows a line, .* make the lines white"):
+        from_dataset("lines", pipe, rows[:1])
 
 
 def rows_of(*keypoints):

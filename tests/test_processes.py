@@ -34,10 +34,10 @@ def loss(readout, target, mask):                # a mean over what a mask shows:
     target, mask = (torch.nn.functional.interpolate(each, readout.shape[-2:]) for each in (target, mask))
     return ((readout - target) ** 2 * mask).sum() / mask.sum()
 saved = saving.save_checkpoint
-def save(path, *rest):
+def save(path, *rest, **told):
     with open(out + "/writers", "a") as file:
         file.write(os.environ.get("RANK", "0") + "\\n")
-    saved(path, *rest)
+    saved(path, *rest, **told)
 saving.save_checkpoint = save
 losses = []
 assert os.environ.get("WORLD_SIZE", "1") == "1" or processes.several()

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import rg_minimal.readout as rg
 from rg_minimal import conditioning, maps, pipelines, reference, saving, sources
 from rg_minimal.denoisers import UNet, denoiser
+from rg_minimal.files import read_tensors, write_tensors
 from rg_minimal.puppets.transformer import build_silent_t5
 from tiny import tiny_pipe, tiny_tokenizer, tiny_xl_pipe
 
@@ -88,6 +89,16 @@ def test_step_index_convention_mirrors_the_timestep(pipe):
     torch.testing.assert_close(reading(mirrored), plain(reading.features, embedding))
 
 
+def test_a_head_of_the_other_convention_is_one_also_when_it_was_saved_and_loaded(pipe, tmp_path):
+    plain = make_head(pipe)
+    mirrored = reference.MirroredHead.from_tensors(plain.config, plain.state_dict(), "here")
+    mirrored.save_pretrained(tmp_path / "head")
+    reading = pipelines.read_picture(pipe, torch.rand(1, 3, 32, 32), 300, generator=seed())
+    loaded = saving.ReadoutHead.from_pretrained(tmp_path / "head")
+    assert torch.equal(reading(loaded), reading(mirrored)) and not torch.equal(reading(loaded), reading(plain))
+    assert "timestep_convention" not in plain.config.extra, "the plain head's config is its own"
+
+
 @pytest.mark.parametrize("out_channels, width", [(2, 2), (0, 32)])
 def test_save_and_load_give_the_same_readout(pipe, tmp_path, out_channels, width):
     head = make_head(pipe, out_channels, property="pose", extra={"joints": ["head", "neck"]}, resize_late=True)
@@ -116,6 +127,12 @@ def test_point_weights_by_hand():
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
     nearest = reference.nearest(torch.tensor([[2.9, 3.9]]), (2, 2), (4, 6)).reshape(2, 2)
     torch.testing.assert_close(nearest, torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 4), (2, 5, 8, 8), (1, 4, 8, 8)])
+def test_correspondence_is_between_features_of_one_shape(shape):
+    with pytest.raises(ValueError, match=r"have to have one shape: features_a \(2, 4, 8, 8\), features_b"):
+        rg.correspondence_loss(torch.rand(2, 4, 8, 8), torch.rand(shape), torch.tensor([[3.0, 4.0]]), torch.tensor([[5.0, 6.0]]), (32, 32))
 
 
 def test_correspondence_loss_is_least_for_true_pairs():
@@ -476,6 +493,14 @@ def test_damaged_or_foreign_checkpoint(pipe, tmp_path):
     train(pipe, make_head(pipe), steps=1, checkpoint=path)
     with pytest.raises(ValueError, match="another config"):
         train(pipe, make_head(pipe, 3), checkpoint=path)
+    other = tiny_pipe()
+    torch.nn.init.normal_(other.unet.conv_in.weight)
+    for model, settings, said in ((other, {}, "on another model"), (pipe, {"timesteps": (0, 9)}, "at timesteps 0 to 1000, not 0 to 9")):
+        with pytest.raises(ValueError, match=f"belongs to a training {said}.* pass another file, or delete it"):
+            saving.train_head(make_head(model), model, batches, 6, checkpoint=path, **settings)
+    tensors, told = read_tensors(path)
+    write_tensors(path, tensors, {name: told[name] for name in ("step", "config")})      # as they were before they said more
+    assert len(list(saving.train_head(make_head(other), other, batches, 6, checkpoint=path))) == 5
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         train(pipe, make_head(pipe), checkpoint=path)
@@ -488,6 +513,15 @@ def test_head_of_another_model(pipe):
         pipelines.guided_sample(pipe, PROMPT, [objective])
     with pytest.raises(ValueError, match="load a head trained on this model"):
         saving.train_head(head, pipe, batches, 1)
+
+
+def test_a_head_of_a_model_whose_layers_have_the_same_sizes_by_chance(pipe, tmp_path):
+    """SD 1.5 and 2.1 are so: what a head of the one reads in the other means nothing."""
+    make_head(tiny_pipe(unet=dict(cross_attention_dim=64))).save_pretrained(tmp_path / "head")
+    with pytest.raises(ValueError, match="prompts' embeddings are 64 wide, and those of this one are 32.* load a head trained on this model"):
+        pipelines.load_head(tmp_path / "head", pipe)
+    plain = rg.HeadConfig(denoiser(pipe).channels, denoiser(pipe).embedding_channels, 32, num_groups=4)
+    saving.ReadoutHead(plain).check(pipe)                       # of a head that does not say it nothing is known
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -545,6 +579,33 @@ def test_bad_sampling_arguments_fail_at_the_call(pipe, settings, message):
     settings = {"prompt": PROMPT, **settings}
     with pytest.raises(ValueError, match=message):
         pipelines.guided_sample(pipe, settings.pop("prompt"), **settings)
+
+
+def test_a_map_of_another_shape_than_the_picture_is_not_stretched(pipe):
+    run = lambda objective=None, **settings: pipelines.guided_sample(pipe, PROMPT, [objective or spatial(pipe)], num_inference_steps=2, **settings)
+    square, wide, mask = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 16), torch.ones(1, 1, 8, 8)
+    for call, said in ((lambda: run(spatial(pipe, target=square), width=64), "target has 8 x 8 cells .*on a picture of 32 x 64 pixels"),
+                       (lambda: run(spatial(pipe, target=wide)), "target has 8 x 16 cells .*on a picture of 32 x 32"),
+                       (lambda: run(spatial(pipe, target=wide, mask=mask), width=64), "mask has 8 x 8 cells"),
+                       (lambda: run(spatial(pipe, target=wide), width=64, mask=mask), "mask has 8 x 8 cells")):
+        with pytest.raises(ValueError, match=f"{said}.*cutting or padding"):
+            call()
+    for good in (wide, wide[..., :1, :1], torch.zeros(1, 2, 1, 16), torch.zeros(1, 2, 15, 31)):      # also one value for all, one for a column, rounded
+        run(spatial(pipe, target=good), width=64)
+    run(spatial(pipe, target=square, distance=lambda readout, target: readout - target.mean()), width=64)    # it knows what it does
+
+
+def test_a_label_of_another_shape_than_the_picture_is_not_stretched(pipe):
+    with pytest.raises(ValueError, match="the batch of step 0: label 0 has 8 x 32 cells, .*readout of 16 x 16 .* cut it as its picture was cut"):
+        next(saving.train_head(make_head(pipe), pipe, lambda step: (torch.rand(1, 3, 32, 32), torch.zeros(1, 2, 8, 32)), 1))
+    with pytest.raises(ValueError, match="target has 8 x 32 cells"):
+        rg.spatial_loss(torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 8, 32))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_a_weight_of_a_loss_is_no_reward(value):
+    with pytest.raises(ValueError, match="weight holds NaN, infinity or numbers below 0"):
+        rg.spatial_loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), weight=torch.full((1, 1, 4, 4), value))
 
 
 def test_target_for_another_batch(pipe):

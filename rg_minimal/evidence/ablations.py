@@ -104,7 +104,7 @@ def part_of(head: ReadoutHead, task: str) -> ReadoutHead:
     own, share, weights = TASKS[task], _shares()[task], dict(head.state_dict())
     for name in ("output_head.4.weight", "output_head.4.bias"):
         weights[name] = weights[name][share].clone()
-    config = replace(head.config, out_channels=own.out_channels, activation=own.activation, property=task, extra=dict(own.extra))
+    config = replace(head.config, out_channels=own.out_channels, activation=own.activation, property=task, extra=head.config.extra | own.extra)
     return ReadoutHead.from_tensors(config, weights, "a head of several tasks")
 
 

@@ -112,6 +112,15 @@ for kind in ("keypoints", "map", "lines", "points"):
     refuse(kind, "half a picture", lambda folder: (folder / "pictures/1.png").write_bytes((folder / "pictures/1.png").read_bytes()[:900]), "1.png", "cannot be read")
     refuse(kind, "a picture that is missing", gone("pictures/1.png"), "1.png")
     refuse(kind, "no folder of pictures", lambda folder: (folder / "pictures").rename(folder / "gone"), "pictures", "not there")
+def film(path):
+    """Three pictures in a file, of which the first alone would be seen."""
+    first, *more = (Image.fromarray(numpy.random.default_rng(i).integers(0, 255, (32, 32), dtype=numpy.uint8)) for i in range(3))
+    first.save(path, format="TIFF", save_all=True, append_images=more)
+
+
+for kind in ("keypoints", "map"):
+    refuse(kind, "a film", lambda folder: film(folder / "pictures/1.png"), "1.png", "it holds 3 pictures; pass one")
+refuse("map", "a film of maps", lambda folder: film(folder / "labels/1.png"), "1.png", "it holds 3 pictures; pass one")
 for kind in ("keypoints", "map"):
     refuse(kind, "the same picture twice", lambda folder: picture(folder / "pictures/1.png", 0), "1.png", "same picture as 0.png")
     take(kind, "a bad file that is left out", text("pictures/1.png", "a"), lambda data: len(data) == 2 and data.left_out[0].file == "1.png", skip_bad=True)
@@ -142,6 +151,11 @@ refuse("keypoints", "fractions", points_of(1, 0.2, 0.5, 2, 0.9, 0.4, 2), "1.png"
 refuse("keypoints", "nothing labelled", points_of(1, 4, 5, 0, 3, 5, 0), "1.png", "no keypoint is labelled")
 refuse("keypoints", "visibility 3", points_of(1, 4, 5, 3, 3, 5, 2), "1.png", "visibility")
 take("keypoints", "unlabelled and outside", points_of(1, 400, 5, 0, 3, 5, 2), lambda data: data.truth[1][1].tolist() == [False, True] and data.notes[0].file == "1.png")
+for name, number in (("NaN", float("nan")), ("null", None)):
+    take("keypoints", f"unlabelled and {name}", points_of(1, number, number, 0, 3, 5, 2), lambda data: data.truth[1].tolist()[1] == [False, True])
+    refuse("keypoints", f"labelled and {name}", points_of(1, number, number, 2, 3, 5, 2), "keypoints.0", "number")
+take("keypoints", "a byte order mark", lambda folder: (folder / "labels").write_text("\ufeff" + (folder / "labels").read_text(), encoding="utf-8"),
+     lambda data: len(data) == 3)
 refuse("keypoints", "no annotation", told(lambda what: what["annotations"].pop(1) and None), "1.png", "no annotation")
 refuse("keypoints", "an annotation of no picture", told(lambda what: what["annotations"][0].update(image_id=77)), "77", "not listed")
 refuse("keypoints", "a file twice", image_of(1, file_name="0.png"), "0.png", "listed twice")
