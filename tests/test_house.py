@@ -217,6 +217,15 @@ def test_links_lead_to_files_of_the_repository():
     assert not dead, "\n".join(dead)
 
 
+def test_what_a_text_says_to_be_in_a_module_is_defined_there():
+    """`name` in [`module.py`](...), in notebooks and pages."""
+    pages = [path for path in FILES if path.suffix == ".md"] + NOTEBOOKS
+    said = {found for path in pages for found in re.findall(r"`(\w+)` (?:in|of|from) \[?`(?:[\w/]+/)?(\w+\.py)`", markdown_of(path))}
+    sources = {path.name: path.read_text(encoding="utf-8") for path in FILES if path.suffix == ".py" and path.is_relative_to(ROOT / "rg_minimal")}
+    missing = [pair for pair in said if not re.search(rf"^ *(?:def |class )?{pair[0]}\b", sources[pair[1]], re.M)]
+    assert len(said) >= 4 and not missing, missing
+
+
 def readme_code():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", readme, flags=re.S))
