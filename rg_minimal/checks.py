@@ -351,11 +351,15 @@ def check_fit(settings, batch: int, image_size: tuple[int, int], model=None) -> 
                                  f"x {cells[1]} cells of the latents, so nothing would count; pass 1 where it matters, a few cells large")
 
 
-def is_stretched(cells, size) -> bool:
-    """Whether a map of (h, w) cells has another shape than what it is laid on, of (H, W): by more than rounding, and not one cell that
-    stands for a whole side."""
+def is_other_shape(cells, size) -> bool:
+    """Whether (h, w) and (H, W) differ in their proportions, by more than rounding."""
     (h, w), (height, width) = cells, size
-    return min(h, w) > 1 and abs(h * width - w * height) > max(h, w, height, width)
+    return abs(h * width - w * height) > max(h, w, height, width)
+
+
+def is_stretched(cells, size) -> bool:
+    """Whether a map of (h, w) cells has another shape than what it is laid on, of (H, W), and not one cell that stands for a whole side."""
+    return min(cells) > 1 and is_other_shape(cells, size)
 
 
 def check_source(name: str, source, model, batch: int, image_size: tuple[int, int] | None) -> None:

@@ -38,7 +38,7 @@ class Shot:
         if isinstance(held, Path):
             with opened(str(held), "the picture") as image:
                 refuse_several(image)
-            held = str(held)
+                return as_pictures(image, "the picture")
         refuse_several(held)
         return as_pictures(held, "the picture")
 
@@ -249,7 +249,7 @@ def as_label_map(value) -> Tensor:
                              "each")
         if value.has_transparency_data:
             raise ValueError("has a colour that is transparent, of which a map knows nothing; save it without")
-        if value.mode == "F" or value.mode == "I" and value.format != "PNG":            # whose scale nobody knows
+        if is_unscaled(value):
             return as_label_map(numpy.asarray(value))
         refuse_zeros_and_ones(numpy.asarray(value))
         picture = as_pictures(value, "the map")
@@ -272,10 +272,15 @@ def as_label_map(value) -> Tensor:
     return found
 
 
+def is_unscaled(image) -> bool:
+    """Whether nobody knows the largest number that an image of a map may hold: floats, and integers of no PNG."""
+    return image.mode == "F" or image.mode == "I" and image.format != "PNG"
+
+
 def is_counted(value) -> bool:
     """Whether `as_label_map` takes a map's numbers for shares of the largest that their format knows, 255 of bytes."""
     if isinstance(value, Image.Image):
-        return value.mode != "1" and not (value.mode == "F" or value.mode == "I" and value.format != "PNG")
+        return value.mode != "1" and not is_unscaled(value)
     return numpy.asarray(value.detach().cpu() if torch.is_tensor(value) else value).dtype.kind == "u"
 
 

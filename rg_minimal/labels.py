@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .checks import Count, Fraction, Function, Index, Seed, SomeName, Texts, Truth, checked, declared, describe
+from .checks import Count, Fraction, Function, Index, Seed, SomeName, Texts, Truth, checked, declared, describe, is_other_shape
 from .denoisers import denoiser
 from .keypoints import heatmaps, keypoint_loss, keypoint_score, match_points
 from .label_files import Finds, Problem, Shot, as_label_map, dataset_rows, is_counted, read_coco, read_identities, read_maps, read_points, shown
@@ -504,7 +504,7 @@ def map_samples(kind, frame, rows, album, finds):
             found = found[:, :1] if grey and kind == "lines" else found
             height, width = album.sizes[number]
             rows_, columns = found.shape[-2:]
-            if abs(rows_ * width - columns * height) > max(rows_, columns, height, width):
+            if is_other_shape((rows_, columns), (height, width)):
                 raise ValueError(f"is {rows_} x {columns} pixels large (height x width), and its picture {height} x "
                                  f"{width}: another shape")
             if kind == "lines" and found.shape[1] != 1:
