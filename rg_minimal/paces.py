@@ -3,7 +3,8 @@
     pictures, latents = sample(pipe, prompt, objectives, **DRAFT)
 
 Each is settings of `guided_sample` and was measured on the puppet model (`python -m rg_minimal.puppets.front`): `DRAFT` and `FULL`
-for poses, depth, edges and looks, `WHOLE` for pictures without guidance (under guidance it costs control), `DRAG_FULL` for drags.
+for poses, depth, edges and looks, `WHOLE` for pictures without guidance (under guidance it costs control; a finer decoder, which costs
+nothing, is in `puppets.decoder`), `DRAG_FULL` for drags.
 A drag runs as many steps as its source did, and brings settings of its own, which those of the pace go over:
 
     pictures, latents = sample(pipe, prompt, **drag(head, source, handles, targets, anatomy=pose) | DRAG_FULL)

@@ -398,7 +398,7 @@ def test_a_place_that_cannot_be_written_is_told_before_slow_work(tmp_path, monke
 
 @pytest.mark.parametrize("module, words, option, place", [
     ("puppets.measure", ["pose"], "out", "data/results"), ("puppets.heads", ["pose"], "out", "data/heads"), ("puppets.judge", [], "folder", "data/judge"),
-    ("puppets.previews", [], "folder", "data/previews"), ("puppets.front", [], "table", "data/results/front.csv"),
+    ("puppets.previews", [], "folder", "data/previews"), ("puppets.decoder", [], "folder", "data/decoder"), ("puppets.front", [], "table", "data/results/front.csv"),
     ("evidence.__main__", ["trial"], "folder", "data/results/evidence"),
     ("evidence.__main__", ["contest"], "folder", "data/results/evidence"), ("evidence.__main__", ["report"], "folder", "data/results/evidence")])
 def test_what_a_command_writes_by_default_goes_where_it_is_read_from(module, words, option, place, tmp_path, monkeypatch):

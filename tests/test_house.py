@@ -266,11 +266,11 @@ def test_torch_load_never_runs_code_from_a_file():
 # Who may know whom: a module those that stand before it, a room the rooms before it. The judge knows the world alone.
 METHOD = ["paces", "files", "checks", "maps", "undo", "pictures", "autoencoders", "conditioning", "denoisers", "readout", "processes", "keypoints", "hub", "saving", "sources",
           "pipelines", "callback", "guider", "reference", "cost", "label_files", "labels", "detectors", "train", "workers", "sweep"]
-PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.previews", "puppets.transformer", "puppets.heads", "puppets.export", "puppets.grab", "puppets.editing",
+PUPPETS = ["puppets.world", "puppets", "puppets.training", "puppets.judge", "puppets.basemodel", "puppets.previews", "puppets.transformer", "puppets.heads", "puppets.decoder", "puppets.export", "puppets.grab", "puppets.editing",
            "puppets.cases", "puppets.tokens", "puppets.measure", "puppets.front"]
 EVIDENCE = ["evidence", "evidence.seeds", "evidence.learn", "evidence.baselines", "evidence.rivals", "evidence.ideas", "evidence.statistics", "evidence.contest", "evidence.ablations",
             "evidence.many", "evidence.recipes", "evidence.drags", "evidence.trial", "evidence.report", "evidence.__main__"]
-ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"files"},
+ALONE = {"readout": {"maps", "checks", "undo", "denoisers"}, "puppets.world": {"checks"}, "puppets.training": {"checks", "files"},
          "puppets.judge": {"checks", "files", "pictures", "puppets.world", "puppets.training"}, "files": set(), "checks": set(),
          "undo": set(), "processes": set(), "workers": set(), "pictures": {"checks"}}
 

@@ -22,7 +22,7 @@ from rg_minimal.evidence import report
 from rg_minimal.evidence.statistics import shared_by
 from rg_minimal.paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from rg_minimal.pipelines import load_pipeline
-from rg_minimal.puppets import heads, judge, previews, transformer, vocabulary, world
+from rg_minimal.puppets import decoder, heads, judge, previews, transformer, vocabulary, world
 from rg_minimal.puppets.editing import HELD, LOOKS
 from rg_minimal.puppets.front import ANEW, POINTS, bootstrap, compare, read_front, summarize
 from rg_minimal.saving import ReadoutHead
@@ -138,6 +138,9 @@ READ = {"README.md": [
     "Against {code#whole} steps as they are, new noise at each of them (`WHOLE`) shows {pairs#whole/whole:.1f} points more, with 95 % from "
     "{pairs#whole/whole_low:.1f} to {pairs#whole/whole_high:.1f} more", "costs control (PCK@0.05 {front#pose/whole/control:.3f} of the same poses)",
     "the same at the pace `WHOLE`, {code#whole} steps with new noise at each | **{base-noise#all_joints_found:.1%} %** |",
+    "of the same latents | {base-decoder#as it is/all_joints_found:.1%} %, **{base-decoder#new noise/all_joints_found:.1%} %** |",
+    "makes {base-decoder#new noise/only_by_the_finer} of the {base-decoder#captions} pictures with new noise whole that the pipeline's own does "
+    "not, and loses {base-decoder#new noise/only_by_the_own}.",
     "| Stable Diffusion 1.5, {true-sizes#sd15/pixels} pixels | {true-sizes#sd15/million_weights:.0f} M | {true-sizes#sd15/predicted_gb/unguided:.1f} | {true-sizes#sd15/predicted_gb/plain:.1f} | {true-sizes#sd15/predicted_gb/lean:.1f} | {true-sizes#sd15/predicted_gb/least:.1f} | {true-sizes#sd15/predicted_gb/reference:.1f} | {true-sizes#sd15/fits/6} | {true-sizes#sd15/fits/8} | {true-sizes#sd15/fits/16} | {true-sizes#sd15/fits/24} |",
     "| Stable Diffusion 2.1, {true-sizes#sd21/pixels} pixels | {true-sizes#sd21/million_weights:.0f} M | {true-sizes#sd21/predicted_gb/unguided:.1f} | {true-sizes#sd21/predicted_gb/plain:.1f} | {true-sizes#sd21/predicted_gb/lean:.1f} | {true-sizes#sd21/predicted_gb/least:.1f} | {true-sizes#sd21/predicted_gb/reference:.1f} | {true-sizes#sd21/fits/6} | {true-sizes#sd21/fits/8} | {true-sizes#sd21/fits/16} | {true-sizes#sd21/fits/24} |",
     "| SDXL, {true-sizes#sdxl/pixels} pixels | {true-sizes#sdxl/million_weights:.0f} M | {true-sizes#sdxl/predicted_gb/unguided:.1f} | {true-sizes#sdxl/predicted_gb/plain:.1f} | {true-sizes#sdxl/predicted_gb/lean:.1f} | {true-sizes#sdxl/predicted_gb/least:.1f} | {true-sizes#sdxl/predicted_gb/reference:.1f} | {true-sizes#sdxl/fits/6} | {true-sizes#sdxl/fits/8} | {true-sizes#sdxl/fits/16} | {true-sizes#sdxl/fits/24} |",
@@ -149,6 +152,7 @@ READ = {"README.md": [
 ], "data/examples/README.md": [
     "each kind of the {drag#cases} that are measured | |", "the first seven of the {identity#pictures} that are measured | | `depth.png`",
     "with `edges`: the first seven of the {depth#pictures} that are measured |",
+    "those of the {base-decoder#captions} pictures with new noise",
 ], "data/puppet-diffusion/README.md": [
     "*32 uncurated samples: … the noise of its seed, {base#steps} DDIM steps, guidance scale {base#guidance_scale:g}.*",
     "channels {vae#block_out_channels/0}, {vae#block_out_channels/1}, {vae#block_out_channels/2}, factor 4, latents "
@@ -173,6 +177,7 @@ READ = {"README.md": [
     *(f"attributes right | … {name} {{base#attribute_accuracy/{name}:.3f}}" for name in ("action", "prop", "mean")),
     "confidence of real renderings | {base#all_joints_found:.1%} % of pictures (rendered pictures: {judge#figures/rendered/found:.1%} %) |",
     "measure base-noise`) | {base-noise#all_joints_found:.1%} % of pictures |",
+    "measure base-decoder`) | {base-decoder#as it is/all_joints_found:.1%} and {base-decoder#new noise/all_joints_found:.1%} % of pictures |",
     "autoencoder, held-out renderings | {base#vae_psnr_db:.1f} dB |", "`load_pipeline` takes {recipe#guidance_scale:g} from `recipe.json`",
     "With 25 steps as many puppets are whole ({base-on-gpu#25 3.0/all_joints_found:.1%} %)", "find no more ({base-on-gpu#50 2.0/all_joints_found:.1%}, "
     "{base-on-gpu#50 4.0/all_joints_found:.1%} and {base-on-gpu#50 5.0/all_joints_found:.1%} %",
@@ -230,6 +235,7 @@ def head_card(name):
 
 MADE = {f"data/heads/{name}/README.md": partial(head_card, name) for name in heads.TASKS}
 MADE["data/judge/README.md"] = lambda: judge.card(judge.load_judge())
+MADE["data/decoder/README.md"] = lambda: decoder.card(stored("finer decoder"))
 MADE["data/previews/README.md"] = lambda: previews.card(previews.load_previews(load_pipeline()), stored("previews"))
 
 # ---- a table that a script writes ------------------------------------------------------------------------------------
@@ -313,7 +319,7 @@ def stored(file):
     if file == "whole looks":
         return whole_looks()
     place = {"judge": "judge/config", "recipe": "puppet-diffusion/recipe", "second run": "puppet-diffusion/second_run",
-             "previews": "previews/recipe"}.get(file, f"results/{file}")
+             "previews": "previews/recipe", "finer decoder": "decoder/recipe"}.get(file, f"results/{file}")
     place = f"puppet-diffusion/{file}/config" if file in ("vae", "unet", "text_encoder") else f"{file}/config" if "/" in file else place
     return json.loads((ROOT / "data" / f"{place}.json").read_text(encoding="utf-8"))
 

@@ -940,7 +940,7 @@ def test_each_step_of_each_run_draws_its_own_numbers():
 def test_an_average_keeps_as_much_of_itself_as_its_decay():
     network, average = torch.nn.Linear(1, 1), {"weight": torch.tensor([[1.0]]), "bias": torch.tensor([2.0])}
     torch.nn.init.constant_(network.weight, 3.0), torch.nn.init.constant_(network.bias, 2.0)
-    B._update_average(average, network, 0.75)
+    B.update_average(average, network, 0.75)
     assert average["weight"].item() == 1.5 and average["bias"].item() == 2
 
 

@@ -24,7 +24,7 @@ from .plots import Figure, efficiency, front, fronts, picture_rows, save_figure,
 from .widgets import draw_arrows
 
 # How many cases are measured, None for as many as the measurement has: drags draw the first two of each kind at their end.
-COUNTS = {"base": None, "depth": None, "edges": None, "drag": 8, "drag-inverted": 8, "identity": None}
+COUNTS = {"base": None, "depth": None, "edges": None, "drag": 8, "drag-inverted": 8, "identity": None, "base-decoder": None}
 
 
 def draw_sheet(path: str | Path, pictures: torch.Tensor | dict, arrows=()) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..checks import Count, Index, declared
-from ..puppets import basemodel, front, heads, judge, measure, previews, world
+from ..puppets import basemodel, decoder, front, heads, judge, measure, previews, world
 
 MOST_LABELS, MOST_SEEDS = 10_000, 10            # labelled pictures of one training; trainings with other pictures
 
@@ -41,6 +41,7 @@ OTHERS = {"base model": Scenes(basemodel.DATA_SEED, 1_000_000), "autoencoder": S
                                                                                         1_000_000),
           "scores of heads": Scenes(heads.SCORE_SEED, 1_000), "front": Scenes(front.FRONT_SEED, 20_000),
           "previews": Scenes(previews.SCENES, 1_000_000), "previews' test": Scenes(previews.TEST_SCENES, 9_000),
+          "decoder": Scenes(decoder.SCENES, 1_000_000), "decoder's test": Scenes(decoder.TEST_SCENES, 9_000),
           **{name: Scenes(getattr(measure, f"{name}_SEED"), 9_000) for name in ("BASE", "POSE", "MAP", "DRAG",
                                                                                 "IDENTITY", "ARROW")}}
 

@@ -355,7 +355,7 @@ def train_diffusion(recipe: Recipe) -> Iterator[TrainingState]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+        update_average(average, model, min(recipe.ema, (1 + step) / (10 + step)))
         save_every(run / "diffusion.pt", recipe, step + 1, recipe.steps, model=model, average=average, optimizer=optimizer)
         yield TrainingState("diffusion", step + 1, recipe.steps, loss.item(), time.time() - start)
     write_tensors(run / "model.safetensors", {name: value.cpu().contiguous() for name, value in average.items()})
@@ -404,7 +404,7 @@ def min_snr_loss(predicted: Tensor, noise: Tensor, timestep: Tensor, scheduler, 
 
 
 @torch.no_grad()
-def _update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     pairs = [(average[name], value) for name, value in model.state_dict().items() if value.is_floating_point()]
     torch._foreach_lerp_(*map(list, zip(*pairs)), 1 - decay)
 

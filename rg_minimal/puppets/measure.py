@@ -22,16 +22,18 @@ from pydantic import BeforeValidator, Field
 from . import world
 from .basemodel import autoencoder_psnr
 from .cases import ARROWS, KINDS, ArrowCase, DragCase, arrow_case, ball_points, drag_case, find_patch, prop_points, whole
+from .decoder import load_decoder
 from .editing import HELD, drag, identity
 from .heads import TASKS, depth_objective, drag_objective, edge_objective, identity_objective, pose_objective
 from .judge import Judge, Reading, attribute_accuracy, depth_rmse, edge_f_score, load_judge, pck
 from .tokens import measure_tokens
+from ..autoencoders import decode
 from ..checks import (Count, FileName, Fraction, Function, Index, NonNegative, Seed, SomeName, Truth, Words, as_whole, checked, declared,
                       one_sentence, option, stoppable)
 from ..files import read_json, refuse_file, write_json
 from ..paces import DRAFT, DRAG_FULL, FULL, WHOLE
 from ..pictures import as_pictures
-from ..pipelines import decode, encode, find_folder, guided_sample, invert, load_head, load_pipeline, sample
+from ..pipelines import encode, find_folder, guided_sample, invert, load_head, load_pipeline, sample
 from ..processes import add_up, is_main, mine_of
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -93,23 +95,69 @@ def measure_base(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batc
 
     `eta` is new noise at each step, as of `guided_sample`. `sheet` is called with the first 32 pictures, whatever they look like.
     """
-    scenes, rng = world.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
     hits, found, first = [], [], []
-    for start in range(0, count, batch):
-        part = scenes[start:start + batch]
-        pictures, _ = sample(pipe, [scene.caption for scene in part], num_inference_steps=steps, generator=rng,
-                             guidance_scale=guidance_scale, eta=eta)
+    for done, part, pictures, _ in base_pictures(pipe, count, steps, batch, seed, guidance_scale, eta):
         first = [*first, *pictures][:32]
-        if sheet and (len(first) == 32 or start + len(part) == count):
+        if sheet and (len(first) == 32 or done == count):
             sheet(torch.stack(first))
             sheet = None
         reading = judge(pictures)
         hits.append((attribute_accuracy(reading, facts(part)), len(part)))
         found.append(judge.found(reading))
-        yield start + len(part), count
-    accuracy = {name: sum(each[name] * n for each, n in hits) / count for name in hits[0][0]}
-    return {"captions": count, "steps": steps, "guidance_scale": guidance_scale, "eta": eta, "seed": seed, "attribute_accuracy": accuracy,
+        yield done, count
+    return {"captions": count, "steps": steps, "guidance_scale": guidance_scale, "eta": eta, "seed": seed, "attribute_accuracy": _mean(hits, count),
             "all_joints_found": float(torch.cat(found).float().mean()), "vae_psnr_db": autoencoder_psnr(pipe.vae, 128)}
+
+
+def base_pictures(pipe, count: int, steps: int, batch: int, seed: int, guidance_scale: float, eta: float):
+    """What the base model draws of `count` held-out captions, `batch` at a time: how many are done, their scenes, pictures and latents."""
+    scenes, rng = world.sample_scenes(count, seed), torch.Generator().manual_seed(seed)
+    for start in range(0, count, batch):
+        part = scenes[start:start + batch]
+        yield start + len(part), part, *sample(pipe, [scene.caption for scene in part], num_inference_steps=steps, generator=rng,
+                                               guidance_scale=guidance_scale, eta=eta)
+
+
+def _mean(hits: list[tuple[dict, int]], count: int) -> dict:
+    """The mean accuracies of all pictures, of those of each batch and how many it held."""
+    return {name: sum(each[name] * n for each, n in hits) / count for name in hits[0][0]}
+
+
+@declared
+def measure_base_decoder(pipe, judge: Judge, count: Count = 500, steps: Steps = 50, batch: Count = 20, seed: Seed = BASE_SEED,
+                         guidance_scale: NonNegative = SCALE, sheet: Function | None = None) -> Progress:
+    """Whole puppets and attributes by the finer decoder of `data/decoder`, beside the pipeline's own: of the same latents, those of
+    `base` and of `base-noise`, and how many pictures are whole by one of the two only.
+
+    `sheet` is called with the first 8 pictures, at most, that one of them alone draws whole, in a row for each. ValueError where there
+    is no finer decoder for this pipeline.
+    """
+    finer = load_decoder(pipe)
+    if finer is None:
+        raise ValueError("there is no finer decoder for this pipeline: make one with `python -m rg_minimal.puppets.decoder --start-from FOLDER`")
+    return _both_decoders(pipe, judge, finer, count, steps, batch, seed, guidance_scale, sheet)
+
+
+def _both_decoders(pipe, judge, finer, count, steps, batch, seed, guidance_scale, sheet) -> Progress:
+    result = {"captions": count, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
+    differ = []
+    for name, eta in (("new noise", WHOLE["eta"]), ("as it is", 0.0)):
+        hits, found = [], []
+        for done, part, own, latents in base_pictures(pipe, count, steps, batch, seed, guidance_scale, eta):
+            fine = decode(pipe, latents, finer)
+            reading = judge(fine)
+            hits.append((attribute_accuracy(reading, facts(part)), len(part)))
+            found.append(torch.stack((judge.found(judge(own)), judge.found(reading))))
+            differ += [(a, b) for a, b, (x, y) in zip(own, fine, found[-1].T.tolist()) if x != y]
+            if sheet and differ and (len(differ) >= 8 or done == count):
+                sheet({"own decoder": [a for a, _ in differ[:8]], "finer decoder": [b for _, b in differ[:8]]})
+                sheet = None
+            yield done, count
+        own, fine = torch.cat(found, 1)
+        result[name] = {"eta": eta, "attribute_accuracy": _mean(hits, count), "all_joints_found": float(fine.float().mean()),
+                        "by_the_own_decoder": float(own.float().mean()), "only_by_the_finer": int((fine & ~own).sum()),
+                        "only_by_the_own": int((own & ~fine).sum())}
+    return result
 
 
 @declared
@@ -514,7 +562,7 @@ def write_result(name: Words, result: dict, folder: SomeName = "data/results") -
     return write_json(Path(folder) / f"{name}.json", result)
 
 
-WHAT = ("base", "base-noise", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows", "pose-paces",
+WHAT = ("base", "base-noise", "base-decoder", "pose", "cost", "depth", "edges", "drag", "drag-inverted", "identity", "inversion", "combination", "tokens", "arrows", "pose-paces",
         "drag-paces")
 
 
@@ -529,6 +577,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
     return {
         "base": lambda: measure_base(pipe, judge, sheet=sheet, **size),
         "base-noise": lambda: measure_base(pipe, judge, eta=WHOLE["eta"], sheet=sheet, **{"steps": WHOLE["num_inference_steps"]} | size),
+        "base-decoder": lambda: measure_base_decoder(pipe, judge, sheet=sheet, **{"steps": WHOLE["num_inference_steps"]} | size),
         "pose": lambda: measure_pose(pipe, judge, head("pose"), **size),
         "cost": lambda: measure_cost(pipe, head("pose"), **few),
         "depth": lambda: measure_map(pipe, judge, head("depth"), "depth", sheet=sheet, **size),
@@ -547,7 +596,7 @@ def measurement(what: Literal[WHAT], pipe, judge: Judge, heads: FileName, count:
 TAKES = dict.fromkeys(WHAT, Count) | {"drag": Drags, "drag-inverted": Drags, "drag-paces": Drags, "cost": None, "combination": None}     # as --count
 ARROW_WORK = "runs/arrows"                                 # what has been measured, so that it can go on after a break
 SHARED = ("pose", "depth", "edges")                        # several processes take a part of the batches each (see `processes`)
-HEADLESS = ("base", "base-noise", "inversion", "tokens")                 # and without guidance
+HEADLESS = ("base", "base-noise", "base-decoder", "inversion", "tokens")                 # and without guidance
 
 
 def check_options(parser: argparse.ArgumentParser, chosen, count: int | None, steps: int | None, heads: str | None) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Iterator, Sequence
@@ -28,17 +27,17 @@ from torch import Tensor, nn
 from . import world
 from .basemodel import picture_loss
 from .judge import load_judge, pck
-from .training import TrainingState, add_options, part_of, print_progress, resume, save_every, set_rate, step_rng
+from .training import (BESIDE, TrainingState, add_options, load_beside, name_of, part_of, print_progress, resume, save_every, set_rate,
+                       step_rng, write_beside)
 from ..autoencoders import decode, encode
-from ..checks import Count, Counts, Declared, FileName, Index, NonNegative, Seed, SomeName, check_weights, declared, one_sentence, stoppable
-from ..files import read_json, read_tensors, refuse_file, refuse_others, replace_folder, write_file, write_json, write_tensors
+from ..checks import Count, Counts, Declared, FileName, Index, NonNegative, Seed, SomeName, declared, one_sentence, stoppable
+from ..files import read_tensors, refuse_file, refuse_others, write_tensors
 from ..pipelines import find_folder, guided_sample, load_pipeline
 from ..undo import seeded
 
 DEFAULT = "data/previews"
 SCENES, TEST_SCENES = 800_000_000, world.HELD_OUT + 150_000
 CHUNK = 16                                      # pictures at a time
-PARTS = ("config.json", "diffusion_pytorch_model.safetensors", "recipe.json", "README.md")
 
 
 @dataclass
@@ -135,27 +134,7 @@ def _batch(latents, pictures, recipe: PreviewRecipe, rng, whole: bool) -> tuple[
 def load_previews(pipe, folder: FileName = DEFAULT) -> AutoencoderTiny | None:
     """The small autoencoder of a folder, float32, on the pipeline's device; None where there is no such folder, or it was distilled
     from another autoencoder than this pipeline's. ValueError where it is damaged."""
-    place = Path(find_folder(folder))
-    if not place.is_dir() or getattr(pipe, "vae", None) is None:
-        return None
-    try:
-        if read_json(place / "recipe.json")["autoencoder"] != name_of(pipe.vae):
-            return None
-        weights, _ = read_tensors(place / "diffusion_pytorch_model.safetensors")
-        with torch.device("meta"):                      # draws no random numbers
-            small = AutoencoderTiny.from_config(read_json(place / "config.json"))
-        check_weights(weights, small.state_dict(), place)
-        small.to_empty(device="cpu").load_state_dict(weights)
-    except Exception as error:                          # diffusers, json and torch each raise their own
-        raise ValueError(f"{place} is damaged ({error!r}): fetch it again, make it again with `python -m rg_minimal.puppets.previews`, or "
-                         "delete it to do without") from error
-    return small.eval().requires_grad_(False).to(pipe.vae.device, memory_format=torch.channels_last)
-
-
-def name_of(vae) -> str:
-    """A name for the weights of an autoencoder: a checksum of its decoder's last weights, as half-precision files hold them."""
-    *_, weight, bias = (value.detach().half().cpu().numpy().tobytes() for value in vae.decoder.parameters())
-    return f"{zlib.crc32(weight + bias):08x}"
+    return load_beside(AutoencoderTiny, pipe, find_folder(folder), "python -m rg_minimal.puppets.previews")
 
 
 @torch.no_grad()
@@ -200,16 +179,8 @@ def export_previews(recipe: PreviewRecipe, folder: FileName = DEFAULT) -> Path:
     small.half()
     told = asdict(recipe) | {"run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name, "steps": steps,
                              "autoencoder": name_of(pipe.vae), "figures": figures}
-
-    def fill(aside: Path) -> None:
-        small.save_pretrained(aside)
-        config, weights = read_json(aside / "config.json"), aside / "diffusion_pytorch_model.safetensors"
-        idle = "_name_or_path", "block_out_channels"            # diffusers writes the second, and warns of it where it reads it
-        write_json(aside / "config.json", {name: value for name, value in config.items() if name not in idle})
-        write_tensors(weights, read_tensors(weights)[0], {"format": "pt"})
-        write_json(aside / "recipe.json", told)
-        write_file(aside / "README.md", card(small, told))
-    return replace_folder(folder, fill, PARTS)
+    idle = ("block_out_channels",)                                  # diffusers writes it, and warns of it where it reads it
+    return write_beside(small, folder, told, card(small, told), idle)
 
 
 def card(small: AutoencoderTiny, told: dict) -> str:
@@ -252,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.pop("folder")
     with one_sentence(parser):
         recipe = PreviewRecipe(**options)
-        refuse_others(folder, PARTS), refuse_file(folder), refuse_file(recipe.run), part_of(recipe, "vae")
+        refuse_others(folder, BESIDE), refuse_file(folder), refuse_file(recipe.run), part_of(recipe, "vae")
     print_progress(train_previews(recipe), every="latents")
     print("written to", export_previews(recipe, folder))
 

@@ -1,4 +1,4 @@
-"""What the training runs of the base models and of the judge share: their state, their rates, their checkpoints, the export.
+"""What long trainings, of base models, of autoencoders beside them and of the judge, share: state, rates, checkpoints, the export.
 
 A recipe is any object with `seed`, `device` and `save_every`. Step n of a run draws everything from `step_rng(recipe, n)`,
 and a checkpoint is whole or absent, so a run that was killed goes on as if nothing had happened.
@@ -6,6 +6,7 @@ and a checkpoint is whole or absent, so a run that was killed goes on as if noth
 from __future__ import annotations
 
 import json
+import zlib
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from ..files import read_tensors, refuse_others, replace_folder, write_file, write_json
+from ..checks import check_weights
+from ..files import read_json, read_tensors, refuse_others, replace_folder, write_file, write_json, write_tensors
 
 CARD = ("README.md", "samples.png", "samples.webp")     # what may have been put beside an exported pipeline, and is kept
+BESIDE = ("config.json", "diffusion_pytorch_model.safetensors", "recipe.json", "README.md")      # of an autoencoder beside a pipeline
 
 
 @dataclass
@@ -119,6 +122,45 @@ def write_pipeline(recipe, folder, build: Callable, portable: Callable[[Path], N
         write_json(aside / "recipe.json", asdict(recipe) | {
             "run": Path(recipe.run).name, "start_from": Path(recipe.start_from).name})
     return replace_folder(folder, fill, parts, CARD)
+
+
+# ---- an autoencoder beside that of a pipeline --------------------------------------------------------------------------
+
+def name_of(vae) -> str:
+    """A name for the weights of an autoencoder: a checksum of its decoder's last weights, as half-precision files hold them."""
+    *_, weight, bias = (value.detach().half().cpu().numpy().tobytes() for value in vae.decoder.parameters())
+    return f"{zlib.crc32(weight + bias):08x}"
+
+
+def load_beside(kind: type, pipe, folder: str | Path, command: str):
+    """The autoencoder, of this class of diffusers, of a folder, float32, on the pipeline's device; None where there is no such folder,
+    or its recipe names another autoencoder than this pipeline's. ValueError where it is damaged: `command` makes it."""
+    place = Path(folder)
+    if not place.is_dir() or getattr(pipe, "vae", None) is None:
+        return None
+    try:
+        if read_json(place / "recipe.json")["autoencoder"] != name_of(pipe.vae):
+            return None
+        weights, _ = read_tensors(place / "diffusion_pytorch_model.safetensors")
+        with torch.device("meta"):                      # draws no random numbers
+            vae = kind.from_config(read_json(place / "config.json"))
+        check_weights(weights, vae.state_dict(), place)
+        vae.to_empty(device="cpu").load_state_dict(weights)
+    except Exception as error:                          # diffusers, json and torch each raise their own
+        raise ValueError(f"{place} is damaged ({error!r}): fetch it again, make it again with `{command}`, or delete it to do without") from error
+    return vae.eval().requires_grad_(False).to(pipe.vae.device, memory_format=torch.channels_last)
+
+
+def write_beside(vae, folder, told: dict, card: str, idle: Iterable[str] = ()) -> Path:
+    """Write an autoencoder with its recipe and card, whole or not at all, without the entries `idle` of its config."""
+    def fill(aside: Path) -> None:
+        vae.save_pretrained(aside)
+        config, weights = read_json(aside / "config.json"), aside / "diffusion_pytorch_model.safetensors"
+        write_json(aside / "config.json", {name: value for name, value in config.items() if name not in ("_name_or_path", *idle)})
+        write_tensors(weights, read_tensors(weights)[0], {"format": "pt"})
+        write_json(aside / "recipe.json", told)
+        write_file(aside / "README.md", card)
+    return replace_folder(folder, fill, BESIDE)
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from inputs import Case
 from rg_minimal.classroom import collect, needs, sheets, versions
-from rg_minimal.puppets import heads, judge, measure, previews, transformer
+from rg_minimal.puppets import decoder, heads, judge, measure, previews, transformer
 
-MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "previews": previews.main,
+MAINS = {"measure": measure.main, "heads": heads.main, "judge": judge.main, "transformer": transformer.main, "previews": previews.main, "decoder": decoder.main,
          "sheets": sheets.main, "collect": collect.main, "versions": versions.main, "needs": needs.main}
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = []
@@ -53,7 +53,7 @@ def began(command, arguments, slow):
 
 
 SLOW = {"measure": [(measure, "finish")], "heads": [(heads, "make_head")], "judge": [(judge, "train_judge")],
-        "transformer": [(transformer, "train_autoencoder")], "previews": [(previews, "train_previews")],
+        "transformer": [(transformer, "train_autoencoder")], "previews": [(previews, "train_previews")], "decoder": [(decoder, "train_decoder")],
         "sheets": [(sheets, "make_sheet")], "collect": [(collect, "found_in")], "versions": [(versions, "replace_folder")], "needs": [(needs, "run_notebook")]}
 MODEL, HEADS = str(REPOSITORY / "data/puppet-diffusion"), str(REPOSITORY / "data/heads")
 
@@ -160,6 +160,16 @@ refuse("previews", "--start-from nothing", "nothing", "pipeline's folder")
 refuse("previews", f"--folder taken {START}", "taken", "folder")
 refuse("previews", f"--run taken {START}", "taken", "choose another folder")
 take("previews", f"--steps 1 --pictures 2 {START}")
+for option in ("steps", "batch", "save-every", "last"):
+    refuse("decoder", f"--{option} 0 {START}", option.replace("-", "_"), "greater than or equal to 1")
+refuse("decoder", f"--pictures 3 {START}", "pictures", "multiple of 2")
+refuse("decoder", f"--last 16 {START}", "last", "less than or equal to 15")
+refuse("decoder", f"--average 1.5 {START}", "average", "less than or equal to 1")
+refuse("decoder", f"--reach 0 {START}", "reach", "greater than 0")
+refuse("decoder", "--start-from nothing", "nothing", "pipeline's folder")
+refuse("decoder", f"--folder taken {START}", "taken", "folder")
+refuse("decoder", f"--run taken {START}", "taken", "choose another folder")
+take("decoder", f"--steps 1 --pictures 2 {START}")
 
 NOTEBOOKS = str(REPOSITORY / "notebooks")
 for value, word in (("0", "greater than or equal to 1"), ("-3", "greater than or equal to 1"), ("2.5", "whole number"), ("soon", "whole number")):

@@ -14,7 +14,7 @@ from rg_minimal.callback import GuidanceCallback
 from rg_minimal.classroom import exercises, larger, plots, recipe as state_recipe, widgets
 from rg_minimal.guider import ReadoutGuidance
 from rg_minimal.pictures import as_pictures
-from rg_minimal.puppets import basemodel, cases as drags, editing, grab, heads, judge, measure, previews, transformer, world
+from rg_minimal.puppets import basemodel, cases as drags, decoder, editing, grab, heads, judge, measure, previews, transformer, world
 
 NAN, INF = math.nan, math.inf
 NUMBER = [(True, "pass a number"), (NAN, "finite"), ("1", "pass a number")]
@@ -88,7 +88,7 @@ def of(made, **values):
 
 KIND_OF = {"Counts": "counts", "AtLeastTwo": "two", "Three": "counts", "Count": "count", "Index": "index", "Seed": "seed", "Fraction": "fraction", "NonNegative": "not negative", "Positive": "positive",
            "Number": "number", "Truth": "truth", "FileName": "file", "SomeName": "name", "Text": "text"}
-for made_of in (basemodel.Recipe, transformer.TransformerRecipe, judge.JudgeRecipe, previews.PreviewRecipe):
+for made_of in (basemodel.Recipe, transformer.TransformerRecipe, judge.JudgeRecipe, previews.PreviewRecipe, decoder.DecoderRecipe):
     for field in fields(made_of):
         kind = next((kind for word, kind in KIND_OF.items() if word in field.type), "device")
         refuse(made_of.__name__, made_of, few=2 if kind in ("index", "seed", "file") else 3, **{field.name: kind})
