@@ -63,9 +63,9 @@ def test_arrows_belong_to_the_first_row(tmp_path, monkeypatch):
 def test_the_card_of_the_examples_names_commands_that_exist():
     card = (ROOT / "data" / "examples" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"-m rg_minimal\.classroom\.sheets (\S+) -o (data/examples/\S+\.png)", card)
-    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth", *sheets.FIGURES} <= {*sheets.COUNTS, *sheets.FIGURES}
+    assert {what for what, _ in named} == {"drag", "drag-inverted", "identity", "depth", "base-decoder", *sheets.FIGURES} <= {*sheets.COUNTS, *sheets.FIGURES}
     assert all((ROOT / path).is_file() for _, path in named) and "measure" not in re.sub(r"measure(d|ments)", "", card)
-    for what in set(sheets.COUNTS) - {"base"}:
+    for what in set(sheets.COUNTS) - {"base", "base-decoder"}:
         result = json.loads((ROOT / "data" / "results" / f"{what}.json").read_text(encoding="utf-8"))
         assert result.get("pictures", result.get("cases")) == 100
 
