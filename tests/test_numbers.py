@@ -121,7 +121,7 @@ READ = {"README.md": [
     "{pairs#drags/fewer:.1f} points fewer whole puppets than these, with 95 % from {pairs#drags/fewer_high:.1f} fewer to {pairs#drags/more:.1f} more",
     "New noise at each step, with {code#full} steps, costs depth ({front#depth/25 steps, eta=1.0/control:.3f}) and edges "
     "({front#edges/25 steps, eta=1.0/control:.3f}) control",
-    "in the hundred of the table above {drag-paces#drag full/whole:.0%} % against {drag-paces#full, held/whole:.0%} % are whole.",
+    "in the two hundred of the table above {drag-paces#drag full/whole:.0%} % against {drag-paces#full, held/whole:.0%} % are whole.",
     "Guided until 0.8 of the steps, depth ({front#depth/25 steps, until 0.8/control:.3f}) and edges ({front#edges/25 steps, until 0.8/control:.3f}) come "
     "as near as with {code#50} steps, for {front#depth/25 steps, until 0.8/cost:.2f} in place of {front#depth/50 steps/cost:.2f}; looks, which are given until "
     "{code#looks until} of them, then agree less ({front#identity/25 steps, until 0.8/control:.3f}).",
