@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from rg_minimal.autoencoders import decode, encode
-from rg_minimal.pipelines import guided_sample, load_pipeline
+from rg_minimal.classroom import sheets
+from rg_minimal.pipelines import load_pipeline
 from rg_minimal.puppets import decoder, measure, world
 from rg_minimal.puppets.basemodel import picture_loss
 from rg_minimal.puppets.decoder import DecoderRecipe, card, export_decoder, load_decoder, measure_decoder, train_decoder, weighed_loss
@@ -147,6 +148,20 @@ def test_it_learns_from_renderings_and_from_what_the_model_makes_of_them(trained
     torch.testing.assert_close(pool[:2], encoded)
     apart = (pool[2:] - encoded).abs().mean()
     assert 0.005 < apart < 0.3 * encoded.abs().mean(), "the same pictures, a little off"
+
+
+def test_a_pipeline_of_another_class_is_refused_before_it_is_loaded(tmp_path):
+    (tmp_path / "transformer").mkdir(), (tmp_path / "vae").mkdir()
+    with pytest.raises(ValueError, match="which has no unet: pass a pipeline's folder"):
+        finished(tiny(tmp_path / "run", start_from=str(tmp_path)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sheet_without_anything_to_show_is_a_sentence(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "load_decoder", lambda pipe: pipe.vae)                # both find the same whole
+    with pytest.raises(ValueError, match="nothing of base-decoder .*larger count"):
+        sheets.make_sheet("base-decoder", pipe, load_judge(), "data/heads", tmp_path / "a.png", count=1, steps=1)
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_only_the_decoder_learns(trained, pipe):

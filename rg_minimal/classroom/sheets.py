@@ -40,13 +40,18 @@ def draw_sheet(path: str | Path, pictures: torch.Tensor | dict, arrows=()) -> Pa
 @declared
 def make_sheet(what: Literal[tuple(COUNTS)], pipe, judge: Judge, heads: FileName, path: FileName, count: Count | None = None,
                steps: Steps | None = None, report=None) -> Path:
-    """Measure one of `COUNTS` until its sheet is drawn to `path`; `report(done, all)` is called after each batch where given."""
+    """Measure one of `COUNTS` until its sheet is drawn to `path`; `report(done, all)` is called after each batch where given.
+
+    ValueError where the measurement comes to its end without anything to draw: of few pictures both decoders may find the same whole.
+    """
     drawn = []
     for state in measurement(what, pipe, judge, heads, COUNTS[what] if count is None else count, steps, lambda *shown: drawn.append(draw_sheet(path, *shown))):
         if report:
             report(*state)
         if drawn:
             break
+    if not drawn:
+        raise ValueError(f"nothing of {what} is to be drawn of so few: pass a larger count, or leave it out")
     return drawn[0]
 
 
@@ -128,8 +133,8 @@ def main(arguments=None) -> None:
         model = "data/puppet-diffusion" if options.model is None else options.model
         pipe, judge, heads = load_pipeline(model), load_judge(), "data/heads" if options.heads is None else options.heads
         measurement(options.what, pipe, judge, heads)                   # what it needs is there
-    path = make_sheet(options.what, pipe, judge, heads, options.out, options.count, options.steps,
-                      lambda done, of: print(f"{options.what}: {done} of {of}", flush=True))
+        path = make_sheet(options.what, pipe, judge, heads, options.out, options.count, options.steps,
+                          lambda done, of: print(f"{options.what}: {done} of {of}", flush=True))
     print("written to", path)
 
 

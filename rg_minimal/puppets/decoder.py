@@ -67,7 +67,10 @@ class DecoderRecipe(Declared):
 # ---------------------------------------------------------------------------------------------- training
 
 def train_decoder(recipe: DecoderRecipe) -> Iterator[TrainingState]:
-    """Make the pool of latents (stage "latents"), train the decoder (stage "decoder") and leave both in `recipe.run`."""
+    """Make the pool of latents (stage "latents"), train the decoder (stage "decoder") and leave both in `recipe.run`.
+
+    ValueError where `start_from` is no folder of a Stable Diffusion pipeline."""
+    part_of(recipe, "vae"), part_of(recipe, "unet")             # diffusers draws the last steps again, as of Stable Diffusion
     run, pipe = Path(recipe.run), load_pipeline(recipe.start_from, device="cpu")
     vae = copy.deepcopy(pipe.vae).to(memory_format=torch.channels_last)
     learning = [value.requires_grad_() for part in (vae.decoder, vae.post_quant_conv) if part is not None for value in part.parameters()]
@@ -95,8 +98,8 @@ def train_decoder(recipe: DecoderRecipe) -> Iterator[TrainingState]:
 
 
 def decode_with_gradient(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) of an autoencoder that neither shifts nor scales them to pictures (B, 3, H, W), float32, in about [0, 1]."""
-    return vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample.float() / 2 + 0.5
+    """Latents (B, C, h, w), as `encode` makes them, to pictures (B, 3, H, W), float32, in about [0, 1], neither clamped nor checked."""
+    return vae.decode((latents / vae.config.scaling_factor).contiguous(memory_format=torch.channels_last)).sample.float() / 2 + 0.5
 
 
 def weighed_loss(again: Tensor, frames: world.Frames, recipe: DecoderRecipe) -> Tensor:
@@ -225,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.pop("folder")
     with one_sentence(parser):
         recipe = DecoderRecipe(**options)
-        refuse_others(folder, BESIDE), refuse_file(folder), refuse_file(recipe.run), part_of(recipe, "vae")
+        refuse_others(folder, BESIDE), refuse_file(folder), refuse_file(recipe.run), part_of(recipe, "vae"), part_of(recipe, "unet")
     print_progress(train_decoder(recipe), every="latents")
     print("written to", export_decoder(recipe, folder))
 
