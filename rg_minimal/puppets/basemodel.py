@@ -182,11 +182,11 @@ def train_autoencoder(recipe: Recipe) -> Iterator[TrainingState]:
     save_model(vae.to("cpu", memory_format=torch.contiguous_format), run / "vae")
 
 
-def picture_loss(again: Tensor, pictures: Tensor) -> Tensor:
-    """L1, squared and gradient error of a reconstruction, both (B, 3, H, W) in [0, 1]."""
+def picture_loss(again: Tensor, pictures: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """L1, squared and gradient error of a reconstruction, both (B, 3, H, W) in [0, 1]; `weight`, (B, 1, H, W), is of the first two."""
     error = again - pictures
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 5 * error.square().mean() + 0.5 * gradient
+    return (weight * error.abs()).mean() + 5 * (weight * error.square()).mean() + 0.5 * gradient
 
 
 @torch.no_grad()

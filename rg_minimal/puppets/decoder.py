@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from . import world
-from .basemodel import autoencoder_psnr, update_average
+from .basemodel import autoencoder_psnr, picture_loss, update_average
 from .heads import pixel_grid
 from .judge import load_judge
 from .training import (BESIDE, TrainingState, add_options, autocast, load_beside, name_of, part_of, print_progress, resume, save_every,
@@ -103,11 +103,9 @@ def decode_with_gradient(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def weighed_loss(again: Tensor, frames: world.Frames, recipe: DecoderRecipe) -> Tensor:
-    """L1, squared and gradient error as `basemodel.picture_loss` has them, the first two more near the joints, where limbs are thin."""
+    """`basemodel.picture_loss`, in which errors count more near the joints, where limbs are thin."""
     gap = torch.cdist(pixel_grid(world.SIZE).flatten(0, 1), frames.joints).amin(-1).view(-1, 1, world.SIZE, world.SIZE)
-    weight, error = 1 + recipe.near * (-gap.square() / (2 * recipe.reach ** 2)).exp(), again - frames.image
-    gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return (weight * error.abs()).mean() + 5 * (weight * error.square()).mean() + 0.5 * gradient
+    return picture_loss(again, frames.image, 1 + recipe.near * (-gap.square() / (2 * recipe.reach ** 2)).exp())
 
 
 @torch.no_grad()

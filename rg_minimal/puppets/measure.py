@@ -148,10 +148,11 @@ def _both_decoders(pipe, judge, finer, count, steps, batch, seed, guidance_scale
             reading = judge(fine)
             hits.append((attribute_accuracy(reading, facts(part)), len(part)))
             found.append(torch.stack((judge.found(judge(own)), judge.found(reading))))
-            differ += [(a, b) for a, b, (x, y) in zip(own, fine, found[-1].T.tolist()) if x != y]
-            if sheet and differ and (len(differ) >= 8 or done == count):
-                sheet({"own decoder": [a for a, _ in differ[:8]], "finer decoder": [b for _, b in differ[:8]]})
-                sheet = None
+            if sheet:
+                differ += [(a, b) for a, b, (x, y) in zip(own, fine, found[-1].T.tolist()) if x != y]
+                if differ and (len(differ) >= 8 or done == count):
+                    sheet({"own decoder": [a for a, _ in differ[:8]], "finer decoder": [b for _, b in differ[:8]]})
+                    sheet = None
             yield done, count
         own, fine = torch.cat(found, 1)
         result[name] = {"eta": eta, "attribute_accuracy": _mean(hits, count), "all_joints_found": float(fine.float().mean()),
