@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import world
 from .grab import grab as take_hold
-from .grab import as_many, check_is_source, check_source_is_one, source_joints
+from .grab import CHAINS, TIP, as_many, check_is_source, check_source_is_one, source_joints
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
 from ..checks import (AnyPoints, Area, Boxes, Count, Fraction, NonNegative, Points, Positive, Seed, Truth, check_pairs,
                       checked, declared, describe)
@@ -85,8 +85,8 @@ def carry(latents: Tensor, handles: Points, targets: Points, radius: NonNegative
 @declared
 def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *, fixed: AnyPoints | None = None,
          anatomy: ReadoutHead | None = None, appearance: ReadoutHead | None = None, free: Area | None = None,
-         amount: Fraction = 1.0, stop: Fraction = 0.8, anatomy_weight: NonNegative = 4.0, looks_weight: NonNegative = 0.3,
-         anti_ghosting: NonNegative = 0.3, margin: NonNegative = 12.0, radius: NonNegative = 6.0,
+         amount: Fraction = 1.0, stop: Fraction = 0.8, anatomy_weight: NonNegative = 8.0, looks_weight: NonNegative = 0.3,
+         anti_ghosting: NonNegative = 0.3, margin: NonNegative = 12.0, spare: NonNegative = 4.0, radius: NonNegative = 6.0,
          step_size: NonNegative | None = None, eta: Fraction = 0.5, seed: Seed = 0, grab: Truth = False) -> dict:
     """Move what the source shows at `handles` to `targets`, and leave the rest of the picture as it is.
 
@@ -105,6 +105,8 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         stop: the fraction of the steps that are guided; the rest mend what guidance has bent.
         anatomy_weight, looks_weight: of those heads, beside 1 for `head`.
         anti_ghosting: how strongly the handles are to be left, but for those that something else is moved to.
+        spare: how wide the bones of arms that stay are left alone in the free part, in pixels to each side, falling off: a hand that
+            hangs beside a leg is lost otherwise where the leg goes. Only with `anatomy`, which says where they are, and without `free`; 0 frees them.
         radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
         step_size: as of `guided_sample`; by default 0.05, and with `grab` what `HELD` says.
         eta: new noise at each step, in the free part, with which the model mends what a long drag has bent or torn.
@@ -129,12 +131,18 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         step_size = HELD["step_size"] if grab else 5e-2
     latents, generator = source.start, torch.Generator().manual_seed(seed)
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
-    if free is None:
+    given = free is not None
+    if not given:
         free = region(torch.cat((start, goal)), margin)
     left = torch.cdist(start, goal).amin(1) > radius                    # what nothing is moved to
     objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, stop=stop)]
     if anatomy is not None:
-        objectives.append(pose_objective(anatomy, moved_joints(anatomy, source, start, goal), weight=anatomy_weight, stop=stop))
+        joints = source_joints(anatomy, source)
+        wanted = gone_along(joints, start, goal)
+        objectives.append(pose_objective(anatomy, wanted, weight=anatomy_weight, stop=stop))
+        arms = arms_that_stay(joints, wanted)
+        if spare and len(arms) and not given:
+            free = free * (1 - region(arms, 0.0, soft=spare))
     if appearance is not None and looks_weight:
         objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, stop=stop))
     if radius:
@@ -163,10 +171,27 @@ def moved_joints(head: ReadoutHead, source: Source, start: Points, goal: Points,
     """The joints (1, 14, 2) that a pose head reads in the source; those within `reach` pixels of a point of `start` (N, 2)
     go where it goes, to `goal` (N, 2)."""
     as_many(start, goal)
-    joints = source_joints(head, source)
+    return gone_along(source_joints(head, source), start, goal, reach)[None]
+
+
+def gone_along(joints: Tensor, start: Tensor, goal: Tensor, reach: float = 6.0) -> Tensor:
+    """Joints (14, 2), those within `reach` pixels of a point of `start` (N, 2) moved as it is, to `goal` (N, 2)."""
     gap, nearest = torch.cdist(joints, start).min(-1)
     way = (goal - start)[nearest] * (gap <= reach)[:, None]
-    return (joints + way).clamp(0, world.SIZE)[None]
+    return (joints + way).clamp(0, world.SIZE)
+
+
+@declared
+def arms_that_stay(joints: Points, goal: Points, spacing: Positive = 2.0) -> Tensor:
+    """Points (M, 2), `spacing` pixels apart, along the bones of arms, out to the ends of hands, whose joints (14, 2) are to be where
+    they are, `goal` (14, 2)."""
+    stays, found = (goal - joints).norm(dim=-1) < 0.5, [joints[:0]]
+    for root, middle, end in (chain for name, chain in CHAINS.items() if name.endswith("arm")):
+        for start, stop, reach in ((root, middle, 1.0), (middle, end, TIP)):
+            if stays[start] and stays[stop]:
+                count = int((joints[stop] - joints[start]).norm() * reach / spacing) + 2
+                found.append(torch.lerp(joints[[start]], joints[[stop]], torch.linspace(0, reach, count)[:, None]))
+    return torch.cat(found)
 
 
 @declared

@@ -37,6 +37,7 @@ PARENTS = {joint: chain[0] for chain in CHAINS.values() for joint in chain}     
 RADII = {"arm": (0.043, 0.036), "leg": (0.055, 0.044), "head": 0.098, "body": 0.085}    # of the parts, in body heights
 HEIGHTS = {"body": 0.285, "arm": 0.20, "leg": 0.23}         # lengths of torso, upper arm and thigh in body heights
 NEAR = 3.0                  # pixels beside a part that still count as on it
+TIP = 1.14                  # how far a hand or a foot reaches along its lower bone, at whose end, 1, its joint is
 ROOT = 0.35                 # of the upper bone, from its root, that belongs to the body
 EDGE = 3.0                  # pixels that targets keep from the border
 SPACING = 7.0               # pixels between the points that are held of a prop
@@ -145,7 +146,7 @@ def part_at(point: Tensor, joints: Tensor) -> tuple[str, int]:
     size, found = body_height(joints), []
     for name, (root, middle, end) in CHAINS.items():
         upper, lower = (size * radius for radius in RADII[name.split()[1]])
-        tip = torch.lerp(joints[middle], joints[end], 1.14)                             # a hand, a foot
+        tip = torch.lerp(joints[middle], joints[end], TIP)                              # a hand, a foot
         gap, t = _along(point, joints[root], joints[middle])
         found.append((gap / upper, gap - upper, *((name, middle) if t >= ROOT else ("body", INDEX["neck"]))))
         gap, t = _along(point, joints[middle], tip)
