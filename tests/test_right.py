@@ -642,6 +642,35 @@ def test_a_drag_weighs_its_heads_and_looks_where_it_may_change(heads, source):
     assert torch.equal(own["mask"], free) and torch.equal(own["objectives"][2].mask, free)
 
 
+def test_arms_that_stay_are_left_alone_beside_what_moves(heads, source, monkeypatch):
+    joints = torch.tensor([[64.0, 20], [64, 34], [74, 36], [54, 36], [78, 52], [50, 52], [78, 68], [50, 68],
+                           [69, 66], [59, 66], [70, 90], [58, 90], [70, 112], [58, 112]])
+    monkeypatch.setattr(editing, "source_joints", lambda head, source: joints)
+    name = world.JOINTS.index
+    hip, knee, ankle, elbow, wrist = (joints[name(f"left_{each}")] for each in ("hip", "knee", "ankle", "elbow", "wrist"))
+    leg, turned = torch.stack((knee, ankle)), torch.stack((knee, ankle)) + torch.tensor([[12.0, -2], [20, -6]])
+
+    def mask(handles=leg, targets=turned, anatomy=heads["pose"], **settings):
+        return editing.drag(heads["correspondence"], source, handles, targets, fixed=hip[None], anatomy=anatomy, **settings)["mask"][0, 0]
+    at = lambda area, point: float(area[int(point[1]), int(point[0])])
+    free, spared = mask(spare=0), mask()
+    hand, beyond = wrist + 0.1 * (wrist - elbow), wrist + 1.6 * (wrist - elbow)
+    for point in (torch.lerp(elbow, wrist, 0.8), wrist, hand):
+        assert at(free, point) == 1 and at(spared, point) < 0.3
+    for point in (beyond, turned[0], turned[1], wrist + torch.tensor([6.0, 4.0])):          # beside the hand, and where the leg goes
+        assert at(spared, point) == at(free, point) == 1
+    assert (spared <= free).all() and at(mask(spare=8.0), wrist + torch.tensor([5.0, 0])) < 1 == at(spared, wrist + torch.tensor([5.0, 0]))
+    assert torch.equal(mask(anatomy=None), free) and torch.equal(mask(free=free[None, None]), free)
+    arm = torch.stack((elbow, wrist))                                                       # the arm that moves is free
+    assert at(mask(arm, arm + torch.tensor([10.0, 0])), wrist) == 1
+    goal = joints.clone()
+    goal[name("left_wrist")] += torch.tensor([9.0, 0])
+    points = editing.arms_that_stay(joints, goal)                                           # the bones of both arms but one forearm
+    near = lambda point: float((points - point).norm(dim=-1).min())
+    assert near(torch.lerp(joints[2], elbow, 0.5)) < 1.1 and near(joints[name("right_wrist")]) < 1.1 and near(wrist) > 10
+    assert len(editing.arms_that_stay(joints, joints + 5)) == 0
+
+
 def test_a_drag_leaves_handles_but_not_what_something_is_moved_to(heads, source):
     handles, targets = [(10, 10), (20, 10)], [(20, 10), (30, 10)]
     move, = editing.drag(heads["correspondence"], source, handles, targets, anti_ghosting=0.5, radius=3.0)["objectives"]
