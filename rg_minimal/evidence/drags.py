@@ -26,7 +26,7 @@ from ..pictures import as_pictures
 from ..pipelines import invert, sample
 from ..puppets import world
 from ..puppets.cases import LIMB_JOINTS, MARGIN, WAYS, DragCase
-from ..puppets.editing import drag
+from ..puppets.editing import UNSPARED, drag
 from ..puppets.grab import bend
 from ..puppets.measure import SCALE
 from ..sources import Source
@@ -35,7 +35,6 @@ TOO_LONG = 1.4                          # how many times as long as before a str
 LOWEST = -0.01                          # body heights: how far the lowest foot of a turned leg may sink into the ground
 STRIP, SHIFTS = 8, (12, 36)             # pixels: columns of a torn background, and how far they slip
 STEPS = 50                              # of real drags
-SETTINGS = {"anatomy_weight": 4.0, "spare": 0.0}        # of real drags: those with which the tables of them were made
 CASES = "cases.json"
 
 
@@ -188,12 +187,12 @@ def answers(case: Case) -> dict[str, Tensor]:
 
 
 def real_drag(pipe, correspondence, pose, case: Case, steps: int = STEPS, seed: int = 0, **changes) -> Tensor:
-    """What this project's own recipe makes of a case, with `editing.drag`'s defaults but for `SETTINGS` and `changes`, after inversion
+    """What this project's own recipe makes of a case, with `editing.drag`'s defaults but for `UNSPARED` and `changes`, after inversion
     of the source."""
     states = list(invert(pipe, case.source, case.scene.caption, num_inference_steps=steps))
     source = Source.from_states(pipe, states, case.scene.caption, keep_all=True)
     settings = drag(correspondence, source, case.drag.handles, case.drag.targets, fixed=case.drag.fixed, anatomy=pose,
-                    seed=seed, **{**SETTINGS, **changes})
+                    seed=seed, **{**UNSPARED, **changes})
     return in_256_steps(sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=SCALE, **settings)[0])
 
 

@@ -31,6 +31,7 @@ LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are giv
 # Settings of `drag` for what `grab.grab` holds: points that agree bear a longer step. Tried in the studio's pictures of 25 steps and left: moves of
 # the prediction (0.8), a sixth fewer passes; of the hundred arrows of arrows.json 84 leave one whole puppet, not 86, and notebook 7 keeps a scrap.
 HELD = {"step_size": 0.1}
+UNSPARED = {"anatomy_weight": 4.0, "spare": 0.0}    # as drags were before arms were spared: those of the front, and of the tables of evidence
 
 
 @declared

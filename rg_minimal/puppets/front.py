@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import world
 from .cases import KINDS
-from .editing import drag, identity
+from .editing import UNSPARED, drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
 from .measure import SCALE, Progress, checksum_of, drag_sources, facts, finish, judge_drag
@@ -194,7 +194,7 @@ def _drags(pipe, judge, head, pose, point, seed, count):
     for kind in KINDS:
         for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE, **sampler), count // len(KINDS)):
             settings = drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
-                            **{"anatomy": pose} | point.objective) | point.settings
+                            **{"anatomy": pose} | UNSPARED | point.objective) | point.settings
             picture, passes = _made(pipe, case.scene.caption, point.scheduled(settings.pop("objectives")), guidance_scale=SCALE,
                                     **sampler, **settings)
             row = judge_drag(judge, case, picture)
