@@ -494,6 +494,8 @@ FAULTS = (
     fault("drag's fidelity over the whole picture", MEASURE, "kept = 1 - case.moved()",
           "kept = torch.ones_like(case.moved())", DRAGGED),
     fault("drag's fidelity where it had to change", MEASURE, "kept = 1 - case.moved()", "kept = case.moved()", DRAGGED),
+    fault("arrows of other defaults are gone on with", MEASURE, ', "defaults": drag_defaults()}', "}",
+          "test_arrows_go_on_where_they_broke_off"),
     fault("drag's distance taken before the drag", MEASURE, '"distance": distance(ended)',
           '"distance": distance(case.handles[:count])', DRAGGED),
     fault("drag judged by the picture before", MEASURE, "case, after = made.case, judge(picture)\n    if case.joints:",

@@ -896,6 +896,11 @@ def test_arrows_go_on_where_they_broke_off(monkeypatch, tmp_path):
         assert M.finish(measure(each))["rows"] != [] and asked == list(range(100, 108))
     asked.clear()
     assert M.finish(measure())["rows"] == result["rows"] and M.finish(measure(steps=10))["n"] == 8 and asked == []
+    for name, default in (("drag", lambda *args, grab, eta=0.25, **settings: {"how": grab}), ("HELD", {"step_size": 0.7})):
+        with monkeypatch.context() as changed_now:                      # rows of drags with other defaults
+            changed_now.setattr(M, name, default)
+            asked.clear()
+            assert M.finish(measure())["n"] == 8 and asked == list(range(100, 108))
     with pytest.raises(ValueError, match="work.json cannot be a folder"):
         next(M.measure_arrows(None, None, None, None, work=write_json(tmp_path / "work.json", {})))
 

@@ -6,6 +6,7 @@ generator that yields (pictures done, pictures in all) and ends with the result 
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import json
 import resource
@@ -397,13 +398,13 @@ def measure_arrows(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, cou
 
     `left` is what the handle is off its target, over what it was, both as means; the judge says where a joint ended (of a body the
     mean of all 14), the nearest patch of pixels where a prop did. With `work`, a folder, what has been measured there before with the
-    same settings, model, heads and judge, which have a file of their own, is not measured again. `sheet` is called with rows (before, grabbed, bare) of the first 12, whatever they look like, and with their arrows.
+    same settings, defaults of `drag`, model, heads and judge, which have a file of their own, is not measured again. `sheet` is called with rows (before, grabbed, bare) of the first 12, whatever they look like, and with their arrows.
     """
     asked = {"count": count, "steps": steps, "seed": seed, "guidance_scale": guidance_scale, "settings": settings}
     place, rows, shown = None, [], []
     if work is not None:
         refuse_file(work)
-        told = asked | {"count": None, "weights": checksum_of(pipe, judge, head, pose)}
+        told = asked | {"count": None, "weights": checksum_of(pipe, judge, head, pose), "defaults": drag_defaults()}
         place = Path(work) / f"arrows-{zlib.crc32(json.dumps(told, sort_keys=True).encode()):08x}.json"
         kept = read_json(place) if place.is_file() else {}
         rows = kept["rows"] if kept.get("asked") == told else []
@@ -432,6 +433,12 @@ def measure_arrows(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, cou
     return asked | {"n": count, "aim": "left at most 0.25 and whole at least 0.85, grabbed", **_both(rows),
                     "kinds": {kind: _both([row for row in rows if row["kind"] == kind]) for kind in ARROWS if kind in {row["kind"] for row in rows}},
                     "rows": rows}
+
+
+def drag_defaults() -> dict:
+    """The settings of a drag that says nothing of them, bare and grabbed: what is measured with others is not gone on with."""
+    takes = inspect.signature(drag).parameters.values()
+    return {each.name: each.default for each in takes if isinstance(each.default, (bool, int, float))} | {"held": HELD}
 
 
 def judge_arrow(judge: Judge, made: ArrowSource, picture: torch.Tensor) -> dict:
