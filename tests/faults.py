@@ -506,7 +506,7 @@ FAULTS = (
           "(after.joints[0, case.joints] - case.handle - way)", ARROWED),
     fault("drag's distance from the handles", MEASURE, "float((points - case.targets[:count]).norm(dim=-1).mean())",
           "float((points - case.handles[:count]).norm(dim=-1).mean())", DRAGGED),
-    fault("arrows of another model go on", MEASURE, "checksum_of(pipe, judge, head, pose)}", "checksum_of()}",
+    fault("arrows of another model go on", MEASURE, "\"weights\": checksum_of(pipe, judge, head, pose)", "\"weights\": checksum_of()",
           "test_right.py::test_arrows_go_on_where_they_broke_off"),
     fault("a batch of any size counts", FRONT, "if count != sizes.get(task, count):", "if False:",
           "test_front.py::test_a_batch_of_another_size_is_not_taken_for_this_one"),
