@@ -23,10 +23,10 @@ from torch import Tensor
 
 from . import world
 from .cases import KINDS
-from .editing import UNSPARED, drag, identity
+from .editing import drag, identity
 from .heads import depth_objective, edge_objective, pose_objective
 from .judge import depth_rmse, edge_f_score, load_judge, pck
-from .measure import SCALE, Progress, checksum_of, drag_sources, facts, finish, judge_drag
+from .measure import SCALE, Progress, checksum_of, drag_defaults, drag_sources, facts, finish, judge_drag
 from ..checks import Count, FileName, Seed, Text, Texts, declared, one_sentence, option, stoppable
 from ..denoisers import denoiser
 from ..files import add_rows, read_rows, refuse_file, rows_so_far
@@ -194,7 +194,7 @@ def _drags(pipe, judge, head, pose, point, seed, count):
     for kind in KINDS:
         for case in itertools.islice(drag_sources(pipe, judge, kind, False, steps, seed, SCALE, **sampler), count // len(KINDS)):
             settings = drag(head, case.source, case.case.handles, case.case.targets, fixed=case.case.fixed,
-                            **{"anatomy": pose} | UNSPARED | point.objective) | point.settings
+                            **{"anatomy": pose} | point.objective) | point.settings
             picture, passes = _made(pipe, case.scene.caption, point.scheduled(settings.pop("objectives")), guidance_scale=SCALE,
                                     **sampler, **settings)
             row = judge_drag(judge, case, picture)
@@ -223,6 +223,7 @@ def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tu
         raise ValueError(f"points is {points!r}; choose from {', '.join(sorted(known))}")
     loaded = {task: [load_head(Path(heads) / name, pipe) for name in HEADS.get(task, ())] for task in POINTS}
     versions = {task: "-".join([checksum_of(pipe, judge), *(checksum_of(None, None, head) for head in loaded[task])]) for task in POINTS}
+    versions["drag"] += f"-{drag_defaults()}"
     fitting = lambda rows: _fitting(rows, table, versions, {task: _size(task, pictures) for task in tasks})
     rows = fitting(rows_so_far(table, KINDS_OF, "the front"))
     done = {(row["task"], row["point"], row["seed"]) for row in rows}
@@ -253,7 +254,7 @@ def _fitting(rows: list[dict], table, versions: dict[str, str], sizes: dict[str,
     than now: what is made in one batch depends on its size, and would be no pair of what is measured now."""
     for row in rows:
         if row["version"] != versions.get(row["task"]):
-            raise ValueError(f"{table} has rows of {row['task']} by another model, head or judge ({row['version']}): delete them, keep it "
+            raise ValueError(f"{table} has rows of {row['task']} by another model, head or judge, or by other defaults of a drag ({row['version']}): delete them, keep it "
                              "elsewhere, or name another table")
     for (task, point, seed), count in Counter((row["task"], row["point"], row["seed"]) for row in rows).items():
         if count != sizes.get(task, count):

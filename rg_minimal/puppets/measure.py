@@ -435,10 +435,12 @@ def measure_arrows(pipe, judge: Judge, head: ReadoutHead, pose: ReadoutHead, cou
                     "rows": rows}
 
 
-def drag_defaults() -> dict:
-    """The settings of a drag that says nothing of them, bare and grabbed: what is measured with others is not gone on with."""
+def drag_defaults() -> str:
+    """Names the settings of a drag that says nothing of them, bare and grabbed, as `checksum_of` does weights: what is measured with
+    others is not gone on with."""
     takes = inspect.signature(drag).parameters.values()
-    return {each.name: each.default for each in takes if isinstance(each.default, (bool, int, float))} | {"held": HELD}
+    told = {each.name: each.default for each in takes if isinstance(each.default, (bool, int, float))} | {"held": HELD}
+    return f"{zlib.crc32(json.dumps(told).encode()):08x}"
 
 
 def judge_arrow(judge: Judge, made: ArrowSource, picture: torch.Tensor) -> dict:
