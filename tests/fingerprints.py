@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 
 from rg_minimal import Source, decode, guided_sample, invert, load_head, load_pipeline
 from rg_minimal.puppets import HELD_OUT, render, sample_scene
-from rg_minimal.puppets.editing import UNSPARED, drag, identity
+from rg_minimal.puppets.editing import drag, identity
 from rg_minimal.puppets.heads import depth_objective, edge_objective, get_task, new_head, pose_objective, train_task
 
 FILE = Path(__file__).parent / "fingerprints.safetensors"
@@ -51,7 +51,7 @@ def fingerprints() -> dict[str, torch.Tensor]:
 
     def dragged(states):
         source = Source.from_states(pipe, states, PROMPT)
-        settings = drag(heads["correspondence"], source, [(40, 60), (48, 66)], [(30, 40), (40, 52)], fixed=[(56, 50)], **UNSPARED,
+        settings = drag(heads["correspondence"], source, [(40, 60), (48, 66)], [(30, 40), (40, 52)], fixed=[(56, 50)], anatomy_weight=4.0, spare=0.0,
                         anatomy=heads["pose"], appearance=heads["appearance"])
         return final(pipe, PROMPT, **settings)
     states = list(guided_sample(pipe, PROMPT, generator=seed(), **STEPS))

@@ -9,8 +9,8 @@ import torch
 from rg_minimal import Source, guided_sample, puppets, sample
 from rg_minimal.puppets import cases
 from rg_minimal.puppets.cases import drag_case, find_patch, prop_points, whole
-from rg_minimal.puppets.editing import carry, drag, drag_frames, identity, joined, moved_joints, region
-from rg_minimal.puppets.grab import bare
+from rg_minimal.puppets.editing import carry, drag, drag_frames, gone_along, identity, joined, region
+from rg_minimal.puppets.grab import bare, source_joints
 from rg_minimal.puppets.heads import new_head
 from rg_minimal.puppets.judge import Reading, load_judge
 from rg_minimal.readout import CorrespondenceObjective
@@ -182,12 +182,13 @@ def test_a_drag_needs_a_source_with_a_trajectory(tiny_pipe, anatomy):
 def test_joints_on_what_moves_go_along(tiny_pipe):
     states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
     source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "pose")
-    before = moved_joints(head, source, torch.tensor([[-99.0, -99]]), torch.tensor([[0.0, 0]]))
-    first = before[0, :1]
-    after = moved_joints(head, source, first, first + torch.tensor([5.0, 3.0]))
-    near = (before[0] - first).norm(dim=-1) <= 6
-    assert torch.equal(after[0, ~near], before[0, ~near]) and near[0]
-    assert torch.allclose(after[0, near], (before[0, near] + torch.tensor([5.0, 3.0])).clamp(0, 128))
+    before = source_joints(head, source)
+    first = before[:1]
+    assert torch.equal(gone_along(before, torch.tensor([[-99.0, -99]]), torch.tensor([[0.0, 0]])), before)
+    after = gone_along(before, first, first + torch.tensor([5.0, 3.0]))
+    near = (before - first).norm(dim=-1) <= 6
+    assert torch.equal(after[~near], before[~near]) and near[0]
+    assert torch.allclose(after[near], (before[near] + torch.tensor([5.0, 3.0])).clamp(0, 128))
 
 
 def test_an_animation_goes_the_way_in_parts(tiny_pipe):
@@ -227,7 +228,7 @@ def test_an_edit_is_of_one_picture(tiny_pipe):
     states = list(guided_sample(tiny_pipe, ["a puppet"] * 2, num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
     source, head, pose = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "pose")
     for edit in (lambda: drag(head, source, [(8, 8)], [(14, 14)]), lambda: drag(head, source, [(8, 8)], [(14, 14)], anatomy=pose, grab=True),
-                 lambda: moved_joints(pose, source, [(8, 8)], [(14, 14)])):
+                 lambda: source_joints(pose, source)):
         with pytest.raises(ValueError, match="source has 2 pictures; edit one at a time"):
             edit()
 
@@ -236,7 +237,7 @@ def test_puppets_are_edited_in_pictures_of_their_size(tiny_pipe):
     """All that is read of them is in pixels of such a picture, and would lie elsewhere in another."""
     states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=2, generator=torch.Generator().manual_seed(0), height=256, width=128))
     source, head, pose = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "pose")
-    for edit in (lambda: drag(head, source, [(60, 60)], [(100, 60)]), lambda: moved_joints(pose, source, [(8, 8)], [(14, 14)]),
+    for edit in (lambda: drag(head, source, [(60, 60)], [(100, 60)]), lambda: source_joints(pose, source),
                  lambda: bare(pose, source, [(8, 8)], [(14, 14)])):
         with pytest.raises(ValueError, match=r"source is a picture of \(256, 128\) pixels .* sample or invert it at that size"):
             edit()
@@ -244,7 +245,7 @@ def test_puppets_are_edited_in_pictures_of_their_size(tiny_pipe):
 
 def test_as_many_handles_as_targets_whoever_takes_them(tiny_pipe):
     source, pose = Source.from_picture(tiny_pipe, torch.rand(1, 3, 128, 128), generator=torch.Generator().manual_seed(0)), new_head(tiny_pipe, "pose")
-    for edit in (moved_joints, bare):
+    for edit in (drag, bare):
         with pytest.raises(ValueError, match="2 handles and 1 targets; pass as many of each"):
             edit(pose, source, [(8, 8), (9, 9)], [(14, 14)])
     with pytest.raises(ValueError, match="amounts is 0.5; pass several fractions"):

@@ -8,7 +8,7 @@ from rg_minimal import paces
 from rg_minimal.classroom import plots
 from rg_minimal.files import write_rows
 from rg_minimal.pipelines import find_folder, load_head, load_pipeline, sample
-from rg_minimal.puppets import front as F, world
+from rg_minimal.puppets import front as F, measure, world
 from rg_minimal.puppets.heads import pose_objective
 from rg_minimal.puppets.judge import load_judge
 from rg_minimal.puppets.measure import drag_sources, finish
@@ -127,7 +127,7 @@ def test_rows_of_another_model_head_or_judge_are_not_continued(pipe, quick, tmp_
     begun = run(tasks=("none", "pose", "drag"))
     for _ in range(3):
         next(begun)
-    assert [row["version"].count("-") for row in F.read_front(table)] == [0] * 2 + [1] * 2 + [2] * 4, "model and judge, and each head"
+    assert [row["version"].count("-") for row in F.read_front(table)] == [0] * 2 + [1] * 2 + [3] * 4, "model and judge, each head, and a drag's defaults"
     before, other = table.read_bytes(), load_pipeline()
     with torch.no_grad():
         list(other.unet.parameters())[7].add_(1e-3)
@@ -138,6 +138,10 @@ def test_rows_of_another_model_head_or_judge_are_not_continued(pipe, quick, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(F, "load_head", lambda folder, pipe: load_head("data/heads/depth", pipe))
         with pytest.raises(ValueError, match="rows of pose by another model"):
+            run()
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "HELD", {"step_size": 0.7})
+        with pytest.raises(ValueError, match="rows of drag by another model, head, judge or default of a drag"):
             run()
     assert table.read_bytes() == before
     finish(begun)

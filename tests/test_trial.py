@@ -12,7 +12,7 @@ from rg_minimal.classroom import plots
 from rg_minimal.evidence import drags as D, report, seeds, trial as T
 from rg_minimal.evidence.__main__ import main
 from rg_minimal.files import add_rows, write_rows
-from rg_minimal.puppets import world
+from rg_minimal.puppets import measure, world
 from rg_minimal.puppets.judge import load_judge
 
 
@@ -154,6 +154,11 @@ def test_rows_of_other_settings_are_not_gone_on_with(metrics, tmp_path, monkeypa
     for run in (lambda: T.run_ghosting(metrics, ghosts, None, 2, steps=5), lambda: T.run(metrics, trial, 2, pose=object(), drags=2, steps=5)):
         with pytest.raises(ValueError, match=r"\.csv has rows of other settings \(steps 50, not 5\): go on with those, keep it elsewhere"):
             next(run())
+    with monkeypatch.context() as changed:
+        changed.setattr(measure, "HELD", {"step_size": 0.7})
+        for run in (lambda: T.run_ghosting(metrics, ghosts, None, 2, steps=50), lambda: T.run(metrics, trial, 2, pose=object(), drags=2, steps=50)):
+            with pytest.raises(ValueError, match=r"other settings \(defaults .*, not .*\)"):
+                next(run())
     for run in (lambda: T.run(other, trial, 2), lambda: T.score_answers(other, tmp_path, "mine", trial, 2)):
         with pytest.raises(ValueError, match=r"other settings \(layer 4, not 3\)"):
             next(run())

@@ -26,7 +26,7 @@ from ..pictures import as_pictures
 from ..pipelines import invert, sample
 from ..puppets import world
 from ..puppets.cases import LIMB_JOINTS, MARGIN, WAYS, DragCase
-from ..puppets.editing import UNSPARED, drag
+from ..puppets.editing import drag
 from ..puppets.grab import bend
 from ..puppets.measure import SCALE
 from ..sources import Source
@@ -187,12 +187,12 @@ def answers(case: Case) -> dict[str, Tensor]:
 
 
 def real_drag(pipe, correspondence, pose, case: Case, steps: int = STEPS, seed: int = 0, **changes) -> Tensor:
-    """What this project's own recipe makes of a case, with `editing.drag`'s defaults but for `UNSPARED` and `changes`, after inversion
-    of the source."""
+    """What this project's own recipe makes of a case, with `editing.drag`'s defaults but for `changes`, after inversion of
+    the source."""
     states = list(invert(pipe, case.source, case.scene.caption, num_inference_steps=steps))
     source = Source.from_states(pipe, states, case.scene.caption, keep_all=True)
     settings = drag(correspondence, source, case.drag.handles, case.drag.targets, fixed=case.drag.fixed, anatomy=pose,
-                    seed=seed, **{**UNSPARED, **changes})
+                    seed=seed, **changes)
     return in_256_steps(sample(pipe, case.scene.caption, num_inference_steps=steps, guidance_scale=SCALE, **settings)[0])
 
 

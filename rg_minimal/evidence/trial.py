@@ -36,7 +36,7 @@ from ..maps import resize
 from ..pipelines import encode, read_picture
 from ..puppets.cases import whole
 from ..puppets.heads import pixel_grid, score_raw_layers
-from ..puppets.measure import checksum_of
+from ..puppets.measure import checksum_of, drag_defaults
 
 TIMESTEP, NOISES = 261, 8               # of the features, as both published protocols have them
 NEAREST = 5.0                           # pixels that `near` searches around both points at least
@@ -179,14 +179,15 @@ def run(metrics, table: SomeName, count: Count = 64, seed: Index = 0, pose=None,
     first `drags` of them. Writes `table` after each case, goes on where it stopped, and yields (cases done, of)."""
     if drags and pose is None or drags > count:
         raise ValueError(f"drags is {drags}: pass at most {count}, the number of cases, and a pose head")
-    rows = _rows_of(table, metrics, **({"steps": steps} if drags else {}))
+    told = {"steps": steps, "defaults": drag_defaults()}
+    rows = _rows_of(table, metrics, **(told if drags else {}))
     done = {(row["answer"], row["picture"]) for row in rows if row["seed"] == seed}
     for number, case in enumerate(trial_cases(count)):
         made = {name: picture for name, picture in answers(case).items() if (name, number) not in done}
         new = metrics.rows(number, case, made, seed) if made else []
         if number < drags and (DRAG, number) not in done:
             made = {DRAG: real_drag(metrics.pipe, metrics.head, pose, case, steps, seed)}
-            new += metrics.rows(number, case, made, seed, steps=steps)
+            new += metrics.rows(number, case, made, seed, **told)
         if new:
             _add(table, new)
         yield number + 1, count
@@ -205,14 +206,15 @@ def ghost_name(term: float) -> str:
 def run_ghosting(metrics, table: SomeName, pose, count: Count = 16, terms: Terms = TERMS, steps: Count = STEPS) -> Iterator[tuple[int, int]]:
     """Our own drags of the first `count` cases with several anti-ghosting terms and one noise. Writes `table` after each case, goes
     on where it stopped, and yields (cases done, of)."""
-    rows = _rows_of(table, metrics, steps=steps)
+    told = {"steps": steps, "defaults": drag_defaults()}
+    rows = _rows_of(table, metrics, **told)
     done = {(row["answer"], row["picture"]) for row in rows}
     for number, case in enumerate(trial_cases(count)):
         new = []
         for term in terms:
             if (ghost_name(term), number) not in done:
                 made = {ghost_name(term): real_drag(metrics.pipe, metrics.head, pose, case, steps, anti_ghosting=term)}
-                new += metrics.rows(number, case, made, steps=steps, anti_ghosting=term)
+                new += metrics.rows(number, case, made, **told, anti_ghosting=term)
         if new:
             _add(table, new)
         yield number + 1, count

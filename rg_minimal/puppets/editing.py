@@ -31,7 +31,6 @@ LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are giv
 # Settings of `drag` for what `grab.grab` holds: points that agree bear a longer step. Tried in the studio's pictures of 25 steps and left: moves of
 # the prediction (0.8), a sixth fewer passes; of the hundred arrows of arrows.json 84 leave one whole puppet, not 86, and notebook 7 keeps a scrap.
 HELD = {"step_size": 0.1}
-UNSPARED = {"anatomy_weight": 4.0, "spare": 0.0}    # as drags were before arms were spared: those of the front, and of the tables of evidence
 
 
 @declared
@@ -132,17 +131,17 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         step_size = HELD["step_size"] if grab else 5e-2
     latents, generator = source.start, torch.Generator().manual_seed(seed)
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
-    given = free is not None
-    if not given:
-        free = region(torch.cat((start, goal)), margin)
     left = torch.cdist(start, goal).amin(1) > radius                    # what nothing is moved to
     objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, stop=stop)]
+    arms = start[:0]
     if anatomy is not None:
         joints = source_joints(anatomy, source)
         wanted = gone_along(joints, start, goal)
-        objectives.append(pose_objective(anatomy, wanted, weight=anatomy_weight, stop=stop))
         arms = arms_that_stay(joints, wanted)
-        if spare and len(arms) and not given:
+        objectives.append(pose_objective(anatomy, wanted, weight=anatomy_weight, stop=stop))
+    if free is None:
+        free = region(torch.cat((start, goal)), margin)
+        if spare and len(arms):
             free = free * (1 - region(arms, 0.0, soft=spare))
     if appearance is not None and looks_weight:
         objectives.append(identity_objective(appearance, source, mask=free, weight=looks_weight, stop=stop))
@@ -165,14 +164,6 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
         raise ValueError(f"amounts is {describe(amounts)}; pass several fractions of the way, such as (0.5, 1.0)")
     amounts = [checked(f"amount {number}", amount, Fraction) for number, amount in enumerate(amounts)]
     return (sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0] for amount in amounts)
-
-
-@declared
-def moved_joints(head: ReadoutHead, source: Source, start: Points, goal: Points, reach: NonNegative = 6.0) -> Tensor:
-    """The joints (1, 14, 2) that a pose head reads in the source; those within `reach` pixels of a point of `start` (N, 2)
-    go where it goes, to `goal` (N, 2)."""
-    as_many(start, goal)
-    return gone_along(source_joints(head, source), start, goal, reach)[None]
 
 
 def gone_along(joints: Tensor, start: Tensor, goal: Tensor, reach: float = 6.0) -> Tensor:

@@ -213,7 +213,7 @@ def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tu
 
     The seeds are those of held-out scenes that no other measurement has. A drag costs more, so there are a third as many.
     `points` are the names of those that are measured, all where none is given. ValueError at the call, also where the table has rows of
-    another model, head or judge, or batches of another size.
+    another model, head or judge, or of drags with other defaults, or batches of another size.
     """
     if Path(table).is_dir():
         raise ValueError(f"table is {str(table)!r}, which is a folder; pass a file in it, such as {Path(table) / 'front.csv'}")
@@ -222,8 +222,8 @@ def measure_front(pipe, judge, heads: FileName = "data/heads", tasks: Tasks = tu
     if set(points) - known:
         raise ValueError(f"points is {points!r}; choose from {', '.join(sorted(known))}")
     loaded = {task: [load_head(Path(heads) / name, pipe) for name in HEADS.get(task, ())] for task in POINTS}
-    versions = {task: "-".join([checksum_of(pipe, judge), *(checksum_of(None, None, head) for head in loaded[task])]) for task in POINTS}
-    versions["drag"] += f"-{drag_defaults()}"
+    versions = {task: "-".join([checksum_of(pipe, judge), *(checksum_of(None, None, head) for head in loaded[task]),
+                                *([drag_defaults()] if task == "drag" else [])]) for task in POINTS}
     fitting = lambda rows: _fitting(rows, table, versions, {task: _size(task, pictures) for task in tasks})
     rows = fitting(rows_so_far(table, KINDS_OF, "the front"))
     done = {(row["task"], row["point"], row["seed"]) for row in rows}
@@ -250,12 +250,13 @@ def _size(task: str, pictures: int) -> int:
 
 
 def _fitting(rows: list[dict], table, versions: dict[str, str], sizes: dict[str, int]) -> list[dict]:
-    """The rows of a table. ValueError where one is not of this model, this judge and the task's heads, or of a batch of another size
-    than now: what is made in one batch depends on its size, and would be no pair of what is measured now."""
+    """The rows of a table. ValueError where one is not of this model, this judge, the task's heads and these defaults of a drag, or of a
+    batch of another size than now: what is made in one batch depends on its size, and would be no pair of what is measured now."""
     for row in rows:
         if row["version"] != versions.get(row["task"]):
-            raise ValueError(f"{table} has rows of {row['task']} by another model, head or judge, or by other defaults of a drag ({row['version']}): delete them, keep it "
-                             "elsewhere, or name another table")
+            others = "model, head, judge or default of a drag" if row["task"] == "drag" else "model, head or judge"
+            raise ValueError(f"{table} has rows of {row['task']} by another {others} ({row['version']}): delete them, keep it elsewhere, or name "
+                             "another table")
     for (task, point, seed), count in Counter((row["task"], row["point"], row["seed"]) for row in rows).items():
         if count != sizes.get(task, count):
             raise ValueError(f"{table} has {count} pictures of {task}, {point}, seed {seed}, where {sizes[task]} are asked for: pass the number "
