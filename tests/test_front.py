@@ -209,8 +209,10 @@ def test_the_figure_of_several_tasks_has_a_panel_for_each():
     depth, edges, again, empty = figure.axes
     assert [axes.get_ylabel() for axes in (depth, edges, again)] == ["RMSE", "edges missed", "again"] and not empty.axison
     assert {text.xy[1] for text in depth.texts} == {(0.5 + 0.75) / 2} and {text.xy[1] for text in edges.texts} == {1 - (0.5 + 0.75) / 2}
-    assert depth.get_ylim()[0] == 0 and {text.get_text() for text in depth.texts} == {"full", "15 steps"}
+    assert depth.get_ylim()[0] == 0 and depth.get_yscale() == "linear" and {text.get_text() for text in depth.texts} == {"full", "15 steps"}
     assert len(again.containers) == 3 and {text.get_text() for text in again.texts} == {"full", "15 steps"}, "not on the front: drawn without a name"
+    wide = plots.fronts({"pixels": (F.summarize([row("drag", point, 1, 0, far) for point, far in (("full", 2.0), ("15 steps", 9.0))]), None)}).axes[0]
+    assert wide.get_yscale() == "log" and wide.get_ylim()[0] > 0, "or what is near would lie in one line"
     assert "dear" in {text.get_text() for text in plots.fronts({"RMSE": (dear, None)}, told=("dear",)).axes[0].texts}
     with pytest.raises(ValueError, match="no points"):
         plots.fronts({"RMSE": ([], None)})

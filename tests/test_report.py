@@ -502,10 +502,10 @@ def test_what_notebook_a4_and_the_readme_say_of_the_tables():
     assert -0.05 < rivals["linear"]["control"]["low"] < rivals["linear"]["control"]["high"] < 0, "one layer is measurably behind, by a few hundredths"
     assert rivals["detector"]["control"]["high"] < 0 and rivals["detector"]["whole"]["high"] < 0, "the detector controls less and breaks puppets"
     ghost = R.ghosting(tables)["anti-ghosting 0"]
-    assert ghost["judge"]["low"] < 0 < ghost["judge"]["high"] and ghost["judge"]["median"] < -0.1 and ghost["whole"]["value"] >= 0, "undecided"
+    assert ghost["judge"]["low"] < 0 < ghost["judge"]["high"] and ghost["judge"]["median"] < -0.24 and ghost["whole"]["value"] >= 0, "undecided"
     rows = {(row["answer"], row["picture"]): row["judge"] for row in tables.ghosting}
     gains = sorted(rows["anti-ghosting 0", picture] - rows["anti-ghosting 0.3", picture] for name, picture in rows if name == "anti-ghosting 0")
-    assert gains[0] < -4 < -1 < gains[1], "one of them by four pixels"
+    assert gains[1] < -4 < -1 < gains[2], "two of them by four pixels"
     for at in (10, 30, 100):
         depth = R.answer(tables, "depth", "controlnet", at)
         assert depth["verdict"] == "fails" and depth["gap"]["high"] < 0, "for depth ControlNet is nearer with any number"

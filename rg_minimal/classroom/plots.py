@@ -498,9 +498,7 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
     near, quality = figure.subplots(1, 2, width_ratios=(2, 1))
     rows = sorted(rows, key=lambda row: row["passes"])
     names, bars = _near(near, rows, error, most, named, base, {*named, *told, *_best(rows, most)})
-    near.set(xlabel="cost, in unguided pictures of 50 steps (denoiser passes)", yscale="log")
-    near.margins(x=0.2, y=0.12)
-    _plain_numbers(near.yaxis)
+    near.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)")
     plain = [(*each, marker, MIDDLE, 1.07 ** i) for i, (each, marker) in enumerate(zip((whole or {}).items(), itertools.cycle("sD^v")))]     # side by side
     for label, series, marker, colour, aside in (*plain, ("guided", [row for row in rows if row["point"] in named], "o", LEFT, 1)):
         for i, row in enumerate(sorted(series, key=lambda row: row["passes"])):
@@ -515,7 +513,8 @@ def front(rows: Sequence[dict], error: Text, most: Positive | None = None, whole
 @declared
 def fronts(tasks: dict, named: Texts = (), told: Texts = (), base: Positive = 100.0, inches: Inches = (9.6, 8.2)) -> Figure:
     """Control error against cost of several tasks, a panel each, as in `front`: {name of the error: (summaries of points, the best
-    value of "control" where larger is better, or None)}. Axes of cost are logarithmic, errors start at nothing."""
+    value of "control" where larger is better, or None)}. Errors that are not within four times of
+    each other have a logarithmic axis, as cost has; others start at nothing."""
     if not tasks or not all(rows for rows, _ in tasks.values()):
         raise ValueError("there are no points to show: pass at least one summary of each task")
     figure, names, bars = Figure(figsize=inches, layout="constrained"), [], []
@@ -523,7 +522,11 @@ def fronts(tasks: dict, named: Texts = (), told: Texts = (), base: Positive = 10
     for (error, (rows, most)), axes in zip(tasks.items(), panels):              # in this order, or `zip` takes one panel more
         for found, more in zip((names, bars), _near(axes, rows, error, most, named, base, {*named, *told, *_best(rows, most)})):
             found += more
-        axes.set_ylim(0, None)
+        errors = [_missing(row, most)["control"] for row in rows]
+        if max(errors) < 4 * min(errors):
+            axes.set(yscale="linear", ylim=(0, None))
+        else:
+            axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.set_xlabel("cost, in unguided pictures of 50 steps (denoiser passes)", fontsize=8)
     for axes in list(panels):
         axes.set_axis_off()
@@ -552,9 +555,10 @@ def _near(axes, rows, error: str, most, named, base, shown) -> tuple[list, list]
                                        fontweight="bold" if strong else "normal", path_effects=[halo],
                                        arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "0.6", "shrinkA": 1, "shrinkB": 2}))
             names[-1].set_in_layout(False)                                          # or axes shrink when it is moved
-    axes.set_ylabel(error)
+    axes.set(ylabel=error, yscale="log")
+    _plain_numbers(axes.yaxis)
     _doubles(axes)
-    axes.margins(x=0.2)
+    axes.margins(x=0.2, y=0.12)
     return names, bars
 
 
