@@ -254,6 +254,8 @@ def as_boxes(value) -> tuple[tuple[float, ...], ...]:
         boxes = ()
     if [len(box) for box in boxes] != [4, 4] or not all(b[0] < b[2] and b[1] < b[3] for b in boxes):
         raise ValueError(f"{value!r} is not (source box, picture box), each (x0, y0, x1, y1) with x0 < x1, y0 < y1")
+    if any(0 <= min(box) and max(box) <= 1 for box in boxes):
+        raise ValueError(f"{value!r} lies in [0, 1], which are fractions of the picture; pass boxes in pixels")
     return boxes
 
 

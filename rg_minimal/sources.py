@@ -40,7 +40,7 @@ class Source:
         def latents_at(timestep):
             if timestep not in trajectory:
                 raise ValueError(f"the source has no latents at timestep {timestep}, only at {sorted(trajectory)}; sample or "
-                                 "invert it with the same num_inference_steps, scheduler and timestep_spacing")
+                                 "invert it with the same num_inference_steps, and drag with the scheduler and timestep_spacing that it was made with")
             return trajectory[timestep]
         return cls(pipe, latents_at, prompt, keep_all, trajectory, read_ahead)
 

@@ -1,4 +1,5 @@
 """Edits and test cases: regions by hand, drags with known answers, and the shipped heads on the shipped model."""
+import dataclasses
 import inspect
 import math
 from pathlib import Path
@@ -6,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rg_minimal import Source, guided_sample, puppets, sample
-from rg_minimal.puppets import cases
+from rg_minimal import ReadoutHead, Source, guided_sample, puppets, sample
+from rg_minimal.paces import DRAG_FULL
+from rg_minimal.puppets import JOINTS, cases
 from rg_minimal.puppets.cases import drag_case, find_patch, prop_points, whole
-from rg_minimal.puppets.editing import carry, drag, drag_frames, gone_along, identity, joined, region
-from rg_minimal.puppets.grab import bare, source_joints
+from rg_minimal.puppets.editing import arms_that_stay, carry, drag, drag_frames, gone_along, held_back, identity, joined, other_noise, region
+from rg_minimal.puppets.grab import bare, grab, source_joints
 from rg_minimal.puppets.heads import new_head
 from rg_minimal.puppets.judge import Reading, load_judge
 from rg_minimal.readout import CorrespondenceObjective
@@ -189,6 +191,91 @@ def test_joints_on_what_moves_go_along(tiny_pipe):
     near = (before - first).norm(dim=-1) <= 6
     assert torch.equal(after[~near], before[~near]) and near[0]
     assert torch.allclose(after[near], (before[near] + torch.tensor([5.0, 3.0])).clamp(0, 128))
+
+
+def test_new_noise_is_new_also_where_source_and_drag_have_one_seed(tiny_pipe):
+    """Or the place that was left keeps its noise, and draws again what was there."""
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence")
+    same = lambda one, other: float((one == other).all(1).float().mean())
+    for seed in (0, 1):
+        made = drag(head, source, [(40, 40)], [(90, 90)], seed=seed)
+        near = region([(40, 40)], 3.0, soft=1e-3)[..., 2::4, 2::4] > 0.5                       # well inside of what is carried
+        assert same(made["latents"][..., near[0, 0]], source.start[..., near[0, 0]]) == 0, seed
+        assert all(same(noise[None] if noise.ndim == 3 else noise, source.start) == 0 for noise in made["variance_noise"]), seed
+        assert torch.equal(drag(head, source, [(40, 40)], [(90, 90)], seed=seed)["variance_noise"], made["variance_noise"])
+    first = lambda latents: torch.randn(latents.shape, generator=other_noise(latents, 0))
+    noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    for start in (noise, 14.6 * noise, noise.half()):                                          # as Euler's begin, and in half precision
+        assert not torch.equal(first(start), noise)
+    assert torch.equal(first(torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1))), noise), "others get what the seed says"
+
+
+def test_noise_beyond_the_border_is_not_taken_for_that_of_its_edge():
+    latents, generator = torch.arange(32.0).expand(1, 1, 32, 32).contiguous(), lambda: torch.Generator().manual_seed(0)
+    left = carry(latents, [(1.0, 64.0)], [(64.0, 64.0)], 8.0, generator())[0, 0, 16]
+    right = carry(latents, [(127.0, 64.0)], [(64.0, 64.0)], 8.0, generator())[0, 0, 16]
+    assert left[14:18].tolist() == [14, 15, 0, 1] and right[14:18].tolist() == [30, 31, 16, 17], "63 pixels are 15 cells and three quarters"
+    for shape in ((1, 4, 32, 16), (2, 4, 32, 32)):
+        with pytest.raises(ValueError, match="pass those of one square picture"):
+            carry(torch.zeros(shape), [(1, 64)], [(64, 64)], 8.0, generator())
+    with pytest.raises(ValueError, match="pass a torch.Generator"):
+        carry(latents, [(1, 64)], [(64, 64)], 8.0, None)
+
+
+def test_a_handle_that_anatomy_holds_is_warned_of(monkeypatch, joints):
+    """In the middle of a forearm, by no joint: neither goes along, and the pose head holds both."""
+    arm = [JOINTS.index(f"left_{name}") for name in ("shoulder", "elbow", "wrist")]
+    pose = next(each for each in joints if (each[arm[1]] - each[arm[2]]).norm() > 15 and torch.cdist(each[arm[1:]].mean(0)[None], each).min() > 7)
+    (elbow, wrist), way = pose[arm[1:]], torch.tensor([9.0, -7.0])
+    middle = (elbow + wrist) / 2
+    back = lambda *handles, way=way: held_back(pose, gone_along(pose, torch.stack(handles), torch.stack(handles) + way), torch.stack(handles),
+                                               torch.stack(handles) + way)
+    said, = back(middle)
+    assert "left arm" in said and "grab=True" in said and f"({middle[0]:.0f}, {middle[1]:.0f})" in said
+    assert back(wrist) == back(elbow, middle, wrist) == back(middle, way=torch.zeros(2)) == [], "it goes along, or is to stay where it is"
+    assert back(torch.tensor([2.0, 2.0])) == [], "beside the puppet"
+
+
+def test_what_a_drag_cannot_take_is_refused_before_anything_runs(tiny_pipe):
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head, pose = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence"), new_head(tiny_pipe, "pose")
+    again = lambda **changes: ReadoutHead(dataclasses.replace(pose.config, **changes))
+    alien = again(layer_channels=tuple(2 * each for each in pose.config.layer_channels), base_model="another")
+    for edit in (lambda each: drag(head, source, [(60, 60)], [(70, 60)], anatomy=each), lambda each: bare(each, source, [(60, 60)], [(70, 60)]),
+                 lambda each: grab(head, each, source, [(60, 60)], [(70, 60)])):
+        with pytest.raises(ValueError, match="load a head trained on this model"):
+            edit(alien)
+        with pytest.raises(ValueError, match="reads 5 channels, and not the 14 joints"):
+            edit(again(out_channels=5))
+    for handles, told, settings in (((200, 60), r"\(200, 60\) of a handle lies outside the picture", {}), ((60, 60), "spare is 50 pixels", {"spare": 50})):
+        with pytest.raises(ValueError, match=told):
+            drag(head, source, [handles], [(70, 60)], anatomy=pose, **settings)
+    fractions = [(0.1, 0.2), (0.9, 0.9)]
+    for edit in (lambda: region(fractions, 4.0), lambda: joined(fractions, fractions), lambda: bare(pose, source, fractions, fractions[::-1]),
+                 lambda: identity(new_head(tiny_pipe, "appearance"), source, boxes=((0.1, 0.1, 0.5, 0.9), (1, 1, 50, 90)))):
+        with pytest.raises(ValueError, match="fractions of the picture"):
+            edit()
+    with pytest.raises(ValueError, match="is to go to two places"):
+        bare(pose, source, [(60, 60), (60, 60)], [(70, 60), (80, 60)])
+    with pytest.raises(ValueError, match="14 handles and 13 targets"):
+        arms_that_stay(torch.zeros(14, 2) + 50, torch.zeros(13, 2) + 50)
+
+
+def test_an_animation_takes_what_sampling_takes_and_is_looked_at_as_a_whole(tiny_pipe):
+    states = list(guided_sample(tiny_pipe, "a puppet", num_inference_steps=4, generator=torch.Generator().manual_seed(0)))
+    source, head = Source.from_states(tiny_pipe, states, "a puppet"), new_head(tiny_pipe, "correspondence")
+    pace = DRAG_FULL | {"num_inference_steps": 4}
+    frames = lambda amounts, **settings: drag_frames(tiny_pipe, "a puppet", head, source, [(10, 10)], [(20, 10)], amounts, **settings)
+    at_pace = sample(tiny_pipe, "a puppet", **drag(head, source, [(10, 10)], [(20, 10)], seed=3) | pace)[0]
+    assert torch.equal(next(frames([1.0], seed=3, **pace)), at_pace)
+    for amounts in (torch.tensor(0.5), 0.5):
+        with pytest.raises(ValueError, match="pass several fractions of the way"):
+            frames(amounts)
+    with pytest.raises(ValueError, match="amounts is empty"):
+        frames([])
+    with pytest.raises(ValueError, match="pass a Source"):
+        drag_frames(tiny_pipe, "a puppet", head, None, [(10, 10)], [(20, 10)], [1.0])
 
 
 def test_an_animation_goes_the_way_in_parts(tiny_pipe):

@@ -39,7 +39,7 @@ from ..puppets.grab import Hold, bare, grab
 from ..puppets.heads import CELLS, depth_objective, edge_objective, pose_objective
 from ..puppets.previews import load_previews
 from ..autoencoders import decode
-from ..checks import Count, Declared, FileName, Fraction, Index, Number, SomeName, Text, Truth, checked, declared
+from ..checks import Count, Declared, FileName, Fraction, Index, Number, SomeName, Text, Truth, check_pairs, checked, declared
 from ..denoisers import denoiser
 from ..files import write_file
 from ..paces import FULL
@@ -185,8 +185,16 @@ def _check_ready(name: str, entry: dict, steps: int, kit: Kit) -> None:
         if key in entry and not entry[key]:
             raise ValueError(f"{name} is in use, but there is no {what} ({name}.{key} is empty): draw at least one, or switch {name} "
                              f"off ({name}.use)")
-    if name == "drag" and not any(_length(arrow) for arrow in entry["arrows"]):
-        raise ValueError("drag.arrows holds only points that stay in their place: draw at least one arrow")
+    if name == "drag":
+        handles, targets = zip(*map(_as_told, entry["arrows"]))
+        try:
+            check_pairs(torch.tensor(handles, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32), 1.0)
+        except ValueError as error:
+            raise ValueError(f"drag.arrows: {error}") from None
+        if handles == targets:
+            raise ValueError("drag.arrows holds only points that stay in their place: draw at least one arrow")
+    if name in ("depth", "edges") and not paint(entry["strokes"], (SIZE, SIZE), shade=1.0).any():
+        raise ValueError(f"{name}.strokes are so thin that nothing of the picture is covered: draw at least one with a wider pen")
     if name == "drag" and entry["grab"] and "pose" in kit.notes:
         raise ValueError(f"drag.grab takes hold of limbs, but {kit.notes['pose']}. Or let arrows move their own points alone (drag.grab)")
     if entry.get("picture"):
@@ -198,6 +206,11 @@ def check_interval(name: str, entry: dict, steps: int) -> None:
     start, stop = checked(f"{name}.interval", entry["interval"], Interval)
     if entry["use"] and int(stop * steps + 1e-9) <= int(start * steps + 1e-9):
         raise ValueError(f"{name}.interval is [{start:g}, {stop:g}], which holds none of the {steps} steps: widen it")
+
+
+def _as_told(arrow) -> tuple:
+    """Handle and target of an arrow; of one without a length the handle twice."""
+    return tuple(map(tuple, arrow if _length(arrow) else (arrow[0], arrow[0])))
 
 
 def _length(arrow) -> int:
@@ -507,7 +520,7 @@ def ground(kit: Kit, state: dict) -> Source | None:
 
 def held(kit: Kit, state: dict) -> Hold:
     """What the arrows take hold of, on a picture without guidance that the kit knows."""
-    handles, targets = zip(*(arrow if _length(arrow) else (arrow[0], arrow[0]) for arrow in state["drag"]["arrows"]))    # as they are numbered
+    handles, targets = zip(*map(_as_told, state["drag"]["arrows"]))                         # as they are numbered
     if state["drag"]["grab"]:
         return grab(kit.heads["drag"], kit.heads["pose"], ground(kit, state), handles, targets)
     return bare(kit.heads["pose"], ground(kit, state), handles, targets)

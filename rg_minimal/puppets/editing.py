@@ -11,17 +11,20 @@ Points are (x, y) in pixels of the image.
 """
 from __future__ import annotations
 
-from typing import Iterable, Iterator
+import inspect
+import warnings
+from typing import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from . import world
 from .grab import grab as take_hold
-from .grab import CHAINS, TIP, as_many, check_is_source, check_source_is_one, source_joints
+from .grab import CHAINS, TIP, as_many, check_inside, check_is_source, check_source_is_one, from_segment, source_joints
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
-from ..checks import (AnyPoints, Area, Boxes, Count, Fraction, NonNegative, Points, Positive, Seed, Truth, check_pairs,
-                      checked, declared, describe)
+from ..checks import (AnyPoints, Area, Boxes, Count, Fraction, Map, NonNegative, Points, Positive, Random, Seed, Truth, check_pairs,
+                      check_pixels, checked, declared, describe)
 from ..pipelines import sample
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -29,13 +32,15 @@ from ..sources import Source
 
 LOOKS = (0.15, 0.95)        # fractions of the steps between which looks are given, see `identity`
 # Settings of `drag` for what `grab.grab` holds: points that agree bear a longer step. Tried in the studio's pictures of 25 steps and left: moves of
-# the prediction (0.8), a sixth fewer passes; of the hundred arrows of arrows.json 84 leave one whole puppet, not 86, and notebook 7 keeps a scrap.
+# the prediction (0.8), a sixth fewer passes; of a hundred arrows 84 left one whole puppet, not 86 (before arms were spared), and notebook 7 kept a scrap.
 HELD = {"step_size": 0.1}
+WIDEST = 12.0               # pixels that `spare` leaves alone beside a bone at most: an arm is some 8 wide
 
 
 @declared
 def region(points: Points, margin: NonNegative, image_size: Count = world.SIZE, soft: Positive = 4.0) -> Tensor:
     """All that is within `margin` pixels of a point (N, 2): (1, 1, H, W), 1 there, falling to 0 over `soft` pixels."""
+    check_pixels("points", points)
     distance = torch.cdist(pixel_grid(image_size).flatten(0, 1), points).amin(-1)
     return ((margin + soft - distance) / soft).clamp(0, 1).view(1, 1, image_size, image_size)
 
@@ -61,7 +66,7 @@ def joined(handles: Points, targets: Points, reach: NonNegative = 28.0, spacing:
 
 
 @declared
-def carry(latents: Tensor, handles: Points, targets: Points, radius: NonNegative, generator: torch.Generator,
+def carry(latents: Map, handles: Points, targets: Points, radius: NonNegative, generator: Random,
           image_size: Count = world.SIZE) -> Tensor:
     """Noise (1, C, h, w) in which what lay within `radius` pixels of the handles lies at the targets; the places that
     were left get new noise.
@@ -71,11 +76,13 @@ def carry(latents: Tensor, handles: Points, targets: Points, radius: NonNegative
     """
     as_many(handles, targets)
     cells = latents.shape[-1]
+    if latents.shape != (1, latents.shape[1], cells, cells):
+        raise ValueError(f"latents have shape {tuple(latents.shape)}; pass those of one square picture, (1, C, h, h)")
     grid = pixel_grid(cells, image_size).flatten(0, 1)                                  # (h * w, 2)
     new = torch.randn(latents.shape, generator=generator).to(latents)
     left = (torch.cdist(grid, handles).amin(-1) <= radius).view(cells, cells)
     gap, nearest = torch.cdist(grid, targets).min(-1)
-    origin = ((grid + (handles - targets)[nearest]) * (cells / image_size)).long()      # (h * w, 2)
+    origin = ((grid + (handles - targets)[nearest]) * (cells / image_size)).floor().long()      # (h * w, 2)
     inside = ((gap <= radius) & (origin >= 0).all(-1) & (origin < cells).all(-1)).view(cells, cells)
     x, y = origin.clamp(0, cells - 1).unbind(-1)
     inside, left, x, y = (each.to(latents.device) for each in (inside, left, x, y))
@@ -94,32 +101,37 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         head: a correspondence head.
         source: the picture to edit, from `Source.from_states`: a generated one, or a real one after `invert`.
         handles, targets: (N, 2) each. Several points on one limb keep it a limb, see `joined`. Take hold of all that is to
-            move, out to its edges: what is more than `margin` pixels from any of them stays where it is.
+            move, out to its edges: what is more than `margin` pixels, and 4 over which that falls off, from any of them stays where it is.
         fixed: (M, 2) points that belong to what moves, but stay: a shoulder, a hip. They are handles without a way to go.
-        anatomy: a pose head, which knows that there is one left hand: joints on what moves go along, all others stay.
-            Without it a second hand at the target would do as well.
+        anatomy: a pose head, which knows that there is one left hand: joints within 6 pixels of what moves go along, all others stay.
+            Without it a second hand at the target would do as well. A handle on a limb between joints that stay is warned of: it is held back.
         appearance: an appearance head; the free part then keeps its looks on the whole.
         free: (1, 1, h, w) in [0, 1], what may change; by default all that is within `margin` pixels of a handle or a
-            target. Outside, the picture follows the source's own trajectory.
+            target, but for arms that stay (`spare`). Outside, the picture follows the source's own trajectory.
         amount: the fraction of the way to go, from 0 to 1: several of them make an animation, see `drag_frames`.
         stop: the fraction of the steps that are guided; the rest mend what guidance has bent.
         anatomy_weight, looks_weight: of those heads, beside 1 for `head`.
         anti_ghosting: how strongly the handles are to be left, but for those that something else is moved to.
         spare: how wide the bones of arms that stay are left alone in the free part, in pixels to each side, falling off: a hand that
-            hangs beside a leg is lost otherwise where the leg goes. Only with `anatomy`, which says where they are, and without `free`; 0 frees them.
+            hangs beside a leg is lost otherwise where the leg goes. Only with `anatomy`, which says where they are, and without `free`; at most 12.
+            0 frees them, so that an arm can be brought to where the other one lies.
         radius: how far around the points the source's noise is carried along, in pixels, see `carry`; 0 leaves it alone.
         step_size: as of `guided_sample`; by default 0.05, and with `grab` what `HELD` says.
         eta: new noise at each step, in the free part, with which the model mends what a long drag has bent or torn.
-        seed: of that noise, and of the noise that fills the places that were left.
+        seed: of that noise, and of the noise that fills the places that were left; never what the source itself was made of, also where
+            that has the same seed.
         grab: whether the arrows take hold of all that they start on, a limb, the puppet, a prop: see `grab.grab`, which needs
             `anatomy` and says before anything runs what is held.
-    Raises ValueError where handles and targets do not match, one handle has two targets (also where it is `fixed`), and for an
-    amount outside [0, 1], or to `grab` without `anatomy`.
+    Raises ValueError where handles and targets do not match, one handle has two targets (also where it is `fixed`) or lies outside the
+    picture, and for an amount outside [0, 1], or to `grab` without `anatomy`.
     """
     check_source_is_one(source)
     as_many(handles, targets)
     fixed = handles[:0] if fixed is None else fixed
     check_pairs(torch.cat((handles, fixed)), torch.cat((targets, fixed)), 1.0)
+    check_inside(handles, source.image_size, "a handle")
+    if spare > WIDEST:
+        raise ValueError(f"spare is {spare:g} pixels, which would hold what moves as well: pass at most {WIDEST:g}, or 0 to leave nothing alone")
     if grab:
         if anatomy is None:
             raise ValueError("grab needs anatomy, a pose head that says where the limbs are: pass anatomy=load_head('data/heads/pose', pipe)")
@@ -129,7 +141,7 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         targets = torch.lerp(handles, targets, amount)
     if step_size is None:
         step_size = HELD["step_size"] if grab else 5e-2
-    latents, generator = source.start, torch.Generator().manual_seed(seed)
+    latents, generator = source.start, other_noise(source.start, seed)
     start, goal = joined(torch.cat((handles, fixed)), torch.cat((targets, fixed)))
     left = torch.cdist(start, goal).amin(1) > radius                    # what nothing is moved to
     objectives = [drag_objective(head, source, start, goal, anti_ghosting=anti_ghosting * left, stop=stop)]
@@ -138,6 +150,8 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
         joints = source_joints(anatomy, source)
         wanted = gone_along(joints, start, goal)
         arms = arms_that_stay(joints, wanted)
+        for words in held_back(joints, wanted, handles, targets):
+            warnings.warn(words, stacklevel=2)
         objectives.append(pose_objective(anatomy, wanted, weight=anatomy_weight, stop=stop))
     if free is None:
         free = region(torch.cat((start, goal)), margin)
@@ -156,18 +170,35 @@ def drag(head: ReadoutHead, source: Source, handles: Points, targets: Points, *,
 def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, targets, amounts, **settings) -> Iterator[Tensor]:
     """The pictures (1, 3, H, W) of an animation: one drag, gone through to each of `amounts`, fractions of the way.
 
-    `settings` are those of `drag`, and `num_inference_steps` and `guidance_scale` as of `guided_sample`. ValueError at the call for
-    amounts outside [0, 1].
+    `settings` are those of `drag`, and any of `guided_sample`, such as `num_inference_steps` or a pace's (`**DRAG_FULL`), which go over what
+    the drag brings. ValueError at the call, as of `drag`, and for no amounts, or ones outside [0, 1].
     """
-    sampler = {name: settings.pop(name) for name in ("num_inference_steps", "guidance_scale") if name in settings}
-    if not isinstance(amounts, Iterable):
-        raise ValueError(f"amounts is {describe(amounts)}; pass several fractions of the way, such as (0.5, 1.0)")
+    own = {name: settings.pop(name) for name in inspect.signature(drag).parameters.keys() & settings.keys()}
+    try:
+        amounts = list(amounts)
+    except TypeError:
+        raise ValueError(f"amounts is {describe(amounts)}; pass several fractions of the way, such as (0.5, 1.0)") from None
+    if not amounts:
+        raise ValueError("amounts is empty; pass several fractions of the way, such as (0.5, 1.0)")
     amounts = [checked(f"amount {number}", amount, Fraction) for number, amount in enumerate(amounts)]
-    return (sample(pipe, prompt, **sampler, **drag(head, source, handles, targets, amount=amount, **settings))[0] for amount in amounts)
+    drags = [drag(head, source, handles, targets, amount=amount, **own) | settings for amount in amounts]
+    return (sample(pipe, prompt, **each)[0] for each in drags)
 
 
-def gone_along(joints: Tensor, start: Tensor, goal: Tensor, reach: float = 6.0) -> Tensor:
+def other_noise(latents: Tensor, seed: int) -> torch.Generator:
+    """A generator of this seed, or further on where its noise would be what `latents` (1, C, h, w) are: whoever makes a picture with
+    seed 0 and then drags with seed 0 would be given the old noise for new."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(latents.shape, generator=generator)
+    if cosine_similarity(first.flatten(), latents.detach().float().cpu().flatten(), 0) < 0.5:
+        generator.manual_seed(seed)
+    return generator
+
+
+@declared
+def gone_along(joints: Points, start: Points, goal: Points, reach: NonNegative = 6.0) -> Tensor:
     """Joints (14, 2), those within `reach` pixels of a point of `start` (N, 2) moved as it is, to `goal` (N, 2)."""
+    as_many(start, goal)
     gap, nearest = torch.cdist(joints, start).min(-1)
     way = (goal - start)[nearest] * (gap <= reach)[:, None]
     return (joints + way).clamp(0, world.SIZE)
@@ -177,6 +208,7 @@ def gone_along(joints: Tensor, start: Tensor, goal: Tensor, reach: float = 6.0) 
 def arms_that_stay(joints: Points, goal: Points, spacing: Positive = 2.0) -> Tensor:
     """Points (M, 2), `spacing` pixels apart, along the bones of arms, out to the ends of hands, whose joints (14, 2) are to be where
     they are, `goal` (14, 2)."""
+    as_many(joints, goal)
     stays, found = (goal - joints).norm(dim=-1) < 0.5, [joints[:0]]
     for root, middle, end in (chain for name, chain in CHAINS.items() if name.endswith("arm")):
         for start, stop, reach in ((root, middle, 1.0), (middle, end, TIP)):
@@ -184,6 +216,21 @@ def arms_that_stay(joints: Points, goal: Points, spacing: Positive = 2.0) -> Ten
                 count = int((joints[stop] - joints[start]).norm() * reach / spacing) + 2
                 found.append(torch.lerp(joints[[start]], joints[[stop]], torch.linspace(0, reach, count)[:, None]))
     return torch.cat(found)
+
+
+def held_back(joints: Tensor, goal: Tensor, handles: Tensor, targets: Tensor, near: float = 3.0) -> list[str]:
+    """A sentence for each handle (N, 2) that is to move, but lies on a bone whose joints (14, 2) are to stay where they are, and by no
+    joint that moves: anatomy holds what it is on."""
+    stays, said = (goal - joints).norm(dim=-1) < 0.5, []
+    for handle, target in zip(handles, targets):
+        if (target - handle).norm() < 0.5 or (~stays).any() and (joints[~stays] - handle).norm(dim=-1).min() <= 6.0:
+            continue
+        for name, chain in CHAINS.items():
+            if any(stays[a] and stays[b] and from_segment(handle, joints[a], joints[b])[0] <= near for a, b in zip(chain, chain[1:])):
+                said.append(f"the handle ({handle[0]:.0f}, {handle[1]:.0f}) lies on the {name}, between joints that anatomy keeps where they are, so "
+                            "it will hardly move: pass grab=True, or handles on the joints that are to go along")
+                break
+    return said
 
 
 @declared

@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d, cosine_similarity, max_pool2d
 
 from . import world
 from .heads import check_reads, match_points, pixel_grid, read_joints
-from ..checks import AnyPoints, Declared, Fraction, Points, check_pairs, declared, describe
+from ..checks import AnyPoints, Declared, Fraction, Points, check_pairs, check_pixels, declared, describe
 from ..pictures import as_pictures
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -105,17 +105,37 @@ def check_source_is_one(source) -> None:
                          f"{world.SIZE}: sample or invert it at that size")
 
 
+def check_is_pose(head) -> None:
+    """ValueError for what is no head that reads the joints of a puppet."""
+    check_reads(head, "pose")
+    if head.config.out_channels != len(world.JOINTS):
+        raise ValueError(f"this head reads {head.config.out_channels} channels, and not the {len(world.JOINTS)} joints of a puppet; load one such as "
+                         "data/heads/pose")
+
+
 def as_many(handles: Tensor, targets: Tensor) -> None:
-    """ValueError for another number of handles than of targets."""
+    """ValueError for another number of handles than of targets, and for fractions of the picture."""
     if len(handles) != len(targets):
         raise ValueError(f"{len(handles)} handles and {len(targets)} targets; pass as many of each")
+    check_pixels("handles and targets", torch.cat((handles, targets)))
+
+
+def check_inside(points: Tensor, image_size: tuple[int, int], what: str) -> None:
+    """ValueError for points (N, 2) of which one lies outside a picture of (H, W) pixels."""
+    height, width = image_size
+    outside = ((points < 0) | (points > torch.tensor([width, height]))).any(-1)
+    if outside.any():
+        x, y = points[outside][0].tolist()
+        raise ValueError(f"the point ({x:g}, {y:g}) of {what} lies outside the picture of {width} x {height} pixels: pass points inside it")
 
 
 @torch.no_grad()
 def source_joints(pose: ReadoutHead, source: Source) -> Tensor:
-    """The joints (14, 2) that a pose head reads in the source. ValueError for another head, and for a source of several pictures."""
-    check_reads(pose, "pose")
+    """The joints (14, 2) that a pose head reads in the source. ValueError for another head, also one of another model or of other joints,
+    and for a source of several pictures."""
+    check_is_pose(pose)
     check_source_is_one(source)
+    pose.check(source.model)
     return read_joints(source(reading_timestep(source))(pose))[0][0].cpu()
 
 
@@ -133,7 +153,7 @@ def body_height(joints: Tensor) -> float:
     return float(torch.stack(bones).median())
 
 
-def _along(point: Tensor, start: Tensor, end: Tensor) -> tuple[float, float]:
+def from_segment(point: Tensor, start: Tensor, end: Tensor) -> tuple[float, float]:
     """How far a point is from a segment, in pixels, and where along it (0 to 1) it is nearest."""
     step = end - start
     t = float(((point - start) @ step / step.square().sum().clamp_min(1e-6)).clamp(0, 1))
@@ -147,9 +167,9 @@ def part_at(point: Tensor, joints: Tensor) -> tuple[str, int]:
     for name, (root, middle, end) in CHAINS.items():
         upper, lower = (size * radius for radius in RADII[name.split()[1]])
         tip = torch.lerp(joints[middle], joints[end], TIP)                              # a hand, a foot
-        gap, t = _along(point, joints[root], joints[middle])
+        gap, t = from_segment(point, joints[root], joints[middle])
         found.append((gap / upper, gap - upper, *((name, middle) if t >= ROOT else ("body", INDEX["neck"]))))
-        gap, t = _along(point, joints[middle], tip)
+        gap, t = from_segment(point, joints[middle], tip)
         found.append((gap / lower, gap - lower, name, end if t >= ROOT else middle))
     inside = [each for each in found if each[1] <= 1.0]
     if inside:
@@ -157,7 +177,7 @@ def part_at(point: Tensor, joints: Tensor) -> tuple[str, int]:
     head, neck = joints[INDEX["head"]], joints[INDEX["neck"]]
     hips = joints[[INDEX["left_hip"], INDEX["right_hip"]]].mean(0)
     for name, start, end in (("head", head, torch.lerp(neck, head, 1.7)), ("body", neck, hips)):
-        gap = _along(point, start, end)[0] - size * RADII[name]
+        gap = from_segment(point, start, end)[0] - size * RADII[name]
         found.append((0.0, gap, name, INDEX["head"] if name == "head" else INDEX["neck"]))
     gap, name, joint = min(each[1:] for each in found)
     return (name, joint) if gap <= NEAR else ("", -1)
@@ -336,21 +356,20 @@ def grab(head: ReadoutHead, pose: ReadoutHead, source: Source, handles: Points, 
     Raises ValueError for points outside the picture, or where nothing has a length.
     """
     check_reads(head, "correspondence")
-    check_reads(pose, "pose")
+    check_is_pose(pose)
     check_source_is_one(source)
+    head.check(source.model)
     height, width = source.image_size
     check_pairs(handles, targets, 1.0)
     both = torch.stack((handles, targets), 1)                                           # (N, 2, 2)
-    if both.min() < 0 or (both > torch.tensor([width, height])).any():
-        x, y = both[((both < 0) | (both > torch.tensor([width, height]))).any(-1)][0].tolist()
-        raise ValueError(f"the point ({x:g}, {y:g}) of an arrow lies outside the picture of {width} x {height} pixels: pass points inside it")
+    check_inside(both.flatten(0, 1), source.image_size, "an arrow")
     way, pins = targets - handles, _pins(handles, targets)
     joints = source_joints(pose, source)
     parts, kinds, words = [part_at(point, joints) for point in handles], [""] * len(handles), [""] * len(handles)
     low, high = EDGE, torch.tensor([width - EDGE, height - EDGE])
     goal, reached, taken, things = joints, targets.clone(), {}, {}
     beaten, last = {}, {part: i for i, part in enumerate(parts) if not pins[i]}             # of two arrows on one part the later one decides
-    differ = lambda one, other: float(amount * (way[one] - way[other]).norm()) > TOLD
+    differ = lambda one, other: float((way[one] - way[other]).norm()) > TOLD                # of the whole way, whatever the amount
     order = {"body": 0, "head": 1, "": 3}
     for i in sorted(range(len(parts)), key=lambda i: (order.get(parts[i][0], 2), parts[i][1])):
         name, joint = parts[i]
@@ -372,14 +391,15 @@ def grab(head: ReadoutHead, pose: ReadoutHead, source: Source, handles: Points, 
         else:
             kinds[i], start, end, words[i] = _thing(i + 1, head, source, joints, handles[i], amount * way[i], low, high)
             for other in list(things):
-                if kinds[i] == kinds[other] == "prop" and differ(other, i) and _overlap(start, things[other][0]):
+                if kinds[i] == kinds[other] == "prop" and _overlap(start, things[other][0]):
                     beaten[other] = i
                     del things[other]
             things[i] = start, end
             reached[i] = handles[i] + end[0] - start[0]
     for i, other in beaten.items():
         reached[i] = handles[i] + reached[other] - handles[other]
-        words[i] = f"arrow {i + 1} holds what arrow {other + 1} holds, too, and that decides where it goes: take one of them away"
+        if differ(i, other):
+            words[i] = f"arrow {i + 1} holds what arrow {other + 1} holds, too, and that decides where it goes: take one of them away"
     names = ["body"] if "body" in taken else list(taken)
     roots = sorted({CHAINS[name][0] if name in CHAINS else INDEX["neck"] for name in names if name != "body"})
     start, end = (torch.cat(each) for each in zip(*((_points(name, joints), _points(name, goal)) for name in names), *things.values()))
@@ -502,6 +522,7 @@ def bare(pose: ReadoutHead, source: Source, handles: Points, targets: Points, fi
     """A `Hold` of the arrows as they are, which take hold of nothing but their own points, for `outcome`; one without a length
     pins its point, as do those of `fixed`."""
     as_many(handles, targets)
+    check_pairs(handles, targets, 1.0)
     pins, joints = _pins(handles, targets), source_joints(pose, source)
     stays = handles[pins] if fixed is None else torch.cat((handles[pins], fixed.to(handles)))
     what, handles, targets = tuple("pin" if pin else "point" for pin in pins.tolist()), handles[~pins], targets[~pins]

@@ -291,7 +291,8 @@ def dragged(**changed):
 
 refuse("drag", dragged, few=4, amount="fraction", stop="fraction", anatomy_weight="not negative", looks_weight="not negative",
        anti_ghosting="not negative", margin="not negative", spare="not negative", radius="not negative", step_size="not negative", eta="fraction", seed="seed")
-refuse("arms_that_stay", lambda spacing: editing.arms_that_stay(torch.zeros(14, 2), torch.zeros(14, 2), spacing), spacing="positive")
+refuse("gone_along", lambda reach: editing.gone_along(torch.ones(14, 2), [[2.0, 2.0]], [[3.0, 3.0]], reach), reach="not negative")
+refuse("arms_that_stay", lambda spacing: editing.arms_that_stay(torch.full((14, 2), 9.0), torch.full((14, 2), 9.0), spacing), spacing="positive")
 refuse("drag", dragged, handles="points", targets="points", fixed="points")
 take("drag", "numpy and torch", lambda: dragged(amount=np.float32(0.5), seed=torch.tensor(3), handles=np.array([[20, 20]]), fixed=[]),
      lambda made: set(made) >= {"objectives", "latents"})
