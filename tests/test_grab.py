@@ -158,8 +158,13 @@ def test_of_two_arrows_on_one_thing_the_later_decides_and_the_words_say_so(kit, 
     start, end, *later = hold.arrows
     assert torch.allclose(end - start, later[1] - later[0], atol=1e-4), "what came of it is read against where it was to go"
     ways[0] = ways[2]
+    ways[0, 1] += 1                                                         # so nearly the same way that nothing need be said
     agree = grab(*kit[1:], source, handles, handles + ways)
     assert "decides" not in agree.words and torch.allclose(agree.goal, alone.goal, atol=0.5)
+    assert len(agree.handles.unique(dim=0)) == len(agree.handles) == len(alone.handles), "no point is to go to two places"
+    ways[0] = torch.tensor([-6.0, 2.0])
+    little = grab(*kit[1:], source, handles, handles + ways, 0.1)
+    assert "arrow 1 holds what arrow 3 holds, too" in little.words and len(little.handles.unique(dim=0)) == len(little.handles), "as of the whole way"
 
 
 def test_a_pin_lets_go_of_what_it_is_on_and_stays(kit, source, frames):

@@ -113,6 +113,7 @@ WRONG = [
     ({"edges": {"strokes": [{"points": "12", "width": 3, "shade": 1}]}}, "edges.strokes is .*: value is '12': give a list of points"),
     ({"depth": {"strokes": [{"points": [[1, 2]], "width": "3", "shade": 1}]}}, "depth.strokes is .*: give a dict with numbers"),
     ({"depth": {"strokes": [{"points": [[1, 2]], "width": 3, "shade": True}]}}, "depth.strokes is .*: give a dict with numbers"),
+    ({"depth": {"strokes": [{"points": [[1, 2]], "width": 3, "shade": 1, "erase": True}]}}, "depth.strokes is .*: stroke 0 has 'erase': give points"),
     ([], r"state is \[\]: give a dict"),
 ]
 
@@ -126,6 +127,10 @@ def test_wrong_states_are_named_with_a_remedy(state, message):
 NOT_READY = [
     ({"drag": {"use": True}}, r"drag is in use, but there is no arrow \(drag.arrows is empty\): draw at least one, or switch drag off"),
     ({"drag": {"use": True, "arrows": [[[5, 5], [5, 5]]]}}, "drag.arrows holds only points that stay"),
+    ({"drag": {"use": True, "arrows": [[[60, 60], [70, 60]], [[60, 60], [60, 80]]]}}, r"drag.arrows: the point \(60, 60\) is to go to two places"),
+    ({"drag": {"use": True, "grab": False, "arrows": [[[60, 60], [70, 60]], [[60, 60], [60, 60]]]}}, r"drag.arrows: the point \(60, 60\) is to go"),
+    ({"drag": {"use": True, "arrows": [[[0.1, 0.1], [0.9, 0.9]], [[0.5, 0.5], [0.1, 0.1]]]}}, "drag.arrows"),
+    *(({name: {"use": True, "strokes": [{"points": [[0, 0]], "width": 0.01, "shade": 1}]}}, f"{name}.strokes are so thin") for name in ("depth", "edges")),
     ({"depth": {"use": True}}, r"there is no stroke \(depth.strokes is empty\): draw at least one"),
     ({"steps": 2, "pose": {"interval": [0.0, 0.4]}}, r"pose.interval is \[0, 0.4\], which holds none of the 2 steps"),
     ({"appearance": {"use": True, "picture": "no/such.png"}}, "appearance.picture is 'no/such.png', which is no picture"),
