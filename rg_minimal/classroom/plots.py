@@ -61,7 +61,8 @@ class Figure(matplotlib.figure.Figure):
     def _repr_png_(self) -> bytes:
         drawn, small = io.BytesIO(), io.BytesIO()
         self.savefig(drawn, format="png", dpi=90)
-        Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+        few = Image.open(drawn).convert("RGB").quantize(256, kmeans=64)                     # without, a yellow shirt may come out orange
+        few.save(small, format="png", optimize=True)
         return small.getvalue()
 
 

@@ -221,7 +221,8 @@ def sentence(found: dict) -> str:
         more = "nearer" if gap["value"] >= 0 else "farther off"
         said += (f" With {at:,} labels each, {MEASURES[task]} is {gap['head']:.3f} for the head and {gap['rival']:.3f} "
                  f"for {rival}: the head is {more} by {abs(gap['value']):.3f} ({_ends(gap, abs(gap['value']))}).")
-    return f"{said} {_counted(needed)}"
+    return f"{said} {_counted(needed)}" if not gap or gap["seeds"] == needed["seeds"] else (
+        f"{said} n = {needed['n']} pictures, {_trainings(gap['seeds'])} of each with {at:,} labels, at least {needed['seeds']} with other numbers.")
 
 
 def _ends(found: dict, turned: float | None = None) -> str:
@@ -232,7 +233,11 @@ def _ends(found: dict, turned: float | None = None) -> str:
 
 
 def _counted(found: dict) -> str:
-    return f"n = {found['n']} pictures, at least {found['seeds']} training{'s' if found['seeds'] != 1 else ''} of each."
+    return f"n = {found['n']} pictures, at least {_trainings(found['seeds'])} of each."
+
+
+def _trainings(count: int) -> str:
+    return f"{count} training{'s' if count != 1 else ''}"
 
 
 # ---------------------------------------------------------------------------------------------- what was tuned
