@@ -411,6 +411,8 @@ FAULTS = (
           "    if True:\n        free = region(", DRAG),
     fault("drag: a hand beside the leg is free", EDITING, "if spare and len(arms):", "if False:", ARMS),
     fault("drag: arms spared in an area that was given", EDITING, "        if spare and len(arms):\n            free", "    if spare and len(arms):\n        free", ARMS),
+    fault("a figure of 256 colours shows wrong ones", "classroom/plots.py", "quantize(256, kmeans=64)", "quantize(256)",
+          "test_heads.py::test_a_figure_of_many_puppets_keeps_their_colours"),
     fault("drag: the source's own noise for new", EDITING, "latents.detach().float().cpu().flatten(), 0) < 0.5:", "latents.detach().float().cpu().flatten(), 0) < 5:",
           "test_editing.py::test_new_noise_is_new_also_where_source_and_drag_have_one_seed"),
     fault("drag: noise beyond the border for that of its edge", EDITING, "(cells / image_size)).floor().long()", "(cells / image_size)).long()",

@@ -1,4 +1,5 @@
 """Heads, measurements and figures: geometry by hand, training in miniature, what is shipped, files that are whole."""
+import io
 import json
 import math
 import os
@@ -816,6 +817,17 @@ def test_a_sheet_is_written_pixel_for_pixel(frames, tmp_path):
         y, x = 128 * (i // 3), 128 * (i % 3)
         assert torch.equal(sheet[y:y + 128, x:x + 128], trusted[i])
     assert sheet[128:, 256:].eq(255).all()
+
+
+def test_a_figure_of_many_puppets_keeps_their_colours():
+    """A notebook's figures have 256 colours, so that they are small: a yellow shirt is not to come out orange for that."""
+    for seed in (50, 53):
+        figure = plots.picture_grid(list(puppets.render(puppets.sample_scenes(12, seed)).image), columns=4)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=90)
+        shown, true = (numpy.asarray(Image.open(file).convert("RGB")).astype(int) for file in (io.BytesIO(figure._repr_png_()), drawn))
+        error = numpy.abs(shown - true).max(-1)                                        # (H, W), of 255
+        assert numpy.percentile(error, 99) < 20 and numpy.percentile(error, 99.9) < 36
 
 
 def test_figures_are_written_and_none_is_shown(frames, tmp_path):
