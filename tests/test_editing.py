@@ -274,6 +274,9 @@ def test_an_animation_takes_what_sampling_takes_and_is_looked_at_as_a_whole(tiny
             frames(amounts)
     with pytest.raises(ValueError, match="amounts is empty"):
         frames([])
+    for wrong, told in ({"marign": 3.0}, "marign"), ({"num_inference_steps": 3}, "num_inference_steps"), ({"step_size": -1.0}, "step_size"):
+        with pytest.raises((ValueError, TypeError), match=told):
+            frames([0.5, 1.0], **{"num_inference_steps": 4} | wrong)
     with pytest.raises(ValueError, match="pass a Source"):
         drag_frames(tiny_pipe, "a puppet", head, None, [(10, 10)], [(20, 10)], [1.0])
 

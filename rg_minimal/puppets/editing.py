@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import deque
 from typing import Iterator
 
 import torch
@@ -25,7 +26,7 @@ from .grab import CHAINS, TIP, as_many, check_inside, check_is_source, check_sou
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
 from ..checks import (AnyPoints, Area, Boxes, Count, Fraction, Map, NonNegative, Points, Positive, Random, Seed, Truth, check_pairs,
                       check_pixels, checked, declared, describe)
-from ..pipelines import sample
+from ..pipelines import guided_sample
 from ..saving import ReadoutHead
 from ..sources import Source
 
@@ -171,7 +172,7 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
     """The pictures (1, 3, H, W) of an animation: one drag, gone through to each of `amounts`, fractions of the way.
 
     `settings` are those of `drag`, and any of `guided_sample`, such as `num_inference_steps` or a pace's (`**DRAG_FULL`), which go over what
-    the drag brings. ValueError at the call, as of `drag`, and for no amounts, or ones outside [0, 1].
+    the drag brings. ValueError at the call, as of `drag` and `guided_sample`, and for no amounts, or ones outside [0, 1].
     """
     own = {name: settings.pop(name) for name in inspect.signature(drag).parameters.keys() & settings.keys()}
     try:
@@ -181,8 +182,13 @@ def drag_frames(pipe, prompt, head: ReadoutHead, source: Source, handles, target
     if not amounts:
         raise ValueError("amounts is empty; pass several fractions of the way, such as (0.5, 1.0)")
     amounts = [checked(f"amount {number}", amount, Fraction) for number, amount in enumerate(amounts)]
-    drags = [drag(head, source, handles, targets, amount=amount, **own) | settings for amount in amounts]
-    return (sample(pipe, prompt, **each)[0] for each in drags)
+    runs = [guided_sample(pipe, prompt, **drag(head, source, handles, targets, amount=amount, **own) | settings) for amount in amounts]
+    return (state.model.decode(state.latents) for state in map(_last, runs))
+
+
+def _last(run: Iterator):
+    """The last of what a generator yields."""
+    return deque(run, maxlen=1).pop()
 
 
 def other_noise(latents: Tensor, seed: int) -> torch.Generator:
