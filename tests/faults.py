@@ -435,7 +435,7 @@ FAULTS = (
           "latents[..., x, y].view_as(latents)", "test_noise_is_carried_from_handle_to_target"),
     fault("the place that was left keeps its noise", EDITING, "torch.where(left, new, latents))", "latents)",
           "test_noise_is_carried_from_handle_to_target"),
-    fault("joints go along however far they are", EDITING, "way = (goal - start)[nearest] * (gap <= reach)[:, None]",
+    fault("joints go along however far they are", "puppets/grab.py", "way = (goal - start)[nearest] * (gap <= reach)[:, None]",
           "way = (goal - start)[nearest]", "test_editing.py::test_joints_on_what_moves_go_along"),
     fault("identity: its interval ignored", EDITING,
           "identity_objective(head, source, boxes=boxes, start=start, stop=stop)",

@@ -310,8 +310,8 @@ def check_strokes(value, size) -> list:
     for i, stroke in enumerate(check_each(value, "strokes, each a dict with points, width and shade; [] for none")):
         if not isinstance(stroke, dict) or not stroke.get("points"):
             raise ValueError(f"stroke {i} is {stroke!r}: give a dict with points (at least one), width and shade")
-        if set(stroke) - {"points", "width", "shade"}:
-            raise ValueError(f"stroke {i} has {', '.join(map(repr, set(stroke) - {'points', 'width', 'shade'}))}: give points, width and shade alone")
+        if unknown := set(stroke) - {"points", "width", "shade"}:
+            raise ValueError(f"stroke {i} has {', '.join(map(repr, unknown))}: give points, width and shade alone")
         points = [check_point(at, f"point {k} of stroke {i}", size) for k, at in enumerate(check_each(stroke["points"], "points (x, y)"))]
         made.append({"points": points, **check_pen(stroke, f"stroke {i}")})
     return made

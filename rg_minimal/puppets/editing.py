@@ -22,7 +22,7 @@ from torch.nn.functional import cosine_similarity
 
 from . import world
 from .grab import grab as take_hold
-from .grab import CHAINS, TIP, as_many, check_inside, check_is_source, check_source_is_one, from_segment, source_joints
+from .grab import CHAINS, REACH, TIP, as_many, check_inside, check_is_source, check_source_is_one, from_segment, gone_along, source_joints
 from .heads import drag_objective, identity_objective, pixel_grid, pose_objective
 from ..checks import (AnyPoints, Area, Boxes, Count, Fraction, Map, NonNegative, Points, Positive, Random, Seed, Truth, check_pairs,
                       check_pixels, checked, declared, describe)
@@ -202,15 +202,6 @@ def other_noise(latents: Tensor, seed: int) -> torch.Generator:
 
 
 @declared
-def gone_along(joints: Points, start: Points, goal: Points, reach: NonNegative = 6.0) -> Tensor:
-    """Joints (14, 2), those within `reach` pixels of a point of `start` (N, 2) moved as it is, to `goal` (N, 2)."""
-    as_many(start, goal)
-    gap, nearest = torch.cdist(joints, start).min(-1)
-    way = (goal - start)[nearest] * (gap <= reach)[:, None]
-    return (joints + way).clamp(0, world.SIZE)
-
-
-@declared
 def arms_that_stay(joints: Points, goal: Points, spacing: Positive = 2.0) -> Tensor:
     """Points (M, 2), `spacing` pixels apart, along the bones of arms, out to the ends of hands, whose joints (14, 2) are to be where
     they are, `goal` (14, 2)."""
@@ -229,7 +220,7 @@ def held_back(joints: Tensor, goal: Tensor, handles: Tensor, targets: Tensor, ne
     joint that moves: anatomy holds what it is on."""
     stays, said = (goal - joints).norm(dim=-1) < 0.5, []
     for handle, target in zip(handles, targets):
-        if (target - handle).norm() < 0.5 or (~stays).any() and (joints[~stays] - handle).norm(dim=-1).min() <= 6.0:
+        if (target - handle).norm() < 0.5 or (~stays).any() and (joints[~stays] - handle).norm(dim=-1).min() <= REACH:
             continue
         for name, chain in CHAINS.items():
             if any(stays[a] and stays[b] and from_segment(handle, joints[a], joints[b])[0] <= near for a, b in zip(chain, chain[1:])):

@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d, cosine_similarity, max_pool2d
 
 from . import world
 from .heads import check_reads, match_points, pixel_grid, read_joints
-from ..checks import AnyPoints, Declared, Fraction, Points, check_pairs, check_pixels, declared, describe
+from ..checks import AnyPoints, Declared, Fraction, NonNegative, Points, check_pairs, check_pixels, declared, describe
 from ..pictures import as_pictures
 from ..saving import ReadoutHead
 from ..sources import Source
@@ -36,6 +36,7 @@ CHAINS = {f"{side} {limb}": tuple(INDEX[f"{side}_{joint}"] for joint in joints) 
 PARENTS = {joint: chain[0] for chain in CHAINS.values() for joint in chain}          # the root that a limb's joint turns about
 RADII = {"arm": (0.043, 0.036), "leg": (0.055, 0.044), "head": 0.098, "body": 0.085}    # of the parts, in body heights
 HEIGHTS = {"body": 0.285, "arm": 0.20, "leg": 0.23}         # lengths of torso, upper arm and thigh in body heights
+REACH = 6.0                 # pixels from a point that moves within which a joint goes along
 NEAR = 3.0                  # pixels beside a part that still count as on it
 TIP = 1.14                  # how far a hand or a foot reaches along its lower bone, at whose end, 1, its joint is
 ROOT = 0.35                 # of the upper bone, from its root, that belongs to the body
@@ -127,6 +128,15 @@ def check_inside(points: Tensor, image_size: tuple[int, int], what: str) -> None
     if outside.any():
         x, y = points[outside][0].tolist()
         raise ValueError(f"the point ({x:g}, {y:g}) of {what} lies outside the picture of {width} x {height} pixels: pass points inside it")
+
+
+@declared
+def gone_along(joints: Points, start: Points, goal: Points, reach: NonNegative = REACH) -> Tensor:
+    """Joints (14, 2), those within `reach` pixels of a point of `start` (N, 2) moved as it is, to `goal` (N, 2)."""
+    as_many(start, goal)
+    gap, nearest = torch.cdist(joints, start).min(-1)
+    way = (goal - start)[nearest] * (gap <= reach)[:, None]
+    return (joints + way).clamp(0, world.SIZE)
 
 
 @torch.no_grad()
@@ -526,10 +536,8 @@ def bare(pose: ReadoutHead, source: Source, handles: Points, targets: Points, fi
     pins, joints = _pins(handles, targets), source_joints(pose, source)
     stays = handles[pins] if fixed is None else torch.cat((handles[pins], fixed.to(handles)))
     what, handles, targets = tuple("pin" if pin else "point" for pin in pins.tolist()), handles[~pins], targets[~pins]
-    nearest, index = torch.cdist(joints, handles).min(-1)
-    goal = joints + (targets - handles)[index] * (nearest <= 6.0)[:, None]
     return Hold(what, handles, targets, stays, "Each arrow moves its one point alone.",
-                torch.stack((handles, targets), 1).flatten(0, 1), joints, goal.clamp(0, max(source.image_size)))
+                torch.stack((handles, targets), 1).flatten(0, 1), joints, gone_along(joints, handles, targets))
 
 
 def _limb_name(a: int, b: int) -> str:
